@@ -1,0 +1,271 @@
+//! JSON shapes of the local interface, and nothing else: what a client asks, what the daemon answers.
+//!
+//! One connection carries one request line and its answer lines, each a JSON object: `{"ok": VALUE}`
+//! or `{"error": {"kind": ..., "message": ...}}`. Most requests get one line; `receive` and `events`
+//! get lines until one side closes. The field names are the contract of README: other programs rely
+//! on them. Rates end in `_bps`, times in `_ms` or `_us`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Bandwidth, PeerName, Reject, ServiceName};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    Status,
+    Peers,
+    Links,
+    Tree,
+    Verify,
+    Channels,
+    Services {
+        peer: PeerName,
+    },
+    Open(Open),
+    /// By id or by name.
+    Close {
+        channel: String,
+    },
+    /// The local stream ended after this many datagrams; answered when the far end knows.
+    Finish {
+        channel: String,
+        frames: u64,
+    },
+    /// Deliver the next channel of `service` to `address`, framed; lines of [`Received`] follow.
+    Receive {
+        service: ServiceName,
+        address: SocketAddr,
+    },
+    /// Latency buckets of one channel here; see [`Latency`].
+    Latency {
+        channel: String,
+    },
+    /// Lines of [`EventLine`] from now on.
+    Events,
+    Reload,
+    Recompute,
+    /// Leave at once.
+    Leave,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Open {
+    pub peer: PeerName,
+    pub service: ServiceName,
+    pub bandwidth_bps: Bandwidth,
+    /// Missing: max(64 kbit/s, 2 %).
+    pub bandwidth_back_bps: Option<Bandwidth>,
+    pub name: Option<ServiceName>,
+    /// Missing: a free port on loopback.
+    pub listen: Option<SocketAddr>,
+    /// Missing: to the last local sender.
+    pub deliver: Option<SocketAddr>,
+    /// Who besides loopback may send to `listen`, as `ADDRESS/BITS`.
+    pub from: Option<String>,
+    pub deadline_ms: u64,
+}
+
+/// The answer line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply<T> {
+    Ok(T),
+    Error(Failure),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub kind: FailureKind,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The request itself is wrong (exit code 2).
+    Usage,
+    /// It could not be done (exit code 1).
+    Failed,
+    /// The overlay said no (exit code 3).
+    Rejected,
+    /// No answer in time (exit code 4).
+    Timeout,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReply {
+    pub name: PeerName,
+    pub version: String,
+    pub key: String,
+    pub listen: SocketAddr,
+    pub pid: u32,
+    pub uptime_ms: u64,
+    /// `uring` or `mmsg`, and why.
+    pub backend: String,
+    pub backend_why: String,
+    /// `tokio-uring` or `tokio`.
+    pub runtime: String,
+    pub workers: Vec<WorkerStatus>,
+    pub session: Option<String>,
+    pub tree_complete: bool,
+    pub peers: usize,
+    pub links_up: usize,
+    pub links: usize,
+    pub channels: usize,
+    /// Things a person should look at: a link neither end can dial, a small socket buffer, ...
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    pub port: u16,
+    pub cpu: Option<usize>,
+    pub receive_buffer_bytes: usize,
+    pub batches: u64,
+    pub datagrams: u64,
+    pub heartbeats_sent: u64,
+    pub heartbeats_heard: u64,
+    /// Drops that belong to no channel.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRow {
+    pub name: PeerName,
+    /// `self`, `reachable` or `unreachable`.
+    pub state: String,
+    pub next_hop: Option<PeerName>,
+    pub distance: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRow {
+    pub peer: PeerName,
+    /// `down`, `greeting` or `up`.
+    pub state: String,
+    pub capacity_bps: Bandwidth,
+    pub free_out_bps: Bandwidth,
+    pub free_in_bps: Bandwidth,
+    pub tree: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeRow {
+    pub a: PeerName,
+    pub b: PeerName,
+    pub capacity_bps: Bandwidth,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeReply {
+    pub session: Option<String>,
+    pub complete: bool,
+    pub edges: Vec<EdgeRow>,
+    pub parent: Option<PeerName>,
+    pub next_hops: BTreeMap<PeerName, PeerName>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyReply {
+    /// The collected branches are the maximum spanning tree of the collected links.
+    pub correct: bool,
+    pub peers: usize,
+    pub links: usize,
+    /// Edges of the judge's tree that the peers lack.
+    pub missing: Vec<EdgeRow>,
+    /// Branches that the judge's tree has not.
+    pub surplus: Vec<EdgeRow>,
+    /// Links or branches only one of their ends believes in, peers that did not answer.
+    pub contradictions: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelRow {
+    pub id: String,
+    pub name: ServiceName,
+    pub peer: PeerName,
+    pub service: ServiceName,
+    /// `source`, `service` or `relay`.
+    pub role: String,
+    /// `opening`, `open` or `moving`.
+    pub state: String,
+    pub path: Vec<PeerName>,
+    pub bandwidth_bps: Bandwidth,
+    pub bandwidth_back_bps: Bandwidth,
+    /// Payload rate that fits `bandwidth_bps` at 1316-byte datagrams.
+    pub payload_bps: Bandwidth,
+    pub max_payload_bytes: u16,
+    pub listen: Option<SocketAddr>,
+    pub deliver: Option<SocketAddr>,
+    pub tx_frames: u64,
+    pub rx_frames: u64,
+    pub dropped: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenReply {
+    /// `open`, `queued` or `rejected`.
+    pub outcome: String,
+    pub reason: Option<Reject>,
+    pub detail: String,
+    pub channel: Option<String>,
+    pub path: Vec<PeerName>,
+    pub width_bps: Bandwidth,
+    pub max_payload_bytes: u16,
+    /// Where local programs send to.
+    pub listen: Option<SocketAddr>,
+    /// Payload rate that fits the bandwidth at 1316 and 200 bytes a datagram.
+    pub payload_1316_bps: Bandwidth,
+    pub payload_200_bps: Bandwidth,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRow {
+    pub name: ServiceName,
+    /// The service speaks first.
+    pub source: bool,
+    pub busy: bool,
+}
+
+/// Lines of `receive`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Received {
+    /// Waiting for a channel.
+    Waiting,
+    Open {
+        channel: String,
+        peer: PeerName,
+    },
+    /// All frames up to here were sent.
+    Finished {
+        frames: u64,
+    },
+    /// The channel ended without FINISH.
+    Closed {
+        why: String,
+    },
+}
+
+/// One-way latency from entry to here as log-linear buckets, cumulative since the channel opened;
+/// clients take differences. Only meaningful where the clocks of both hosts agree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Latency {
+    pub channel: String,
+    /// Largest value of each bucket in microseconds, and its count (wraps at 2^32).
+    pub buckets: Vec<(u64, u32)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventLine {
+    pub at_ms: u64,
+    /// `link_up`, `link_down`, `session_started`, `session_adopted`, `tree_committed`, `channel_open`,
+    /// `channel_moving`, `channel_closed`, `stream_finished`, `ignored`.
+    pub event: String,
+    pub text: String,
+}

@@ -1,0 +1,6 @@
+//! stub
+pub mod connection;
+pub mod control;
+pub mod identity;
+pub mod runtime;
+pub mod store;

@@ -1,0 +1,169 @@
+//! The data plane: one pinned worker thread per configured CPU, nothing shared between them.
+//!
+//! ```text
+//!          command ring (bounded) + eventfd            event ring (bounded) + eventfd
+//! control ──────────────────────────────► worker i ──────────────────────────────► control
+//!                                          │
+//!   UDP sockets ─► net (reap a batch) ─► forward (parse, look up, relabel in place)
+//!                                          ├─► net (submit the sends of the batch)
+//!                                          └─► stats (one writer, relaxed atomics)
+//! ```
+//!
+//! Each worker owns its forwarding table and changes it itself, between two batches, when a
+//! [`Command`] arrives. Nothing else can reach the table, so the frame path has no lock, no reference
+//! count and no pointer to swap, and one channel costs one command however many there are.
+//! [`Engine::flush`] tells when everything sent so far is applied; the daemon waits for it before it
+//! sends the message that lets frames come.
+//!
+//! Never imports `proto`: the daemon translates its actions into commands.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::stats::ChannelStats;
+use crate::types::{Bandwidth, ChannelId, Label, LinkId, Time};
+use crate::wire::heartbeat::HeartbeatKey;
+
+/// What the control thread tells a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// The neighbour may exchange heartbeats and frames with us. Sent to every worker; only worker 0
+    /// sends and judges heartbeats. A second one for the same link replaces the first.
+    SetLink(Arc<LinkSpec>),
+    RemoveLink(LinkId),
+    /// A channel ends at this worker: the socket its local program uses.
+    AddEnd(EndSpec),
+    /// Where frames that leave the overlay go from now on.
+    SetDeliver {
+        channel: ChannelId,
+        deliver: Deliver,
+    },
+    RemoveEnd(ChannelId),
+    /// Where datagrams that enter at this end go; `None` while the channel moves (they are dropped as
+    /// `moving`, counted).
+    SetEntry {
+        channel: ChannelId,
+        to: Option<EntrySpec>,
+    },
+    /// Frames with this label, from this link only, go there.
+    AddLabel {
+        label: Label,
+        from: LinkId,
+        to: Target,
+        stats: Arc<ChannelStats>,
+    },
+    RemoveLabel(Label),
+    Stop,
+}
+
+/// A neighbour as the engine knows it.
+#[derive(Debug, Clone)]
+pub struct LinkSpec {
+    pub link: LinkId,
+    /// Where its worker 0 is believed to be; a valid heartbeat from elsewhere moves it.
+    pub address: SocketAddr,
+    pub send_label: Label,
+    pub send_key: HeartbeatKey,
+    pub receive_label: Label,
+    pub receive_key: HeartbeatKey,
+    pub interval: Duration,
+    /// Heartbeats missed in a row that make the link silent.
+    pub missed_max: u32,
+}
+
+/// The socket of a channel end.
+#[derive(Debug)]
+pub struct EndSpec {
+    pub channel: ChannelId,
+    pub socket: UdpSocket,
+    /// Datagrams from other addresses are dropped as `foreign`.
+    pub from: AllowedFrom,
+    pub deliver: Deliver,
+    pub stats: Arc<ChannelStats>,
+}
+
+/// Who may send into a channel end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllowedFrom {
+    Loopback,
+    /// An address prefix and its length in bits (`--from`), besides loopback.
+    Prefix(IpAddr, u8),
+    /// Exactly this program (a service's `deliver` address).
+    Only(SocketAddr),
+}
+
+/// Where frames that leave the overlay at this end go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deliver {
+    To(SocketAddr),
+    /// To whoever sent last; dropped as `no_receiver` before anybody did.
+    LastSender,
+    /// To `spanway recv`: the whole frame with its header, so that it sees sequence numbers.
+    Framed(SocketAddr),
+}
+
+/// Where a frame goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// To a neighbour's worker port, under its label. `port` is what the neighbour told; the engine
+    /// adds it to the address that heartbeats keep current.
+    Hop { link: LinkId, label: Label, port: u16 },
+    /// To the local end of the channel.
+    Local(ChannelId),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntrySpec {
+    pub to: Target,
+    pub rate: Bandwidth,
+    /// Larger datagrams are dropped as `too_big`.
+    pub max_payload: u16,
+}
+
+/// What a worker tells the control thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// No valid heartbeat or frame for the allowed time, or the neighbour hears nothing from us.
+    LinkSilent { link: LinkId, why: Silence },
+    /// A valid heartbeat came from a new address (worker 0 of the neighbour).
+    LinkMoved { link: LinkId, address: SocketAddr },
+    /// A worker cannot go on; the daemon stops with this text.
+    Failed(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// We hear nothing.
+    NotHeard,
+    /// The neighbour says that it hears nothing from us.
+    NotHearing,
+}
+
+/// How the engine is started.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Worker i binds this address with the port plus i.
+    pub listen: SocketAddr,
+    /// One worker per entry, pinned to that CPU; `None` leaves it to the scheduler.
+    pub cpus: Vec<Option<usize>>,
+    pub backend: BackendChoice,
+    /// Origin of [`Time`] for the workers: the daemon's.
+    pub origin: std::time::Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BackendChoice {
+    /// io_uring where the start-up probe allows it, otherwise mmsg.
+    #[default]
+    Auto,
+    Uring,
+    Mmsg,
+}
+
+/// A reading of when a link was last heard, for `links` and `doctor`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    pub at: Time,
+    pub sequence: u64,
+}

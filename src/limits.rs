@@ -1,0 +1,139 @@
+//! Every bound of the system, each with where it comes from. Relations between them are asserted at
+//! compile time, at the end of the file.
+//!
+//! "spec" is the control-plane specification, "measured" the data-plane measurements (both summed up
+//! in ARCHITECTURE.md).
+
+use std::time::Duration;
+
+// --- Names and the overlay ---
+
+/// Longest name of a peer, service or channel: a DNS label.
+pub const NAME_BYTES_MAX: usize = 63;
+/// Links of one peer (spec, decision 6).
+pub const LINKS_MAX: usize = 1_024;
+/// Peers of one component that a tree is computed for (spec, decision 6).
+pub const PEERS_MAX: usize = 10_000;
+/// Services of one peer: guess; a person names them by hand.
+pub const SERVICES_MAX: usize = 128;
+/// Peers on one path, ends included: the hop limit of a frame bounds it anyway.
+pub const PATH_PEERS_MAX: usize = 64;
+/// Channels that end at or cross one peer: the largest load of the test plan, four times over.
+pub const CHANNELS_MAX: usize = 40_000;
+
+// --- Capacity ---
+
+/// Least share of a link that channels cannot have: control traffic needs it (spec, decision 2).
+pub const CONTROL_SHARE_BPS_MIN: u64 = 64_000;
+/// Least default rate back of a channel; above it 2 % of the forward rate (A11).
+pub const BANDWIDTH_BACK_BPS_MIN: u64 = 64_000;
+
+// --- Frames ---
+
+/// Hops a frame may still take when it enters (spec 2.7).
+pub const HOP_LIMIT_START: u8 = 64;
+/// Largest UDP payload over IPv4.
+pub const DATAGRAM_BYTES_MAX: usize = 65_507;
+/// Default `[[link]] mtu`: Ethernet.
+pub const MTU_DEFAULT: u16 = 1_500;
+/// Least `[[link]] mtu`: every IPv6 path carries it (RFC 8200 section 5).
+pub const MTU_MIN: u16 = 1_280;
+/// Socket receive buffer asked for: about 1 ms at 250,000 frames/s fills 208 KiB (measured), so 4 MiB.
+pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+/// Workers of one peer: the byte of a label that names one.
+pub const WORKERS_MAX: usize = 64;
+/// UDP ports one peer keeps from its listen port upwards: `init` puts peers this far apart.
+pub const PORTS_PER_PEER: u16 = 16;
+
+// --- Control messages ---
+
+/// Largest control message: spec, decision 6 (16 KiB of content) and room for its fixed fields.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 10;
+/// Bytes waiting to be sent on one link; more closes the link, nothing buffers without bound.
+pub const SEND_QUEUE_BYTES_MAX: usize = 1 << 20;
+/// Edges of one MEMBERS or COMMIT piece: two names and a capacity each, below the message bound.
+pub const EDGES_PER_PIECE: usize = 100;
+/// Transactions of one REFRESH: a transaction id is at most 92 bytes.
+pub const REFRESH_TXS_MAX: usize = 128;
+/// Links of one piece of an answer to "which links do you have?".
+pub const LINKS_PER_PIECE: usize = 100;
+/// Bytes of a text for people inside a message.
+pub const DETAIL_BYTES_MAX: usize = 1 << 10;
+
+// --- Sessions (spec 2.7) ---
+
+/// A neighbour that does not answer START within this is cut off (rule 2).
+pub const START_ANSWER_MAX: Duration = Duration::from_secs(2);
+/// First wait between an event and the session it starts, random between the two (rule 8).
+pub const THROTTLE_FIRST: (Duration, Duration) =
+    (Duration::from_millis(20), Duration::from_millis(50));
+/// Longest wait between sessions, reached by doubling (rule 8).
+pub const THROTTLE_MAX: Duration = Duration::from_secs(5);
+/// Sessions closer together than this double the wait; as long without one resets it (rule 8).
+pub const THROTTLE_WINDOW: Duration = Duration::from_secs(10);
+/// A session that is not committed after this is started again (rule 9).
+pub const WATCHDOG_MIN: Duration = Duration::from_secs(2);
+/// Highest GHS level; log2 of the largest overlay is 14 (spec 2.4).
+pub const LEVEL_MAX: u8 = 64;
+/// Session counters may run ahead of ours by this much at once ... (spec, decision 8)
+pub const COUNTER_AHEAD_MAX: u64 = 1 << 20;
+/// ... and by this much more for every minute of uptime.
+pub const COUNTER_AHEAD_PER_MINUTE: u64 = 1 << 20;
+/// New sessions of one initiator closer together than this are coalesced (rule 7).
+pub const SESSION_INTERVAL_MIN: Duration = Duration::from_millis(200);
+
+// --- Links ---
+
+/// Default time between heartbeats (spec 2.10).
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(25);
+/// Heartbeats in a row that may be missing before a link is dead (spec 2.10).
+pub const HEARTBEATS_MISSED_MAX: u32 = 5;
+/// A handshake that takes longer is dropped (threat model).
+pub const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// Handshakes at the same time of connections nobody has authenticated yet (threat model).
+pub const HALF_OPEN_MAX: usize = 256;
+/// Wait before a lost or refused link is dialled again: first and longest.
+pub const REDIAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+// --- Reservations (spec 2.9) ---
+
+/// Time between two REFRESH of a neighbour, before jitter of 0.5 to 1.5.
+pub const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
+/// Life of a reservation without a refresh: (3 + 0.5) x 1.5 x 2 s.
+pub const LEASE: Duration = Duration::from_millis(10_500);
+/// A held, not yet accepted reservation lives this long.
+pub const HOLD: Duration = Duration::from_secs(5);
+/// A released transaction is remembered this long: a late RESERVE must not revive it.
+pub const TOMBSTONE: Duration = Duration::from_secs(60);
+/// Default time within which an `open` is answered.
+pub const OPEN_DEADLINE: Duration = Duration::from_secs(5);
+/// A moving channel is given up after this: as long as the far end keeps its side.
+pub const MOVE_DEADLINE: Duration = LEASE;
+/// Wait between attempts to move a channel: random between the two.
+pub const MOVE_RETRY: (Duration, Duration) =
+    (Duration::from_millis(50), Duration::from_millis(150));
+/// FINISH is repeated at this interval until the far end acknowledges it.
+pub const FINISH_RETRY: Duration = Duration::from_millis(200);
+/// Routed questions (services, verify) are answered within this or reported as unanswered.
+pub const QUERY_DEADLINE: Duration = Duration::from_secs(2);
+
+// --- Local clients ---
+
+/// One JSON line of a local client.
+pub const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// Clients connected to the daemon's local socket at the same time.
+pub const CLIENTS_MAX: usize = 128;
+
+const _: () = {
+    assert!(EDGES_PER_PIECE * (2 * (NAME_BYTES_MAX + 1) + 8) + 512 <= MESSAGE_BYTES_MAX);
+    assert!(REFRESH_TXS_MAX * (NAME_BYTES_MAX + 1 + 20) + 512 <= MESSAGE_BYTES_MAX);
+    assert!((PATH_PEERS_MAX + LINKS_PER_PIECE) * (NAME_BYTES_MAX + 10) + 512 <= MESSAGE_BYTES_MAX);
+    assert!((PATH_PEERS_MAX + SERVICES_MAX) * (NAME_BYTES_MAX + 3) + 512 <= MESSAGE_BYTES_MAX);
+    assert!(PATH_PEERS_MAX * (NAME_BYTES_MAX + 1) + DETAIL_BYTES_MAX + 512 <= MESSAGE_BYTES_MAX);
+    assert!(PATH_PEERS_MAX <= HOP_LIMIT_START as usize);
+    assert!(WORKERS_MAX <= 256 && PORTS_PER_PEER as usize <= WORKERS_MAX);
+    assert!(LEASE.as_millis() > REFRESH_INTERVAL.as_millis() * 3);
+    assert!(HOLD.as_millis() >= OPEN_DEADLINE.as_millis());
+    assert!(MTU_MIN <= MTU_DEFAULT);
+    assert!(MESSAGE_BYTES_MAX < SEND_QUEUE_BYTES_MAX);
+};

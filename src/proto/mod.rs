@@ -1,0 +1,353 @@
+//! The control plane as one machine: inputs and the time go in, actions come out.
+//!
+//! Pure: no clock, no socket, no thread, no randomness but the seed given at the start, no iteration
+//! over hash maps. The same [`node::Node`] runs in the daemon and, many at a time on one thread, in
+//! the simulator ([`crate::sim`]).
+//!
+//! How to drive a `Node`:
+//!
+//! 1. `handle(now, input, &mut actions)` for each thing that happened.
+//! 2. Carry out `actions` in their order. An [`Action::Send`] behind a route change must not leave
+//!    before the engine has applied the change: the message tells the other end that frames may come.
+//! 3. `poll_timeout()` says when to wake it, and for which [`Timer`]; then `handle_timeout(now, ..)`.
+//!
+//! `now` never goes backwards. A machine returns values for what peers and people do wrong; it panics
+//! only on a mistake of its own (`invariants`).
+//!
+//! Files: [`link`] one link's greeting and death, [`session`] and [`ghs`] the tree, [`overlay`] what a
+//! committed tree tells, [`query`] questions to other peers, [`channel`] the life of a channel,
+//! [`reservation`] the ledger. They meet only in [`node`].
+
+pub mod channel;
+pub mod ghs;
+pub mod link;
+pub mod node;
+pub mod overlay;
+pub mod query;
+pub mod reservation;
+pub mod session;
+pub mod view;
+
+use std::time::Duration;
+
+use crate::types::{
+    Bandwidth, ChannelId, EdgeKey, Incarnation, Label, LinkId, PeerName, PublicKey, Reject,
+    RequestId, ServiceName, SessionId, WorkerId,
+};
+use crate::wire::control::{LinkInfo, Message, ServiceInfo};
+use crate::wire::heartbeat::HeartbeatKey;
+
+/// What a `Node` is told about its own peer; a reload hands it a new one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    pub name: PeerName,
+    pub links: Vec<LinkConfig>,
+    pub services: Vec<ServiceConfig>,
+    /// UDP port of worker 0; worker i listens on it plus i.
+    pub data_port: u16,
+    pub workers: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkConfig {
+    pub link: LinkId,
+    pub peer: PeerName,
+    pub key: PublicKey,
+    /// Configured capacity, before the control share is taken off.
+    pub capacity: Bandwidth,
+    pub mtu: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceConfig {
+    pub name: ServiceName,
+    pub kind: ServiceKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// Frames are delivered to a local address; many channels at the same time.
+    Deliver,
+    /// A local source speaks first on a fixed port; one channel at a time.
+    Source,
+    /// Only `spanway recv` takes it; one channel at a time, and none while nobody receives.
+    Receive,
+}
+
+/// Everything that can happen to a `Node`.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A connection of this link was authenticated; a newer one replaces an older.
+    Connected {
+        link: LinkId,
+        ipv6: bool,
+    },
+    /// The link's connection ended, or its heartbeats did.
+    Disconnected {
+        link: LinkId,
+        why: String,
+    },
+    Message {
+        link: LinkId,
+        message: Message,
+    },
+    Request {
+        id: RequestId,
+        request: Request,
+    },
+    /// Answer to [`Action::OpenEnd`]: the socket is there, or why not.
+    EndOpened {
+        channel: ChannelId,
+        result: Result<(), String>,
+    },
+    /// A local `spanway recv` attached to (or left) a service.
+    Receiving {
+        service: ServiceName,
+        on: bool,
+    },
+    /// The configuration was reloaded: links added, removed or changed, services changed.
+    Configured(NodeConfig),
+}
+
+/// What a local person or program asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    Open(OpenRequest),
+    Close {
+        channel: ChannelId,
+    },
+    /// The local stream of `channel` ended after this many frames.
+    Finish {
+        channel: ChannelId,
+        frames: u64,
+    },
+    Services {
+        peer: PeerName,
+    },
+    /// Links and branches of every reachable peer, from each peer itself (A10).
+    CollectLinks,
+    /// Start a tree computation now.
+    Recompute,
+    /// Close all channels that end here, say Bye on all links; answered when that is sent.
+    Leave,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenRequest {
+    pub peer: PeerName,
+    pub service: ServiceName,
+    /// Unique among the open channels of this peer.
+    pub name: Option<ServiceName>,
+    pub rate: Bandwidth,
+    pub rate_back: Bandwidth,
+    /// The final answer comes within this.
+    pub deadline: Duration,
+}
+
+/// The answer to a [`Request`]; each request gets exactly one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Open(Opened),
+    Rejected(Rejection),
+    Closed,
+    /// The far end knows that the stream ended.
+    Finished,
+    Services(Vec<ServiceInfo>),
+    Links(Collected),
+    Recomputing(SessionId),
+    Left,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    pub channel: ChannelId,
+    pub path: Vec<PeerName>,
+    /// Smallest free usable capacity on the path before this channel took its share.
+    pub width: Bandwidth,
+    pub max_payload: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    pub reason: Reject,
+    /// In words: which hop, how much was free.
+    pub detail: String,
+}
+
+/// What the peers of a component said of themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Each peer that answered, and its live links.
+    pub peers: Vec<(PeerName, Vec<LinkInfo>)>,
+    /// Peers that somebody has a link to and that did not answer.
+    pub silent: Vec<PeerName>,
+}
+
+/// Where a frame goes from here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To the neighbour, under the label it chose, to the UDP port of its worker.
+    Hop { link: LinkId, label: Label, port: u16 },
+    /// To the local socket of the channel.
+    Local,
+}
+
+/// Which end of a channel this peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// It asked for the channel.
+    Source,
+    /// It offers the service.
+    Service,
+}
+
+/// What the daemon shall do. Carried out in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Send {
+        link: LinkId,
+        message: Message,
+    },
+    /// Close the link's connection; no [`Input::Disconnected`] comes for it.
+    CloseLink {
+        link: LinkId,
+        why: String,
+    },
+    /// The neighbour greeted: the engine may exchange heartbeats and frames with it.
+    LinkUp {
+        link: LinkId,
+        data: DataLink,
+    },
+    /// The link is down; the engine forgets it.
+    LinkDown {
+        link: LinkId,
+    },
+    /// Open the local socket of a channel end; answered by [`Input::EndOpened`].
+    OpenEnd {
+        channel: ChannelId,
+        side: Side,
+        service: ServiceName,
+        worker: WorkerId,
+    },
+    CloseEnd {
+        channel: ChannelId,
+    },
+    /// Frames that enter at this end go to `to`; `None` while the channel moves.
+    SetEntry {
+        channel: ChannelId,
+        to: Option<Entry>,
+    },
+    /// Frames that arrive with `label` from `from` go to `to`. `label.worker()` owns it.
+    AddLabel {
+        channel: ChannelId,
+        label: Label,
+        from: LinkId,
+        to: Target,
+    },
+    RemoveLabel {
+        label: Label,
+    },
+    Answer {
+        id: RequestId,
+        answer: Answer,
+    },
+    Event(Event),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub to: Target,
+    pub rate: Bandwidth,
+    pub max_payload: u16,
+}
+
+/// What the engine needs to know of a neighbour. Its address is the connection's until a heartbeat
+/// comes from elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataLink {
+    pub incarnation: Incarnation,
+    /// UDP port of the neighbour's worker 0.
+    pub port: u16,
+    /// Label and key of the heartbeats we send.
+    pub send_label: Label,
+    pub send_key: HeartbeatKey,
+    /// Label and key of the heartbeats we get.
+    pub receive_label: Label,
+    pub receive_key: HeartbeatKey,
+}
+
+/// What happened, for the log, `spanway events` and those who wait for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    LinkUp {
+        peer: PeerName,
+        capacity: Bandwidth,
+    },
+    LinkDown {
+        peer: PeerName,
+        why: String,
+    },
+    /// Why a session was started here.
+    SessionStarted {
+        session: SessionId,
+        why: String,
+    },
+    SessionAdopted {
+        session: SessionId,
+    },
+    TreeCommitted {
+        session: SessionId,
+        peers: usize,
+        edges: Vec<EdgeKey>,
+    },
+    ChannelOpen {
+        channel: ChannelId,
+        path: Vec<PeerName>,
+    },
+    /// The path broke or was given up; the channel looks for another.
+    ChannelMoving {
+        channel: ChannelId,
+        why: String,
+    },
+    ChannelClosed {
+        channel: ChannelId,
+        reason: Option<Reject>,
+        why: String,
+    },
+    /// At the far end: the stream ended after this many frames.
+    StreamFinished {
+        channel: ChannelId,
+        frames: u64,
+    },
+    /// A message was dropped for a reason worth a line (stale session, not the owner, ...).
+    Ignored {
+        peer: PeerName,
+        what: &'static str,
+        why: &'static str,
+    },
+}
+
+/// What a `Node` waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timer {
+    /// A neighbour must greet after it connected.
+    Greeting,
+    /// A neighbour must answer START.
+    StartAnswer,
+    /// An event waits for the throttle before it starts a session.
+    Throttle,
+    /// A session should have been committed by now.
+    Watchdog,
+    /// A request must be answered.
+    Request,
+    /// A held or refreshed reservation runs out.
+    Lease,
+    /// The next REFRESH to the neighbours is due.
+    Refresh,
+    /// A moving channel tries again, or is given up.
+    Move,
+    /// FINISH is repeated.
+    Finish,
+    /// A routed question has no answer yet.
+    Query,
+}

@@ -1,0 +1,116 @@
+//! What a `Node` shows of itself: plain values for the command line, the pages and the checkers.
+//!
+//! Closed lists ([`LinkState`], [`PeerState`], [`ChannelState`]) have the text forms of the JSON
+//! contract in README.
+
+use crate::proto::Side;
+use crate::types::{Bandwidth, ChannelId, EdgeKey, LinkId, PeerName, ServiceName, SessionId};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LinkState {
+    /// No connection.
+    Down,
+    /// Connected and authenticated, the neighbour has not greeted yet.
+    Greeting,
+    Up,
+}
+
+impl LinkState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Greeting => "greeting",
+            Self::Up => "up",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkView {
+    pub link: LinkId,
+    pub peer: PeerName,
+    pub state: LinkState,
+    /// Usable capacity agreed with the other end; our own view while the link is down.
+    pub capacity: Bandwidth,
+    pub free_out: Bandwidth,
+    pub free_in: Bandwidth,
+    /// An edge of the committed tree.
+    pub tree: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PeerState {
+    /// This peer.
+    Myself,
+    /// In the committed tree.
+    Reachable,
+    /// A configured neighbour that is not in the committed tree.
+    Unreachable,
+}
+
+impl PeerState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Myself => "self",
+            Self::Reachable => "reachable",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    pub name: PeerName,
+    pub state: PeerState,
+    pub next_hop: Option<PeerName>,
+    /// Hops on the tree.
+    pub distance: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeView {
+    /// The session whose tree is in use.
+    pub session: Option<SessionId>,
+    /// No newer session is running.
+    pub complete: bool,
+    pub edges: Vec<EdgeKey>,
+    pub parent: Option<PeerName>,
+    /// Destination and next hop, sorted by destination.
+    pub next_hops: Vec<(PeerName, PeerName)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ChannelState {
+    /// Asked for, no answer yet.
+    Opening,
+    Open,
+    /// Its path broke; a new one is looked for.
+    Moving,
+}
+
+impl ChannelState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Open => "open",
+            Self::Moving => "moving",
+        }
+    }
+}
+
+/// A channel that ends at this peer or crosses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelView {
+    pub id: ChannelId,
+    pub name: ServiceName,
+    /// The peer at the other end; for a relay the one that offers the service.
+    pub peer: PeerName,
+    pub service: ServiceName,
+    /// `None` at a relay.
+    pub side: Option<Side>,
+    pub state: ChannelState,
+    pub path: Vec<PeerName>,
+    pub rate: Bandwidth,
+    pub rate_back: Bandwidth,
+    pub max_payload: u16,
+}

@@ -1,0 +1,214 @@
+//! Counters and latency of the data plane: one writer each (the worker), relaxed atomics, any reader.
+//!
+//! Every drop has a name ([`DropReason`]) with a sentence; the same table feeds the command line,
+//! metrics and pages. Counters never go back within a run of the daemon.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+macro_rules! drop_reasons {
+    ($($name:ident $text:literal $sentence:literal),* $(,)?) => {
+        /// Why a frame or datagram was not passed on.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum DropReason { $(#[doc = $sentence] $name),* }
+
+        impl DropReason {
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The name in JSON, metrics and documents.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text),* }
+            }
+
+            /// One sentence for people.
+            pub fn sentence(self) -> &'static str {
+                match self { $(Self::$name => $sentence),* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    Malformed "malformed" "Not a frame: too short, wrong version or type, or the length field is not the datagram's.",
+    UnknownLabel "unknown_label" "No channel has this label here: closed, never opened, or guessed.",
+    ForeignLabel "foreign_label" "The label is known, but the frame did not come from the link it was given to.",
+    BadHeartbeat "bad_heartbeat" "A heartbeat whose MAC or label is wrong, or an old one again.",
+    HopLimit "hop_limit" "The frame had no hops left.",
+    TooBig "too_big" "A local datagram larger than the channel's largest payload.",
+    ForeignSender "foreign_sender" "A datagram at a channel's local socket from an address that may not send there.",
+    Moving "moving" "The channel had no path while it moved.",
+    NoReceiver "no_receiver" "Nobody has sent from the local side yet, so nobody is known to deliver to.",
+    NoLink "no_link" "The link to the next hop is down.",
+    SocketFull "socket_full" "The kernel could not take the datagram at once.",
+    SendError "send_error" "The kernel refused the datagram.",
+    KernelReceive "kernel_receive" "The kernel dropped it because the socket's receive buffer was full.",
+    Truncated "truncated" "A datagram larger than any buffer.",
+    RingFull "ring_full" "The ring to the worker that owns the way out was full.",
+}
+
+const REASONS: usize = DropReason::ALL.len();
+
+/// Buckets of a [`LatencyBuckets`]: 27 octaves of microseconds, 8 steps each.
+pub const LATENCY_BUCKETS: usize = 27 * 8;
+
+/// Counters of one channel at one peer. In = out + drops, once nothing is in flight.
+#[derive(Debug)]
+pub struct ChannelStats {
+    /// Datagrams that entered the overlay here.
+    pub entered: AtomicU64,
+    /// Frames received from a neighbour.
+    pub received: AtomicU64,
+    /// Frames sent to a neighbour.
+    pub sent: AtomicU64,
+    /// Frames that left the overlay here.
+    pub delivered: AtomicU64,
+    /// Payload bytes entered and delivered.
+    pub bytes_in: AtomicU64,
+    pub bytes_out: AtomicU64,
+    /// One more than the highest sequence seen on frames for this end.
+    pub next_sequence: AtomicU64,
+    drops: [AtomicU64; REASONS],
+    /// From the stamp (entry into the overlay) to the arrival here.
+    pub latency: LatencyBuckets,
+}
+
+impl Default for ChannelStats {
+    fn default() -> Self {
+        Self {
+            entered: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            next_sequence: AtomicU64::new(0),
+            drops: [const { AtomicU64::new(0) }; REASONS],
+            latency: LatencyBuckets::default(),
+        }
+    }
+}
+
+/// Adds to a counter that only this thread writes: a plain load and store, no locked instruction.
+#[inline]
+pub fn bump(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
+}
+
+impl ChannelStats {
+    #[inline]
+    pub fn drop_frames(&self, reason: DropReason, frames: u64) {
+        bump(&self.drops[reason as usize], frames);
+    }
+
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].load(Relaxed)
+    }
+
+    /// Reasons with a count above zero.
+    pub fn drops(&self) -> Vec<(DropReason, u64)> {
+        let all = DropReason::ALL.iter().map(|&reason| (reason, self.dropped(reason)));
+        all.filter(|&(_, count)| count > 0).collect()
+    }
+}
+
+/// Counters of a worker: drops that belong to no channel, and sign of life.
+#[derive(Debug)]
+pub struct WorkerStats {
+    drops: [AtomicU64; REASONS],
+    pub batches: AtomicU64,
+    pub datagrams: AtomicU64,
+    pub heartbeats_sent: AtomicU64,
+    pub heartbeats_heard: AtomicU64,
+}
+
+impl Default for WorkerStats {
+    fn default() -> Self {
+        Self {
+            drops: [const { AtomicU64::new(0) }; REASONS],
+            batches: AtomicU64::new(0),
+            datagrams: AtomicU64::new(0),
+            heartbeats_sent: AtomicU64::new(0),
+            heartbeats_heard: AtomicU64::new(0),
+        }
+    }
+}
+
+impl WorkerStats {
+    #[inline]
+    pub fn drop_frames(&self, reason: DropReason, frames: u64) {
+        bump(&self.drops[reason as usize], frames);
+    }
+
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].load(Relaxed)
+    }
+}
+
+/// A log-linear histogram of microseconds: 8 steps an octave, so a reading is at most 12.5 % high.
+/// Fixed size, no allocation; counts wrap at 2^32, readers take differences.
+#[derive(Debug)]
+pub struct LatencyBuckets {
+    counts: [AtomicU32; LATENCY_BUCKETS],
+}
+
+impl Default for LatencyBuckets {
+    fn default() -> Self {
+        Self { counts: [const { AtomicU32::new(0) }; LATENCY_BUCKETS] }
+    }
+}
+
+impl LatencyBuckets {
+    #[inline]
+    pub fn record(&self, micros: u32) {
+        let count = &self.counts[Self::index(micros)];
+        count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    /// Below 8 one bucket a microsecond, then 8 an octave.
+    fn index(micros: u32) -> usize {
+        if micros < 8 {
+            return micros as usize;
+        }
+        let octave = 31 - micros.leading_zeros();
+        let step = (micros >> (octave - 3)) & 7;
+        (((octave - 2) * 8 + step) as usize).min(LATENCY_BUCKETS - 1)
+    }
+
+    /// Largest value that falls into bucket `index`, in microseconds.
+    pub fn upper_us(index: usize) -> u64 {
+        if index < 8 {
+            return index as u64;
+        }
+        let (octave, step) = (index / 8 + 2, index % 8);
+        ((8 + step as u64 + 1) << (octave - 3)) - 1
+    }
+
+    pub fn snapshot(&self) -> Vec<u32> {
+        self.counts.iter().map(|count| count.load(Relaxed)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_latency_falls_into_a_bucket_that_covers_it() {
+        for micros in (0..1_000_000).step_by(7).chain([67_000_000, 134_000_000]) {
+            let index = LatencyBuckets::index(micros);
+            let upper = LatencyBuckets::upper_us(index);
+            assert!(upper >= u64::from(micros), "{micros} in {index} up to {upper}");
+            assert!(upper <= u64::from(micros) + u64::from(micros) / 8 + 1, "{micros}: {upper}");
+        }
+        assert_eq!(LatencyBuckets::index(u32::MAX), LATENCY_BUCKETS - 1);
+    }
+
+    #[test]
+    fn drops_are_counted_by_name() {
+        let stats = ChannelStats::default();
+        stats.drop_frames(DropReason::TooBig, 2);
+        assert_eq!(stats.drops(), vec![(DropReason::TooBig, 2)]);
+        let names: std::collections::BTreeSet<_> =
+            DropReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(names.len(), DropReason::ALL.len());
+    }
+}
