@@ -63,6 +63,8 @@ pub struct LinkSpec {
     pub link: LinkId,
     /// Where its worker 0 is believed to be; a valid heartbeat from elsewhere moves it.
     pub address: SocketAddr,
+    /// Its workers listen on `address`'s port and the next ones; frames from elsewhere are foreign.
+    pub workers: u8,
     pub send_label: Label,
     pub send_key: HeartbeatKey,
     pub receive_label: Label,

@@ -266,8 +266,9 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataLink {
     pub incarnation: Incarnation,
-    /// UDP port of the neighbour's worker 0.
+    /// UDP port of the neighbour's worker 0, and how many workers it has.
     pub port: u16,
+    pub workers: u8,
     /// Label and key of the heartbeats we send.
     pub send_label: Label,
     pub send_key: HeartbeatKey,
