@@ -123,6 +123,25 @@ pub const QUERY_DEADLINE: Duration = Duration::from_secs(2);
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Clients connected to the daemon's local socket at the same time.
 pub const CLIENTS_MAX: usize = 128;
+/// One answer line of a daemon: the tree of 10,000 peers is about 3 MB, so room for it many times over.
+pub const REPLY_BYTES_MAX: usize = 64 << 20;
+/// A daemon answers what it knows itself within this; questions to other peers add their deadline.
+pub const CLIENT_ANSWER_MAX: Duration = Duration::from_secs(10);
+
+// --- `spanway send` and `spanway recv` ---
+
+/// Datagrams that are due within this are sent together; sleeps are not finer.
+pub const PACE_BATCH: Duration = Duration::from_millis(1);
+/// A sender that was held up longer than this does not catch up: a burst could overflow a buffer.
+pub const PACE_LATE_MAX: Duration = Duration::from_millis(10);
+/// `send` gives up on frames the daemon has not counted when its counter stood still for this.
+pub const SEND_STALL_MAX: Duration = Duration::from_secs(1);
+/// After FINISH, `recv` waits this long for frames that are still under way.
+pub const RECV_TAIL_MAX: Duration = Duration::from_secs(1);
+/// While a stream runs, `recv` holds later frames back this long for a missing one.
+pub const RECV_GAP_MAX: Duration = Duration::from_millis(200);
+/// Bytes `recv` keeps while standard output is slow, and as many again behind a missing frame.
+pub const RECV_HELD_BYTES_MAX: usize = 64 << 20;
 
 const _: () = {
     assert!(EDGES_PER_PIECE * (2 * (NAME_BYTES_MAX + 1) + 8) + 512 <= MESSAGE_BYTES_MAX);

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `spanway` command: everything is in [`spanway::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    spanway::cli::main()
+}

@@ -1,1 +1,351 @@
-//! stub
+//! The command line: arguments in, one request to a daemon (or a daemon itself) behind, words and an
+//! exit code out.
+//!
+//! | file | commands |
+//! | --- | --- |
+//! | [`setup`] | `run`, `init`, `key`, `config` |
+//! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify`, `latency`, `events` |
+//! | [`open`] | `open`, `close`, `reload`, `recompute`, `leave` |
+//! | [`send`], [`recv`] | `send`, `recv` |
+//! | [`demo`] | `demo` |
+//!
+//! [`screen`] holds what they share: the error with its exit code, standard output, colours;
+//! [`table`] and [`drawing`] the shapes of text. Nothing here decides anything about the overlay.
+
+mod clock;
+mod demo;
+mod drawing;
+mod interrupt;
+mod open;
+mod read;
+mod recv;
+mod reorder;
+mod screen;
+mod send;
+mod setup;
+mod table;
+mod values;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::limits;
+use crate::types::{Bandwidth, PeerName, ServiceName};
+use screen::{CliError, Fail};
+use values::{BackRate, Destination, duration, percent};
+
+const EXAMPLES: &str = "\
+Examples:
+  spanway demo                                    see it work, nothing to prepare
+  spanway init --peers 5 --seed 1 --dir overlay   write five configurations
+  spanway run --config overlay/peer-01.toml       run one of the peers
+  spanway tree --config overlay/peer-01.toml      what that peer knows
+  spanway open peer-03/video --bandwidth 20Mbit/s --config overlay/peer-01.toml
+
+Exit codes: 0 ok, 1 failure, 2 usage, 3 rejected, 4 queued or timed out.";
+
+/// Runs the command this process was started with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "spanway",
+    version,
+    about = "Guaranteed-rate channels for live UDP streams over an overlay of Linux hosts",
+    after_help = EXAMPLES,
+    disable_help_subcommand = true,
+    infer_long_args = false
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start an overlay on this machine, stream over it, kill a relay, show what happens
+    Demo(demo::DemoArgs),
+    /// Run the daemon of one peer
+    Run(RunArgs),
+    /// Write the configurations of a random overlay
+    Init(InitArgs),
+    /// Print the public key of a peer, or make a key file
+    Key(KeyArgs),
+    /// Check a configuration file, or print a commented one
+    Config {
+        #[command(subcommand)]
+        action: ConfigAction,
+    },
+    /// Ask for a channel to a service of another peer
+    Open(OpenArgs),
+    /// Close a channel, by its id or name
+    Close(ChannelArgs),
+    /// List the channels that end here or cross this peer
+    Channels(Target),
+    /// List the peers this one knows
+    Peers(Target),
+    /// List the links of this peer
+    Links(Target),
+    /// Draw the spanning tree
+    Tree(Target),
+    /// Show how the daemon is doing
+    Status(Target),
+    /// List the services of a peer
+    Services(ServicesArgs),
+    /// Check the tree against an independent computation
+    Verify(Target),
+    /// Read the configuration file again: all of it, or nothing on a mistake
+    Reload(Target),
+    /// Start a new computation of the tree
+    Recompute(Target),
+    /// Show what happens, as it happens
+    Events(Target),
+    /// Show the one-way latency of a channel, from its entry to this peer
+    Latency(ChannelArgs),
+    /// Stream standard input to a service, at the rate of its channel
+    Send(SendArgs),
+    /// Write the stream that comes for a service to standard output
+    Recv(RecvArgs),
+    /// Leave the overlay at once and stop the daemon
+    Leave(Target),
+}
+
+/// Which daemon, and how to print.
+#[derive(Clone, Debug, Args)]
+struct Target {
+    /// The daemon's configuration file: it says where the daemon listens
+    #[arg(long, value_name = "FILE", env = "SPANWAY_CONFIG")]
+    config: Option<PathBuf>,
+    /// Print JSON, as README describes it
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The peer's configuration file
+    #[arg(long, value_name = "FILE", env = "SPANWAY_CONFIG")]
+    config: Option<PathBuf>,
+    /// Stop when standard input closes: a parent that dies takes the daemon with it
+    #[arg(long, hide = true)]
+    while_stdin: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  spanway init --peers 10 --edges 80 --seed 7 --dir overlay
+Writes overlay/peer-01.toml to peer-10.toml and a key file for each; all on 127.0.0.1.")]
+struct InitArgs {
+    /// How many peers
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    peers: usize,
+    /// Percent of all possible links; the overlay is connected in any case
+    #[arg(long, value_name = "PERCENT", default_value = "80", value_parser = percent)]
+    edges: u8,
+    /// The same seed gives the same links and capacities (keys are always new)
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// Where the files go
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Port of the first peer; the others follow 16 apart
+    #[arg(long, value_name = "PORT", default_value_t = 7400, value_parser = clap::value_parser!(u16).range(1..))]
+    listen_base: u16,
+}
+
+#[derive(Debug, Args)]
+struct KeyArgs {
+    #[command(flatten)]
+    target: Target,
+    /// Make a new key in this file; it must not exist
+    #[arg(long, value_name = "FILE")]
+    new: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigAction {
+    /// Check a configuration file without starting anything
+    Check(Target),
+    /// Print a configuration file with every key explained
+    PrintDefault,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  spanway open peer-03/video --bandwidth 20Mbit/s
+  spanway open peer-03/game --bandwidth 5Mbit/s --bandwidth-back same --listen 127.0.0.1:5000
+Programs then send their datagrams to the printed address.")]
+struct OpenArgs {
+    /// The service, as PEER/SERVICE
+    destination: Destination,
+    #[command(flatten)]
+    rates: Rates,
+    /// A name to use instead of the channel's id
+    #[arg(long)]
+    name: Option<ServiceName>,
+    /// Where local programs send to [default: a free port on loopback]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Where datagrams that come back go [default: to the last local sender]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    deliver: Option<SocketAddr>,
+    /// Who besides this host may send to --listen, as ADDRESS/BITS
+    #[arg(long, value_name = "PREFIX")]
+    from: Option<String>,
+    /// Wait this long for the final answer (30s without a value) [default: 5s]
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
+          default_missing_value = "30s", value_parser = duration)]
+    wait: Option<Duration>,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
+struct Rates {
+    /// Bandwidth to reserve, with its unit, as in 20Mbit/s; it counts whole IP packets
+    #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
+    bandwidth: Bandwidth,
+    /// The same for the way back, or `same` [default: 2 %, at least 64 kbit/s]
+    #[arg(long, value_name = "RATE|same", allow_hyphen_values = true)]
+    bandwidth_back: Option<BackRate>,
+}
+
+#[derive(Debug, Args)]
+struct ChannelArgs {
+    /// The channel's id or name, as `spanway channels` lists it
+    channel: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
+struct ServicesArgs {
+    /// Whose services
+    peer: PeerName,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  spanway send peer-03/inbox --bandwidth 20Mbit/s < film.ts
+Ends when the other end knows that the stream is over. Exit code 1 if frames were lost on this host.")]
+struct SendArgs {
+    /// The service, as PEER/SERVICE
+    destination: Destination,
+    #[command(flatten)]
+    rates: Rates,
+    /// Bytes of each datagram
+    #[arg(long, value_name = "BYTES", default_value_t = 1316,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    size: u16,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  spanway recv inbox > film.ts
+Ends with the stream. Exit code 1 and the missing ranges on standard error if something is missing.")]
+struct RecvArgs {
+    /// A service of this peer that has neither `deliver` nor `listen`
+    service: ServiceName,
+    #[command(flatten)]
+    target: Target,
+}
+
+fn run(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Demo(args) => demo::demo(&args),
+        Command::Run(args) => setup::run(args),
+        Command::Init(args) => setup::init(&args),
+        Command::Key(args) => setup::key(&args),
+        Command::Config { action: ConfigAction::Check(target) } => setup::check(&target),
+        Command::Config { action: ConfigAction::PrintDefault } => setup::print_default(),
+        Command::Open(args) => open::open(args),
+        Command::Close(args) => open::close(&args),
+        Command::Reload(target) => open::reload(&target),
+        Command::Recompute(target) => open::recompute(&target),
+        Command::Leave(target) => open::leave(&target),
+        Command::Channels(target) => read::channels(&target),
+        Command::Peers(target) => read::peers(&target),
+        Command::Links(target) => read::links(&target),
+        Command::Tree(target) => read::tree(&target),
+        Command::Status(target) => read::status(&target),
+        Command::Services(args) => read::services(args),
+        Command::Verify(target) => read::verify(&target),
+        Command::Events(target) => read::events(&target),
+        Command::Latency(args) => read::latency(args),
+        Command::Send(args) => send::send(args),
+        Command::Recv(args) => recv::recv(args),
+    }
+}
+
+impl Target {
+    /// The configuration file, or what to do without one.
+    fn config_file(&self) -> Result<&PathBuf, CliError> {
+        self.config.as_ref().ok_or_else(needs_config)
+    }
+}
+
+fn needs_config() -> CliError {
+    CliError::new(
+        Fail::Usage,
+        "which peer? Add --config FILE with its configuration file, or set SPANWAY_CONFIG \
+         (`spanway init --dir overlay` writes some, `spanway demo` needs none)",
+    )
+}
+
+/// Time to wait for an answer that takes up to `deadline` in the overlay.
+fn answer_time(deadline: Duration) -> Duration {
+    deadline + limits::CLIENT_ANSWER_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wait_takes_a_time_only_behind_an_equals_sign() {
+        let wait = |args: &[&str]| {
+            let fixed = ["spanway", "open", "b/video", "--bandwidth", "1Mbit/s"];
+            let cli = Cli::try_parse_from(fixed.iter().chain(args)).expect("parsed");
+            let Command::Open(open) = cli.command else { panic!("not open") };
+            open.wait
+        };
+        assert_eq!(wait(&[]), None);
+        assert_eq!(wait(&["--wait"]), Some(Duration::from_secs(30)));
+        assert_eq!(wait(&["--wait=500ms"]), Some(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn a_rate_without_a_unit_shows_the_accepted_form() {
+        for rate in ["10", "-5", "1e99", "NaN", "0 kbit/s"] {
+            let args = ["spanway", "open", "b/video", "--bandwidth", rate];
+            let error = Cli::try_parse_from(args).expect_err(rate);
+            assert_eq!(error.exit_code(), 2, "{rate}");
+            assert!(error.to_string().contains("bit/s"), "{error}");
+        }
+    }
+}

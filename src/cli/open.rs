@@ -1,0 +1,145 @@
+//! `open`, `close`, and the small requests that change something: `reload`, `recompute`, `leave`.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::screen::{CliError, Daemon, Fail, Style, print, show, to_json};
+use super::table::wrap;
+use super::{ChannelArgs, OpenArgs, Target, answer_time};
+use crate::api::dto::{self, OpenReply, Request};
+use crate::limits;
+use crate::types::{PeerName, Reject};
+
+pub(super) fn open(args: OpenArgs) -> Result<(), CliError> {
+    let daemon = Daemon::of(&args.target)?;
+    let deadline = args.wait.unwrap_or(limits::OPEN_DEADLINE);
+    let request = Request::Open(dto::Open {
+        peer: args.destination.peer,
+        service: args.destination.service,
+        bandwidth_bps: args.rates.bandwidth,
+        bandwidth_back_bps: args.rates.bandwidth_back.map(|back| back.rate(args.rates.bandwidth)),
+        name: args.name,
+        listen: args.listen,
+        deliver: args.deliver,
+        from: args.from,
+        deadline_ms: millis(deadline),
+    });
+    let reply: OpenReply = daemon.ask_for(answer_time(deadline), &request)?;
+    let answer = verdict(&reply);
+    if args.target.json || answer.is_ok() {
+        show(&args.target, &reply, opened)?;
+    }
+    match answer {
+        // The JSON says it already.
+        Err(error) if args.target.json => Err(CliError::said(error.code)),
+        answer => answer,
+    }
+}
+
+/// The exit code of an answer, with its words.
+pub(super) fn verdict(reply: &OpenReply) -> Result<(), CliError> {
+    match (reply.outcome.as_str(), reply.reason) {
+        ("open", _) => Ok(()),
+        ("queued", _) => Err(CliError::new(Fail::Later, format!("queued: {}", reply.detail))),
+        (_, Some(Reject::Timeout)) => {
+            Err(CliError::new(Fail::Later, format!("timeout: {}", reply.detail)))
+        }
+        (_, reason) => {
+            let reason = reason.map_or("rejected", Reject::as_str);
+            Err(CliError::new(Fail::Rejected, format!("rejected ({reason}): {}", reply.detail)))
+        }
+    }
+}
+
+pub(super) fn close(args: &ChannelArgs) -> Result<(), CliError> {
+    let request = Request::Close { channel: args.channel.clone() };
+    act(&args.target, &request, &format!("closed {}", args.channel))
+}
+
+pub(super) fn reload(target: &Target) -> Result<(), CliError> {
+    act(target, &Request::Reload, "the new configuration is in use")
+}
+
+pub(super) fn recompute(target: &Target) -> Result<(), CliError> {
+    act(target, &Request::Recompute, "a new computation of the tree has started")
+}
+
+pub(super) fn leave(target: &Target) -> Result<(), CliError> {
+    act(target, &Request::Leave, "the peer has left the overlay, its daemon stops")
+}
+
+/// Milliseconds as the contract wants them.
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `a > b > c`.
+pub(super) fn path_text(path: &[PeerName], indent: usize) -> String {
+    let names: Vec<String> = path.iter().map(ToString::to_string).collect();
+    wrap(&names, " > ", indent)
+}
+
+/// Asks for something whose answer has no shape of its own.
+fn act(target: &Target, request: &Request, done: &str) -> Result<(), CliError> {
+    let answer: Value = Daemon::of(target)?.ask(request)?;
+    if target.json {
+        let json = to_json(&answer)?;
+        return print(|out, _| writeln!(out, "{json}"));
+    }
+    print(|out, _| writeln!(out, "{done}"))
+}
+
+fn opened(reply: &OpenReply, out: &mut dyn Write, style: Style) -> io::Result<()> {
+    let id = reply.channel.as_deref().unwrap_or("-");
+    writeln!(out, "{}     {}", style.green("open"), style.bold(id))?;
+    writeln!(out, "path     {}", path_text(&reply.path, 9))?;
+    writeln!(out, "width    {} was free on it", reply.width_bps)?;
+    if let Some(listen) = reply.listen {
+        writeln!(out, "send to  {listen}, at most {} bytes a datagram", reply.max_payload_bytes)?;
+    }
+    writeln!(
+        out,
+        "payload  {} in datagrams of 1316 bytes, {} in 200",
+        reply.payload_1316_bps, reply.payload_200_bps
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Bandwidth;
+
+    fn reply(outcome: &str, reason: Option<Reject>) -> OpenReply {
+        OpenReply {
+            outcome: outcome.to_owned(),
+            reason,
+            detail: "why".to_owned(),
+            channel: None,
+            path: Vec::new(),
+            width_bps: Bandwidth::ZERO,
+            max_payload_bytes: 0,
+            listen: None,
+            payload_1316_bps: Bandwidth::ZERO,
+            payload_200_bps: Bandwidth::ZERO,
+        }
+    }
+
+    #[test]
+    fn a11_each_answer_has_its_exit_code() {
+        let code = |outcome, reason| verdict(&reply(outcome, reason)).map_err(|error| error.code);
+        assert_eq!(code("open", None), Ok(()));
+        assert_eq!(code("queued", None), Err(Fail::Later));
+        for reason in Reject::ALL {
+            let expected = if reason == Reject::Timeout { Fail::Later } else { Fail::Rejected };
+            assert_eq!(code("rejected", Some(reason)), Err(expected), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_rejection_names_its_reason() {
+        let error = verdict(&reply("rejected", Some(Reject::NoRoom))).expect_err("rejected");
+        assert_eq!(error.text, "rejected (no_room): why");
+    }
+}

@@ -1,0 +1,308 @@
+//! Commands that only look: one request, one table.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use super::open::path_text;
+use super::screen::{CliError, Daemon, Fail, Style, print, show};
+use super::table::{Table, wrap};
+use super::{ChannelArgs, ServicesArgs, Target, answer_time};
+use crate::api::dto::{
+    ChannelRow, EdgeRow, EventLine, Latency, LinkRow, PeerRow, Request, ServiceRow, StatusReply,
+    TreeReply, VerifyReply,
+};
+use crate::cli::drawing;
+use crate::limits;
+
+pub(super) fn peers(target: &Target) -> Result<(), CliError> {
+    let rows: Vec<PeerRow> = Daemon::of(target)?.ask(&Request::Peers)?;
+    show(target, &rows, |rows, out, style| {
+        let mut table =
+            Table::new().elastic("PEER").column("STATE").elastic("NEXT HOP").number("DISTANCE");
+        for row in rows {
+            let distance = row.distance.map_or_else(dash, |hops| hops.to_string());
+            let next_hop = row.next_hop.as_ref().map_or_else(dash, ToString::to_string);
+            table.row(vec![row.name.to_string(), row.state.clone(), next_hop, distance]);
+        }
+        table.write(out, style)
+    })
+}
+
+pub(super) fn links(target: &Target) -> Result<(), CliError> {
+    let rows: Vec<LinkRow> = Daemon::of(target)?.ask(&Request::Links)?;
+    show(target, &rows, |rows, out, style| {
+        let mut table = Table::new()
+            .elastic("PEER")
+            .column("STATE")
+            .number("CAPACITY")
+            .number("FREE OUT")
+            .number("FREE IN")
+            .column("TREE");
+        for row in rows {
+            table.row(vec![
+                row.peer.to_string(),
+                row.state.clone(),
+                row.capacity_bps.to_string(),
+                row.free_out_bps.to_string(),
+                row.free_in_bps.to_string(),
+                if row.tree { "yes".to_owned() } else { "no".to_owned() },
+            ]);
+        }
+        table.write(out, style)
+    })
+}
+
+pub(super) fn tree(target: &Target) -> Result<(), CliError> {
+    let daemon = Daemon::of(target)?;
+    let reply: TreeReply = daemon.ask(&Request::Tree)?;
+    if target.json {
+        return show(target, &reply, |_, _, _| Ok(()));
+    }
+    let status: StatusReply = daemon.ask(&Request::Status)?;
+    print(|out, style| {
+        for line in drawing::tree(&reply, &status.name, style) {
+            writeln!(out, "{line}")?;
+        }
+        let state = if reply.complete { "complete" } else { "a newer one is being computed" };
+        match &reply.session {
+            Some(session) => writeln!(
+                out,
+                "{} peers, {} edges, session {session}, {state}",
+                reply.edges.len() + 1,
+                reply.edges.len()
+            ),
+            None => writeln!(out, "no tree yet: the first computation is running"),
+        }
+    })
+}
+
+pub(super) fn channels(target: &Target) -> Result<(), CliError> {
+    let rows: Vec<ChannelRow> = Daemon::of(target)?.ask(&Request::Channels)?;
+    show(target, &rows, |rows, out, style| {
+        if rows.is_empty() {
+            return writeln!(out, "no channels");
+        }
+        let mut table = Table::new()
+            .column("CHANNEL")
+            .column("ROLE")
+            .column("STATE")
+            .elastic("PEER/SERVICE")
+            .number("RATE");
+        for row in rows {
+            table.row(vec![
+                row.id.clone(),
+                row.role.clone(),
+                row.state.clone(),
+                format!("{}/{}", row.peer, row.service),
+                row.bandwidth_bps.to_string(),
+            ]);
+            channel_notes(row, &mut table);
+        }
+        table.write(out, style)
+    })
+}
+
+pub(super) fn status(target: &Target) -> Result<(), CliError> {
+    let reply: StatusReply = Daemon::of(target)?.ask(&Request::Status)?;
+    show(target, &reply, status_text)
+}
+
+pub(super) fn services(args: ServicesArgs) -> Result<(), CliError> {
+    let daemon = Daemon::of(&args.target)?;
+    let request = Request::Services { peer: args.peer.clone() };
+    let rows: Vec<ServiceRow> = daemon.ask_for(answer_time(limits::QUERY_DEADLINE), &request)?;
+    show(&args.target, &rows, |rows, out, style| {
+        if rows.is_empty() {
+            return writeln!(out, "{} offers no services", args.peer);
+        }
+        let mut table = Table::new().elastic("SERVICE").column("SPEAKS FIRST").column("STATE");
+        for row in rows {
+            let first = if row.source { "the service" } else { "the opener" };
+            let state = if row.busy { "busy" } else { "free" };
+            table.row(vec![row.name.to_string(), first.to_owned(), state.to_owned()]);
+        }
+        table.write(out, style)
+    })
+}
+
+pub(super) fn verify(target: &Target) -> Result<(), CliError> {
+    let daemon = Daemon::of(target)?;
+    let reply: VerifyReply =
+        daemon.ask_for(answer_time(limits::QUERY_DEADLINE), &Request::Verify)?;
+    show(target, &reply, verify_text)?;
+    if reply.correct { Ok(()) } else { Err(CliError::said(Fail::Failure)) }
+}
+
+pub(super) fn events(target: &Target) -> Result<(), CliError> {
+    for line in Daemon::of(target)?.lines::<EventLine>(&Request::Events)? {
+        let line = line?;
+        let text = if target.json {
+            serde_json::to_string(&line).map_err(|error| CliError::failure(error.to_string()))?
+        } else {
+            let seconds = Duration::from_millis(line.at_ms).as_secs_f64();
+            format!("{seconds:>10.3} s  {:<17} {}", line.event, line.text)
+        };
+        let mut gone = false;
+        print(|out, _| {
+            let written = writeln!(out, "{text}").and_then(|()| out.flush());
+            gone = written.is_err();
+            written
+        })?;
+        if gone {
+            return Ok(());
+        }
+    }
+    Err(CliError::failure("the daemon has stopped"))
+}
+
+pub(super) fn latency(args: ChannelArgs) -> Result<(), CliError> {
+    let daemon = Daemon::of(&args.target)?;
+    let reply: Latency = daemon.ask(&Request::Latency { channel: args.channel })?;
+    show(&args.target, &reply, |reply, out, _| {
+        let histogram = histogram(&reply.buckets);
+        if histogram.is_empty() {
+            return writeln!(out, "no frame of {} has come here yet", reply.channel);
+        }
+        let at = |percentile| millis(histogram.value_at_percentile(percentile));
+        writeln!(out, "from the entry of {} to this peer, since it opened", reply.channel)?;
+        writeln!(out, "frames  {}", histogram.len())?;
+        writeln!(out, "p50     {} ms", at(50.0))?;
+        writeln!(out, "p99     {} ms", at(99.0))?;
+        writeln!(out, "p99.9   {} ms", at(99.9))?;
+        writeln!(out, "max     {} ms", millis(histogram.max()))
+    })
+}
+
+/// Buckets of the contract as a histogram, for percentiles as everybody prints them.
+pub(super) fn histogram(buckets: &[(u64, u32)]) -> Histogram<u64> {
+    let mut histogram = Histogram::new_with_max(LATENCY_US_MAX, 3)
+        .expect("the bounds are constants that the crate accepts");
+    for &(upper_us, count) in buckets {
+        histogram.saturating_record_n(upper_us, u64::from(count));
+    }
+    histogram
+}
+
+/// Microseconds as milliseconds with two decimals.
+pub(super) fn millis(micros: u64) -> String {
+    format!("{}.{:02}", micros / 1_000, micros % 1_000 / 10)
+}
+
+/// Above the last bucket of [`crate::stats::LatencyBuckets`].
+const LATENCY_US_MAX: u64 = 1 << 30;
+
+fn dash() -> String {
+    "-".to_owned()
+}
+
+fn channel_notes(row: &ChannelRow, table: &mut Table) {
+    table.note(format!("path {}", path_text(&row.path, 7)));
+    let address = |address: Option<SocketAddr>| address.map_or_else(dash, |a| a.to_string());
+    if row.name.as_str() != row.id {
+        table.note(format!("name {}", row.name));
+    }
+    if row.listen.is_some() || row.deliver.is_some() {
+        let (listen, deliver) = (address(row.listen), address(row.deliver));
+        table.note(format!("listen {listen}, deliver {deliver}"));
+    }
+    table.note(format!(
+        "payload {}, back {}, sent {}, received {}",
+        row.payload_bps, row.bandwidth_back_bps, row.tx_frames, row.rx_frames
+    ));
+    if !row.dropped.is_empty() {
+        let drops: Vec<String> =
+            row.dropped.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        table.note(format!("dropped {}", wrap(&drops, ", ", 10)));
+    }
+}
+
+fn status_text(reply: &StatusReply, out: &mut dyn Write, style: Style) -> io::Result<()> {
+    let uptime = Duration::from_millis(reply.uptime_ms).as_secs();
+    let tree = match (&reply.session, reply.tree_complete) {
+        (Some(session), true) => format!("session {session}, complete"),
+        (Some(session), false) => format!("session {session}, a newer one is running"),
+        (None, _) => "none yet".to_owned(),
+    };
+    writeln!(out, "{}, spanway {}, process {}", style.bold(reply.name.as_str()), reply.version, reply.pid)?;
+    writeln!(out, "up        {uptime} s")?;
+    writeln!(out, "key       {}", reply.key)?;
+    writeln!(out, "listens   {}", reply.listen)?;
+    writeln!(out, "links     {} of {} up", reply.links_up, reply.links)?;
+    writeln!(out, "peers     {}", reply.peers)?;
+    writeln!(out, "tree      {tree}")?;
+    writeln!(out, "channels  {}", reply.channels)?;
+    let why: Vec<String> = reply.backend_why.split(' ').map(str::to_owned).collect();
+    writeln!(out, "frames    {}", reply.backend)?;
+    writeln!(out, "          {}", wrap(&why, " ", 10))?;
+    writeln!(out, "control   {}", reply.runtime)?;
+    let mut table = Table::new()
+        .number("PORT")
+        .number("CPU")
+        .number("BUFFER")
+        .number("DATAGRAMS")
+        .number("BATCHES")
+        .number("DROPPED");
+    for worker in &reply.workers {
+        table.row(vec![
+            worker.port.to_string(),
+            worker.cpu.map_or_else(dash, |cpu| cpu.to_string()),
+            format!("{} KiB", worker.receive_buffer_bytes / 1024),
+            worker.datagrams.to_string(),
+            worker.batches.to_string(),
+            worker.dropped.values().sum::<u64>().to_string(),
+        ]);
+    }
+    table.write(out, style)?;
+    for warning in &reply.warnings {
+        let words: Vec<String> = warning.split(' ').map(str::to_owned).collect();
+        writeln!(out, "{} {}", style.red("warning:"), wrap(&words, " ", 9))?;
+    }
+    Ok(())
+}
+
+fn verify_text(reply: &VerifyReply, out: &mut dyn Write, style: Style) -> io::Result<()> {
+    let VerifyReply { peers, links, .. } = reply;
+    if reply.correct {
+        return writeln!(
+            out,
+            "{}: the tree of {peers} peers is the maximum spanning tree of their {links} links",
+            style.green("true")
+        );
+    }
+    writeln!(out, "{}: {peers} peers, {links} links", style.red("false"))?;
+    let edge = |edge: &EdgeRow| format!("{} - {} ({})", edge.a, edge.b, edge.capacity_bps);
+    for missing in &reply.missing {
+        writeln!(out, "  missing: {}", edge(missing))?;
+    }
+    for surplus in &reply.surplus {
+        writeln!(out, "  surplus: {}", edge(surplus))?;
+    }
+    for contradiction in &reply.contradictions {
+        writeln!(out, "  {contradiction}")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_come_from_the_buckets() {
+        let histogram = histogram(&[(100, 990), (5_000, 9), (90_000, 1)]);
+        assert_eq!(histogram.len(), 1_000);
+        assert_eq!(histogram.value_at_percentile(50.0), 100);
+        assert!(histogram.value_at_percentile(99.5) >= 4_995);
+        assert!(histogram.max() >= 90_000);
+    }
+
+    #[test]
+    fn microseconds_are_shown_as_milliseconds() {
+        assert_eq!(millis(7), "0.00");
+        assert_eq!(millis(1_234), "1.23");
+        assert_eq!(millis(250_000), "250.00");
+    }
+}

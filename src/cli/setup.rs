@@ -1,0 +1,101 @@
+//! Commands around files: `run`, `init`, `key`, `config`.
+
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::thread;
+
+use super::screen::{CliError, print, say, shell_word, show, to_json};
+use super::{InitArgs, KeyArgs, RunArgs, Target, needs_config};
+use crate::config::{CONFIG_TEMPLATE, Config, init};
+use crate::daemon;
+use crate::daemon::identity::Identity;
+
+pub(super) fn run(args: RunArgs) -> Result<(), CliError> {
+    let file = args.config.ok_or_else(needs_config)?;
+    if args.while_stdin {
+        stop_with_stdin();
+    }
+    daemon::run(&file).map_err(|error| CliError::failure(error.to_string()))
+}
+
+pub(super) fn init(args: &InitArgs) -> Result<(), CliError> {
+    let overlay = init::generate(args.peers, args.edges, args.seed, args.listen_base)
+        .map_err(|error| CliError::failure(error.to_string()))?;
+    let files =
+        init::write(&overlay, &args.dir).map_err(|error| CliError::failure(error.to_string()))?;
+    print(|out, _| {
+        writeln!(out, "{} peers and their keys are in {}", files.len(), args.dir.display())?;
+        writeln!(out, "Start each of them:")?;
+        for file in files.iter().take(3) {
+            writeln!(out, "  spanway run --config {} &", shell_word(file))?;
+        }
+        if files.len() > 3 {
+            writeln!(out, "  ...")?;
+        }
+        let Some(first) = files.first() else { return Ok(()) };
+        writeln!(out, "Then look around:")?;
+        writeln!(out, "  spanway tree --config {}", shell_word(first))
+    })
+}
+
+pub(super) fn key(args: &KeyArgs) -> Result<(), CliError> {
+    let wrong = |error: daemon::identity::IdentityError| CliError::failure(error.to_string());
+    let identity = match &args.new {
+        Some(file) => Identity::create(file).map_err(wrong)?,
+        None => Identity::load(&load(args.target.config_file()?)?.key_file).map_err(wrong)?,
+    };
+    let (key, fingerprint) = (identity.public_key(), identity.fingerprint());
+    let shown = serde_json::json!({ "key": key.to_string(), "fingerprint": fingerprint });
+    show(&args.target, &shown, |_, out, _| {
+        writeln!(out, "{key}")?;
+        writeln!(out, "fingerprint {fingerprint}")
+    })
+}
+
+pub(super) fn check(target: &Target) -> Result<(), CliError> {
+    let config = load(target.config_file()?)?;
+    // A configuration whose key cannot be read would not start either.
+    let identity =
+        Identity::load(&config.key_file).map_err(|error| CliError::failure(error.to_string()))?;
+    if target.json {
+        let json = to_json(&serde_json::json!({
+            "name": config.name,
+            "fingerprint": identity.fingerprint(),
+            "links": config.links.len(),
+            "services": config.services.len(),
+        }))?;
+        return print(|out, _| writeln!(out, "{json}"));
+    }
+    print(|out, style| {
+        writeln!(
+            out,
+            "{}: {} is peer {} with {} links and {} services, key {}",
+            style.green("valid"),
+            config.file.display(),
+            config.name,
+            config.links.len(),
+            config.services.len(),
+            identity.fingerprint()
+        )
+    })
+}
+
+pub(super) fn print_default() -> Result<(), CliError> {
+    print(|out, _| out.write_all(CONFIG_TEMPLATE.as_bytes()))
+}
+
+fn load(file: &Path) -> Result<Config, CliError> {
+    Config::load(file).map_err(|error| CliError::failure(error.to_string()))
+}
+
+/// Ends this process when standard input closes, which it does when the parent dies.
+fn stop_with_stdin() {
+    let watch = || {
+        // Nobody writes there; an error is an end as well.
+        let _ = io::copy(&mut io::stdin().lock().take(u64::MAX), &mut io::sink());
+        std::process::exit(0);
+    };
+    if let Err(error) = thread::Builder::new().name("stdin".to_owned()).spawn(watch) {
+        say(&format!("standard input is not watched: {error}"));
+    }
+}

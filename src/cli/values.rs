@@ -1,0 +1,113 @@
+//! Values of arguments that are more than a word: destinations, times, rates back, percentages.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::types::{Bandwidth, PeerName, ServiceName};
+
+/// `PEER/SERVICE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Destination {
+    pub(super) peer: PeerName,
+    pub(super) service: ServiceName,
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (peer, service) = text.split_once('/').ok_or_else(|| {
+            format!("{text:?} names no service: write PEER/SERVICE, as in peer-03/video")
+        })?;
+        Ok(Self {
+            peer: peer.parse().map_err(|error| format!("the peer: {error}"))?,
+            service: service.parse().map_err(|error| format!("the service: {error}"))?,
+        })
+    }
+}
+
+/// `--bandwidth-back`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BackRate {
+    Same,
+    Rate(Bandwidth),
+}
+
+impl BackRate {
+    pub(super) fn rate(self, forward: Bandwidth) -> Bandwidth {
+        match self {
+            Self::Same => forward,
+            Self::Rate(rate) => rate,
+        }
+    }
+}
+
+impl FromStr for BackRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "same" => Ok(Self::Same),
+            rate => match rate.parse() {
+                Ok(rate) => Ok(Self::Rate(rate)),
+                Err(error) => Err(format!("{error}, or the word `same`")),
+            },
+        }
+    }
+}
+
+/// A whole number and `ms`, `s` or `m`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time: write a number and a unit, as in 500ms, 30s or 2m");
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let number: u32 = text[..split].parse().map_err(|_| wrong())?;
+    let number = u64::from(number);
+    match &text[split..] {
+        _ if number == 0 => Err(format!("{text:?} is no time at all: it must be longer")),
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number * 60)),
+        _ => Err(wrong()),
+    }
+}
+
+/// 0 to 100, with or without the sign.
+pub(super) fn percent(text: &str) -> Result<u8, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    match number.parse() {
+        Ok(percent @ 0..=100) => Ok(percent),
+        _ => Err(format!("{text:?} is not a percentage: 0 to 100 is allowed")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_is_a_peer_and_a_service() {
+        let destination: Destination = "peer-03/video".parse().expect("a destination");
+        assert_eq!(destination.peer.as_str(), "peer-03");
+        assert_eq!(destination.service.as_str(), "video");
+        for text in ["peer-03", "/video", "peer-03/", "a/b/c", "a b/c"] {
+            assert!(text.parse::<Destination>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_need_a_unit() {
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for text in ["", "5", "0s", "-1s", "1h", "s", "99999999999s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn percentages_end_at_a_hundred() {
+        assert_eq!(percent("80"), Ok(80));
+        assert_eq!(percent("100%"), Ok(100));
+        assert!(percent("101").is_err());
+        assert!(percent("-1").is_err());
+    }
+}
