@@ -16,6 +16,8 @@ pub const LINKS_MAX: usize = 1_024;
 pub const PEERS_MAX: usize = 10_000;
 /// Services of one peer: guess; a person names them by hand.
 pub const SERVICES_MAX: usize = 128;
+/// A configuration file: `LINKS_MAX` links of at most 300 bytes each, and as much for comments.
+pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// Peers on one path, ends included: the hop limit of a frame bounds it anyway.
 pub const PATH_PEERS_MAX: usize = 64;
 /// Channels that end at or cross one peer: the largest load of the test plan, four times over.
@@ -42,6 +44,8 @@ pub const MTU_MIN: u16 = 1_280;
 pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Workers of one peer: the byte of a label that names one.
 pub const WORKERS_MAX: usize = 64;
+/// Largest number of a CPU: the kernel's `CPU_SETSIZE` less one.
+pub const CPU_NUMBER_MAX: u64 = 1_023;
 /// UDP ports one peer keeps from its listen port upwards: `init` puts peers this far apart.
 pub const PORTS_PER_PEER: u16 = 16;
 
@@ -88,6 +92,11 @@ pub const SESSION_INTERVAL_MIN: Duration = Duration::from_millis(200);
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(25);
 /// Heartbeats in a row that may be missing before a link is dead (spec 2.10).
 pub const HEARTBEATS_MISSED_MAX: u32 = 5;
+/// Shortest and longest `heartbeat`: scheduling jitter below, no notice of a death above.
+pub const HEARTBEAT_RANGE: (Duration, Duration) =
+    (Duration::from_millis(5), Duration::from_secs(10));
+/// Fewest and most `heartbeats_missed`: one late packet must not cut a link.
+pub const HEARTBEATS_MISSED_RANGE: (u32, u32) = (2, 100);
 /// A handshake that takes longer is dropped (threat model).
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// Handshakes at the same time of connections nobody has authenticated yet (threat model).
@@ -123,25 +132,8 @@ pub const QUERY_DEADLINE: Duration = Duration::from_secs(2);
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Clients connected to the daemon's local socket at the same time.
 pub const CLIENTS_MAX: usize = 128;
-/// One answer line of a daemon: the tree of 10,000 peers is about 3 MB, so room for it many times over.
-pub const REPLY_BYTES_MAX: usize = 64 << 20;
-/// A daemon answers what it knows itself within this; questions to other peers add their deadline.
-pub const CLIENT_ANSWER_MAX: Duration = Duration::from_secs(10);
-
-// --- `spanway send` and `spanway recv` ---
-
-/// Datagrams that are due within this are sent together; sleeps are not finer.
-pub const PACE_BATCH: Duration = Duration::from_millis(1);
-/// A sender that was held up longer than this does not catch up: a burst could overflow a buffer.
-pub const PACE_LATE_MAX: Duration = Duration::from_millis(10);
-/// `send` gives up on frames the daemon has not counted when its counter stood still for this.
-pub const SEND_STALL_MAX: Duration = Duration::from_secs(1);
-/// After FINISH, `recv` waits this long for frames that are still under way.
-pub const RECV_TAIL_MAX: Duration = Duration::from_secs(1);
-/// While a stream runs, `recv` holds later frames back this long for a missing one.
-pub const RECV_GAP_MAX: Duration = Duration::from_millis(200);
-/// Bytes `recv` keeps while standard output is slow, and as many again behind a missing frame.
-pub const RECV_HELD_BYTES_MAX: usize = 64 << 20;
+/// Path of a Unix socket: the kernel's 108 bytes with the NUL at its end.
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 const _: () = {
     assert!(EDGES_PER_PIECE * (2 * (NAME_BYTES_MAX + 1) + 8) + 512 <= MESSAGE_BYTES_MAX);

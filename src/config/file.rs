@@ -1,0 +1,391 @@
+//! From the tables of a file to a [`Config`]: every key, every default, every rule between keys.
+//!
+//! Pure. One function a section; the first mistake found is the answer.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use super::document::{Item, Section, Source};
+use super::error::ConfigError;
+use super::{Config, ControlSection, EngineSection, HostSection, Link, Service, ServiceAddress};
+use crate::engine::BackendChoice;
+use crate::limits;
+use crate::types::{Bandwidth, PeerName, PublicKey, ServiceName};
+
+/// A whole file.
+pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
+    let source = Source { file, text };
+    let document = source.read()?;
+    let root = Section::root(source, document.get_ref());
+    root.only(&[
+        "name",
+        "listen",
+        "state_dir",
+        "key_file",
+        "link",
+        "service",
+        "engine",
+        "host",
+        "control",
+        "trust",
+    ])?;
+    let name: PeerName = root
+        .required("name", "name = \"peer-01\", unique in the overlay")?
+        .parse("a name, as in \"peer-01\"")?;
+    let listen_item = root.required("listen", "listen = \"192.0.2.1:7000\"")?;
+    let listen = listen_item.address("an address, as in \"192.0.2.1:7000\"")?;
+    let engine = engine(&root)?;
+    let own = OwnPorts::new(&listen_item, listen, engine.cpus.len().max(1))?;
+    Ok(Config {
+        state_dir: path(&root, "state_dir", &name)?,
+        key_file: path(&root, "key_file", &name)?,
+        links: links(&root, &name, &own)?,
+        services: services(&root, &own)?,
+        engine,
+        host: host(&root)?,
+        control: control(&root)?,
+        trust: trust(&root)?,
+        file: file.to_owned(),
+        name,
+        listen,
+    })
+}
+
+/// `state_dir` and `key_file`: relative to the file's folder, by default NAME.state and NAME.key in it.
+fn path(root: &Section<'_>, key: &str, name: &PeerName) -> Result<PathBuf, ConfigError> {
+    let file = root.file();
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let Some(item) = root.item(key) else {
+        let ending = if key == "state_dir" { "state" } else { "key" };
+        return Ok(folder.join(format!("{name}.{ending}")));
+    };
+    let text = item.text("a path")?;
+    if text.is_empty() || text.contains('\0') {
+        return Err(item.error(format!("{} is no path: write one in quotes", item.written())));
+    }
+    Ok(folder.join(text))
+}
+
+/// The ports a peer keeps for itself: control and worker 0 on the first, one more a worker.
+struct OwnPorts {
+    listen: SocketAddr,
+    last: u16,
+}
+
+impl OwnPorts {
+    fn new(item: &Item<'_>, listen: SocketAddr, workers: usize) -> Result<Self, ConfigError> {
+        if listen.ip().is_multicast() || is_broadcast(listen.ip()) {
+            return Err(item.error(format!(
+                "{} is no address of a host: write one of this host's, or \"0.0.0.0:PORT\" or \
+                 \"[::]:PORT\" for all of them",
+                item.written()
+            )));
+        }
+        let last = u16::try_from(usize::from(listen.port()) + workers - 1);
+        match last {
+            Ok(last) => Ok(Self { listen, last }),
+            Err(_) => Err(item.error(format!(
+                "{} leaves no port for each of {workers} workers: write a port of at most {}",
+                item.written(),
+                usize::from(u16::MAX) + 1 - workers
+            ))),
+        }
+    }
+
+    /// Would a socket on `address` want one of them?
+    fn has(&self, address: SocketAddr) -> bool {
+        let (own, other) = (self.listen.ip(), address.ip());
+        let same_host = own == other || own.is_unspecified() || other.is_unspecified();
+        same_host && (self.listen.port()..=self.last).contains(&address.port())
+    }
+
+    fn range(&self) -> String {
+        match self.listen.port() {
+            first if first == self.last => format!("port {first}"),
+            first => format!("ports {first} to {}", self.last),
+        }
+    }
+}
+
+fn links(root: &Section<'_>, own: &PeerName, ports: &OwnPorts) -> Result<Vec<Link>, ConfigError> {
+    let sections = root.sections("link")?;
+    if let Some(surplus) = sections.get(limits::LINKS_MAX) {
+        let max = limits::LINKS_MAX;
+        return Err(surplus.error(format!("is one too many: a peer has at most {max} links")));
+    }
+    let mut links = Vec::with_capacity(sections.len());
+    let mut seen = Seen::default();
+    for section in &sections {
+        links.push(link(section, own, ports, &mut seen)?);
+    }
+    Ok(links)
+}
+
+/// In which line a peer, an address and a key were used already.
+#[derive(Default)]
+struct Seen {
+    peers: BTreeMap<PeerName, usize>,
+    addresses: BTreeMap<SocketAddr, usize>,
+    keys: BTreeMap<PublicKey, usize>,
+}
+
+impl Seen {
+    fn once<K: Ord>(
+        lines: &mut BTreeMap<K, usize>,
+        value: K,
+        item: &Item<'_>,
+        what: &str,
+    ) -> Result<(), ConfigError> {
+        match lines.insert(value, item.line()) {
+            None => Ok(()),
+            Some(line) => {
+                Err(item.error(format!("{} is in line {line} already: {what}", item.written())))
+            }
+        }
+    }
+}
+
+fn link(
+    section: &Section<'_>,
+    own: &PeerName,
+    ports: &OwnPorts,
+    seen: &mut Seen,
+) -> Result<Link, ConfigError> {
+    section.only(&["peer", "address", "capacity", "key", "mtu"])?;
+    let peer_item = section.required("peer", "peer = \"NAME\" of the neighbour")?;
+    let peer: PeerName = peer_item.parse("a name, as in \"peer-02\"")?;
+    if peer == *own {
+        let text = format!("\"{peer}\" is this peer itself: name the neighbour");
+        return Err(peer_item.error(text));
+    }
+    Seen::once(&mut seen.peers, peer.clone(), &peer_item, "one link to a peer is enough")?;
+    let address_item = section.item("address");
+    let address = address_item.as_ref().map(|item| link_address(item, ports)).transpose()?;
+    if let (Some(item), Some(address)) = (&address_item, address) {
+        Seen::once(&mut seen.addresses, address, item, "each neighbour has its own")?;
+    }
+    let capacity_item = section.required("capacity", "capacity = \"25 Mbit/s\"")?;
+    let capacity = capacity_item.rate()?;
+    if capacity.usable() == Bandwidth::ZERO {
+        return Err(capacity_item.error(format!(
+            "{} leaves nothing for channels, because control traffic keeps {}: write more",
+            capacity_item.written(),
+            Bandwidth::from_bps(limits::CONTROL_SHARE_BPS_MIN)
+        )));
+    }
+    let key_item = section.required("key", "key = \"64 hexadecimal digits\"")?;
+    let key = key_item.parse("the neighbour's public key")?;
+    Seen::once(&mut seen.keys, key, &key_item, "each neighbour has its own")?;
+    let mtu = section
+        .item("mtu")
+        .map(|item| item.number(u64::from(limits::MTU_MIN), u64::from(u16::MAX)));
+    let mtu = mtu.transpose()?.unwrap_or(limits::MTU_DEFAULT);
+    Ok(Link { peer, address, capacity, key, mtu })
+}
+
+fn link_address(item: &Item<'_>, ports: &OwnPorts) -> Result<SocketAddr, ConfigError> {
+    let address = item.address("an address, as in \"192.0.2.2:7000\"")?;
+    let ip = address.ip();
+    if ip.is_unspecified() || ip.is_multicast() || is_broadcast(ip) {
+        let text = format!("{} is no address of a host: write the neighbour's", item.written());
+        return Err(item.error(text));
+    }
+    if address == ports.listen {
+        let text = format!("{} is this peer's own: write the neighbour's", item.written());
+        return Err(item.error(text));
+    }
+    Ok(address)
+}
+
+fn services(root: &Section<'_>, ports: &OwnPorts) -> Result<Vec<Service>, ConfigError> {
+    let sections = root.named_sections("service")?;
+    if let Some((name, _)) = sections.get(limits::SERVICES_MAX) {
+        let max = limits::SERVICES_MAX;
+        return Err(name.error(format!("is one too many: a peer has at most {max} services")));
+    }
+    let mut services = Vec::with_capacity(sections.len());
+    let mut listeners: Vec<(SocketAddr, usize)> = Vec::new();
+    for (name, section) in &sections {
+        let service = service(name, section, ports)?;
+        if let (ServiceAddress::Listen(address), Some(item)) =
+            (&service.kind, section.item("listen"))
+        {
+            let clash = listeners.iter().find(|(other, _)| same_socket(*other, *address));
+            if let Some((_, line)) = clash {
+                let text =
+                    format!("{} is in line {line} already: choose a free port", item.written());
+                return Err(item.error(text));
+            }
+            listeners.push((*address, item.line()));
+        }
+        services.push(service);
+    }
+    Ok(services)
+}
+
+fn service(
+    name: &Item<'_>,
+    section: &Section<'_>,
+    ports: &OwnPorts,
+) -> Result<Service, ConfigError> {
+    let service_name =
+        ServiceName::new(name.last_key()).map_err(|error| name.error(error.to_string()))?;
+    section.only(&["deliver", "listen", "from"])?;
+    let from_item = section.item("from");
+    let from = from_item.as_ref().map(Item::prefix).transpose()?;
+    let example = "an address, as in \"127.0.0.1:5004\"";
+    let kind = match (section.item("deliver"), section.item("listen")) {
+        (Some(_), Some(listen)) => {
+            return Err(listen.error(
+                "has no place beside deliver: a service delivers to a program or listens for one, \
+                 keep the line that is meant",
+            ));
+        }
+        (Some(item), None) => ServiceAddress::Deliver(deliver(&item, example, ports)?),
+        (None, Some(item)) => {
+            ServiceAddress::Listen(service_listen(&item, example, ports, from.is_some())?)
+        }
+        (None, None) => ServiceAddress::Receive,
+    };
+    match (&kind, from_item) {
+        (ServiceAddress::Deliver(_) | ServiceAddress::Receive, Some(item)) => {
+            Err(item.error("says who may send to listen, which this service has not: remove it"))
+        }
+        _ => Ok(Service { name: service_name, kind, from }),
+    }
+}
+
+fn deliver(item: &Item<'_>, example: &str, ports: &OwnPorts) -> Result<SocketAddr, ConfigError> {
+    let address = item.address(example)?;
+    if address.ip().is_unspecified() || is_broadcast(address.ip()) {
+        let text = format!("{} is no address to send to: write a program's", item.written());
+        return Err(item.error(text));
+    }
+    // Through 0.0.0.0 our own ports are on loopback, too; elsewhere the address may be another host's.
+    let reachable = address.ip() == ports.listen.ip() || address.ip().is_loopback();
+    if reachable && ports.has(address) {
+        return Err(item.error(own_port(item, ports)));
+    }
+    Ok(address)
+}
+
+fn service_listen(
+    item: &Item<'_>,
+    example: &str,
+    ports: &OwnPorts,
+    has_from: bool,
+) -> Result<SocketAddr, ConfigError> {
+    let address = item.address(example)?;
+    if address.ip().is_multicast() || is_broadcast(address.ip()) {
+        let text = format!("{} is no address of a host: write one of this host's", item.written());
+        return Err(item.error(text));
+    }
+    if ports.has(address) {
+        return Err(item.error(own_port(item, ports)));
+    }
+    if !address.ip().is_loopback() && !has_from {
+        return Err(item.error(format!(
+            "{} can be reached from other hosts: add from = \"ADDRESS/BITS\" to say which may send, \
+             or write a loopback address",
+            item.written()
+        )));
+    }
+    Ok(address)
+}
+
+fn own_port(item: &Item<'_>, ports: &OwnPorts) -> String {
+    let (written, range) = (item.written(), ports.range());
+    format!("{written} is this peer's own ({range} of listen): choose another port")
+}
+
+fn engine(root: &Section<'_>) -> Result<EngineSection, ConfigError> {
+    let Some(section) = root.section("engine")? else { return Ok(EngineSection::default()) };
+    section.only(&["cpus", "backend"])?;
+    let cpus = section.item("cpus").map(|item| cpus(&item)).transpose()?.unwrap_or_default();
+    let backend = match section.item("backend") {
+        None => BackendChoice::Auto,
+        Some(item) => match item.text("\"auto\", \"uring\" or \"mmsg\"")? {
+            "auto" => BackendChoice::Auto,
+            "uring" => BackendChoice::Uring,
+            "mmsg" => BackendChoice::Mmsg,
+            _ => {
+                let written = item.written();
+                let text = format!("{written} is unknown: write \"auto\", \"uring\" or \"mmsg\"");
+                return Err(item.error(text));
+            }
+        },
+    };
+    Ok(EngineSection { cpus, backend })
+}
+
+fn cpus(item: &Item<'_>) -> Result<Vec<usize>, ConfigError> {
+    let list = item.list()?;
+    let max = limits::WORKERS_MAX.min(usize::from(limits::PORTS_PER_PEER));
+    if let Some(surplus) = list.get(max) {
+        let text = format!("has {} entries: a peer has at most {max} workers", list.len());
+        return Err(surplus.error(text));
+    }
+    let mut cpus = Vec::with_capacity(list.len());
+    for entry in &list {
+        let cpu: usize = entry.number(0, limits::CPU_NUMBER_MAX)?;
+        if cpus.contains(&cpu) {
+            let text = format!("names CPU {cpu} twice: one worker a CPU");
+            return Err(entry.error(text));
+        }
+        cpus.push(cpu);
+    }
+    Ok(cpus)
+}
+
+fn host(root: &Section<'_>) -> Result<HostSection, ConfigError> {
+    let Some(section) = root.section("host")? else { return Ok(HostSection::default()) };
+    section.only(&["egress", "ingress"])?;
+    let rate = |key| section.item(key).map(|item| item.rate()).transpose();
+    Ok(HostSection { egress: rate("egress")?, ingress: rate("ingress")? })
+}
+
+fn control(root: &Section<'_>) -> Result<ControlSection, ConfigError> {
+    let Some(section) = root.section("control")? else { return Ok(ControlSection::default()) };
+    section.only(&["heartbeat", "heartbeats_missed"])?;
+    let defaults = ControlSection::default();
+    let (least, most) = limits::HEARTBEAT_RANGE;
+    let heartbeat = section.item("heartbeat").map(|item| item.duration(least, most));
+    let (least, most) = limits::HEARTBEATS_MISSED_RANGE;
+    let missed = section
+        .item("heartbeats_missed")
+        .map(|item| item.number(u64::from(least), u64::from(most)));
+    Ok(ControlSection {
+        heartbeat: heartbeat.transpose()?.unwrap_or(defaults.heartbeat),
+        heartbeats_missed: missed.transpose()?.unwrap_or(defaults.heartbeats_missed),
+    })
+}
+
+fn trust(root: &Section<'_>) -> Result<Vec<PublicKey>, ConfigError> {
+    let Some(section) = root.section("trust")? else { return Ok(Vec::new()) };
+    section.only(&["peers"])?;
+    let Some(item) = section.item("peers") else { return Ok(Vec::new()) };
+    let list = item.list()?;
+    if let Some(surplus) = list.get(limits::PEERS_MAX) {
+        let max = limits::PEERS_MAX;
+        return Err(surplus.error(format!("is one too many: at most {max} keys")));
+    }
+    let mut seen = BTreeMap::new();
+    let mut trust = Vec::with_capacity(list.len());
+    for entry in &list {
+        let key = entry.parse("a public key")?;
+        Seen::once(&mut seen, key, entry, "once is enough")?;
+        trust.push(key);
+    }
+    Ok(trust)
+}
+
+fn is_broadcast(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V4(v4) if v4.is_broadcast())
+}
+
+fn same_socket(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_host =
+        one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    same_host && one.port() == other.port()
+}

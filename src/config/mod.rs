@@ -1,0 +1,231 @@
+//! The configuration file of a peer: text in, a valid [`Config`] or an error with file, line, key and
+//! what to do out; and the generator behind `spanway init`.
+//!
+//! Parse, don't validate: a `Config` in hand is one a daemon can start with. Reading files is the only
+//! I/O here (and writing them in [`init`]); no clock, no sockets.
+//!
+//! Files: `document` tables and values with their places, `file` the keys and their rules, [`values`]
+//! addresses and durations, `error` the one line a person gets, [`init`] `spanway init`.
+
+mod document;
+mod error;
+mod file;
+pub mod init;
+pub mod values;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use self::error::{ConfigError, Position};
+use crate::limits;
+use crate::proto::{LinkConfig, NodeConfig, ServiceConfig, ServiceKind};
+use crate::types::{Bandwidth, LinkId, PeerName, PublicKey, ServiceName};
+
+/// A configuration with every key and its default, commented; what `spanway config print-default`
+/// shows.
+pub const CONFIG_TEMPLATE: &str = include_str!("template.toml");
+
+/// A valid configuration. Relative paths in the file are relative to the file's folder; here they are
+/// joined already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The file it came from.
+    pub file: PathBuf,
+    pub name: PeerName,
+    /// Control TCP listens here; worker UDP ports count upwards from this port.
+    pub listen: SocketAddr,
+    pub state_dir: PathBuf,
+    pub key_file: PathBuf,
+    pub links: Vec<Link>,
+    pub services: Vec<Service>,
+    pub engine: EngineSection,
+    pub host: HostSection,
+    pub control: ControlSection,
+    /// Fingerprints or keys of peers that may join without a `[[link]]`; accepted, not used yet.
+    pub trust: Vec<PublicKey>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub peer: PeerName,
+    /// Missing: only the other end can dial.
+    pub address: Option<SocketAddr>,
+    pub capacity: Bandwidth,
+    pub key: PublicKey,
+    pub mtu: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub name: ServiceName,
+    pub kind: ServiceAddress,
+    /// Who besides loopback may send into the channel's local socket.
+    pub from: Option<(IpAddr, u8)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceAddress {
+    /// `deliver = "IP:PORT"`
+    Deliver(SocketAddr),
+    /// `listen = "IP:PORT"`: a local source speaks first.
+    Listen(SocketAddr),
+    /// Neither: only `spanway recv` takes it.
+    Receive,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct EngineSection {
+    /// One pinned worker each; empty = one worker, not pinned.
+    pub cpus: Vec<usize>,
+    pub backend: crate::engine::BackendChoice,
+}
+
+/// Budgets of the host over all its links; accepted now, enforced by admission later.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct HostSection {
+    pub egress: Option<Bandwidth>,
+    pub ingress: Option<Bandwidth>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlSection {
+    pub heartbeat: Duration,
+    pub heartbeats_missed: u32,
+}
+
+impl Default for ControlSection {
+    fn default() -> Self {
+        Self {
+            heartbeat: limits::HEARTBEAT_INTERVAL,
+            heartbeats_missed: limits::HEARTBEATS_MISSED_MAX,
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |error: std::io::Error| {
+            ConfigError::of_file(path, "", format!("cannot be read: {error}"))
+        };
+        let mut bytes = Vec::new();
+        let file = File::open(path).map_err(unreadable)?;
+        file.take(limits::CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes.len() as u64 > limits::CONFIG_BYTES_MAX {
+            let text = format!("is larger than {} bytes", limits::CONFIG_BYTES_MAX);
+            return Err(ConfigError::of_file(path, "", text));
+        }
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Self::parse(path, text),
+            Err(error) => {
+                let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+                Err(ConfigError {
+                    position: Some(error::position(&valid, valid.len())),
+                    ..ConfigError::of_file(path, "", "is not UTF-8: save the file as UTF-8 text")
+                })
+            }
+        }
+    }
+
+    /// Checks the text of `file`; relative paths in it are joined to that file's folder.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        file::parse(file, text)
+    }
+
+    /// The CPU of each worker, in the form the engine takes; `None` is not pinned.
+    pub fn engine_workers(&self) -> Vec<Option<usize>> {
+        match self.engine.cpus.as_slice() {
+            [] => vec![None],
+            cpus => cpus.iter().copied().map(Some).collect(),
+        }
+    }
+
+    /// What a node that starts is told: each link's id is its position.
+    pub fn node_config(&self) -> NodeConfig {
+        let ids = LinkIds::default().after(self).expect("a valid file has fewer links than ids");
+        self.node_config_after(&ids)
+    }
+
+    /// The same with ids that hold over a reload; `ids` must know every link of this configuration
+    /// ([`LinkIds::after`]).
+    pub fn node_config_after(&self, ids: &LinkIds) -> NodeConfig {
+        let link = |link: &Link| LinkConfig {
+            link: ids.id(&link.peer).expect("LinkIds::after was told this configuration"),
+            peer: link.peer.clone(),
+            key: link.key,
+            capacity: link.capacity,
+            mtu: link.mtu,
+        };
+        let service = |service: &Service| ServiceConfig {
+            name: service.name.clone(),
+            kind: match service.kind {
+                ServiceAddress::Deliver(_) => ServiceKind::Deliver,
+                ServiceAddress::Listen(_) => ServiceKind::Source,
+                ServiceAddress::Receive => ServiceKind::Receive,
+            },
+        };
+        let workers = self.engine_workers().len();
+        NodeConfig {
+            name: self.name.clone(),
+            links: self.links.iter().map(link).collect(),
+            services: self.services.iter().map(service).collect(),
+            data_port: self.listen.port(),
+            workers: u8::try_from(workers).expect("at most WORKERS_MAX workers pass the parser"),
+        }
+    }
+
+    /// Whether a running peer may take `new`: all of it or nothing. What sockets, files and threads
+    /// were made from at the start cannot change.
+    pub fn reload(&self, new: &Self) -> Result<(), ConfigError> {
+        let fixed = [
+            ("name", self.name != new.name),
+            ("listen", self.listen != new.listen),
+            ("key_file", self.key_file != new.key_file),
+            ("state_dir", self.state_dir != new.state_dir),
+            ("engine.cpus", self.engine.cpus != new.engine.cpus),
+            ("engine.backend", self.engine.backend != new.engine.backend),
+        ];
+        match fixed.iter().find(|(_, changed)| *changed) {
+            None => Ok(()),
+            Some((key, _)) => {
+                let text = "cannot change while the peer runs: put the old value back, or stop \
+                            the peer and start it again; nothing of the file was taken over";
+                Err(ConfigError::of_file(&new.file, key, text))
+            }
+        }
+    }
+}
+
+/// The id of every link a running peer ever had, by the neighbour's name. It only grows, so that a
+/// link that is taken out and put back in keeps its id, and no id ever means two links.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkIds {
+    ids: BTreeMap<PeerName, LinkId>,
+}
+
+impl LinkIds {
+    /// These ids and those of the links of `config` that are new.
+    pub fn after(&self, config: &Config) -> Result<Self, ConfigError> {
+        let mut ids = self.ids.clone();
+        for link in &config.links {
+            if ids.contains_key(&link.peer) {
+                continue;
+            }
+            let id = u16::try_from(ids.len()).map_err(|_| {
+                let text =
+                    "too many different neighbours since the peer was started: start it again";
+                ConfigError::of_file(&config.file, "link", text)
+            })?;
+            ids.insert(link.peer.clone(), LinkId(id));
+        }
+        Ok(Self { ids })
+    }
+
+    pub fn id(&self, peer: &PeerName) -> Option<LinkId> {
+        self.ids.get(peer).copied()
+    }
+}
