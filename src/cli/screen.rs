@@ -15,6 +15,7 @@ use super::Target;
 use crate::api::client::{Client, ClientError, Lines};
 use crate::api::dto::{FailureKind, Request};
 use crate::config::Config;
+use crate::daemon::store;
 use crate::limits;
 
 /// Exit codes of the contract.
@@ -131,7 +132,9 @@ impl Daemon {
     pub(super) fn of(target: &Target) -> Result<Self, CliError> {
         let config = target.config_file()?;
         let loaded = Config::load(config).map_err(|error| CliError::failure(error.to_string()))?;
-        Ok(Self { config: config.clone(), socket: loaded.state_dir.join(CONTROL_SOCKET) })
+        let socket = store::socket_path(&loaded.state_dir)
+            .map_err(|error| CliError::failure(error.to_string()))?;
+        Ok(Self { config: config.clone(), socket })
     }
 
     pub(super) fn client(&self) -> Result<Client, CliError> {
@@ -168,9 +171,6 @@ impl Daemon {
         }
     }
 }
-
-/// The daemon's socket in its state directory.
-const CONTROL_SOCKET: &str = "control.sock";
 
 /// A path as a shell takes it.
 pub(super) fn shell_word(path: &Path) -> String {

@@ -1,6 +1,6 @@
 //! Commands around files: `run`, `init`, `key`, `config`.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::Path;
 use std::thread;
 
@@ -92,7 +92,7 @@ fn load(file: &Path) -> Result<Config, CliError> {
 fn stop_with_stdin() {
     let watch = || {
         // Nobody writes there; an error is an end as well.
-        let _ = io::copy(&mut io::stdin().lock().take(u64::MAX), &mut io::sink());
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         std::process::exit(0);
     };
     if let Err(error) = thread::Builder::new().name("stdin".to_owned()).spawn(watch) {
