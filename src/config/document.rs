@@ -25,16 +25,19 @@ pub(super) struct Source<'d> {
 impl<'d> Source<'d> {
     /// Reads the syntax; keys and values come later.
     pub(super) fn read(self) -> Result<Spanned<DeTable<'d>>, ConfigError> {
-        DeTable::parse(self.text).map_err(|error| {
-            let span = error.span().unwrap_or(0..0);
-            let written = self.text.get(span.clone()).unwrap_or_default();
-            if error.message() == "duplicate key" {
-                let text = "is written twice here: keep one of them";
-                return self.error(span.start, &shown(written), text);
-            }
-            let text = error.message().replace('\n', " ");
-            self.error(span.start, "", format!("this is not TOML: {text}"))
-        })
+        let (table, errors) = DeTable::parse_recoverable(self.text);
+        // The first in the file: those behind it are often only its consequences.
+        let start = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
+        let Some(error) = errors.iter().min_by_key(|error| start(error)) else {
+            return Ok(table);
+        };
+        if error.message() == "duplicate key" {
+            let written = error.span().and_then(|span| self.text.get(span)).unwrap_or_default();
+            let text = "is written twice here: keep one of them";
+            return Err(self.error(start(error), &shown(written), text));
+        }
+        let text = format!("this is not TOML: {}", error.message().replace('\n', " "));
+        Err(self.error(start(error), "", text))
     }
 
     pub(super) fn error(&self, at: usize, key: &str, text: impl Into<String>) -> ConfigError {
@@ -214,9 +217,10 @@ impl<'d> Item<'d> {
 
     pub(super) fn duration(&self, from: Duration, to: Duration) -> Result<Duration, ConfigError> {
         let example = "a number and a unit, as in \"25ms\" or \"5s\"";
-        let written = match self.value {
-            DeValue::Integer(number) => number.to_string(),
-            _ => self.text(example)?.to_owned(),
+        let written = match self.value.as_integer() {
+            // Told that it needs a unit, not that it is no text.
+            Some(number) => number.to_string(),
+            None => self.text(example)?.to_owned(),
         };
         let duration = values::duration(&written).map_err(|text| self.error(text))?;
         if duration < from || duration > to {
@@ -228,10 +232,9 @@ impl<'d> Item<'d> {
 
     /// A whole number of a range.
     pub(super) fn number<T: TryFrom<u64>>(&self, from: u64, to: u64) -> Result<T, ConfigError> {
-        let number = match self.value {
-            DeValue::Integer(number) => u64::from_str_radix(number.as_str(), number.radix()).ok(),
-            _ => None,
-        };
+        let integer = self.value.as_integer();
+        let number =
+            integer.and_then(|number| u64::from_str_radix(number.as_str(), number.radix()).ok());
         let fits = number.filter(|number| (from..=to).contains(number));
         fits.and_then(|number| T::try_from(number).ok()).ok_or_else(|| {
             self.error(format!(

@@ -55,7 +55,7 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
 /// `state_dir` and `key_file`: relative to the file's folder, by default NAME.state and NAME.key in it.
 fn path(root: &Section<'_>, key: &str, name: &PeerName) -> Result<PathBuf, ConfigError> {
     let file = root.file();
-    let folder = file.parent().unwrap_or(Path::new(""));
+    let folder = file.parent().unwrap_or_else(|| Path::new(""));
     let Some(item) = root.item(key) else {
         let ending = if key == "state_dir" { "state" } else { "key" };
         return Ok(folder.join(format!("{name}.{ending}")));

@@ -59,9 +59,11 @@ impl Identity {
     /// Reads a key file.
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
         let path_buf = || path.to_owned();
-        let io = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => IdentityError::Missing { path: path_buf() },
-            _ => IdentityError::Io { path: path_buf(), what: "read", source },
+        let io = |source: io::Error| {
+            if source.kind() == io::ErrorKind::NotFound {
+                return IdentityError::Missing { path: path_buf() };
+            }
+            IdentityError::Io { path: path_buf(), what: "read", source }
         };
         // Before it is opened: opening a pipe would wait for a writer.
         let metadata = std::fs::metadata(path).map_err(io)?;
@@ -89,9 +91,11 @@ impl Identity {
         let mut seed = Zeroizing::new([0; SEED_BYTES]);
         getrandom::fill(seed.as_mut_slice()).map_err(IdentityError::Random)?;
         let identity = Self { key: SigningKey::from_bytes(&seed) };
-        let io = |source: io::Error| match source.kind() {
-            io::ErrorKind::AlreadyExists => IdentityError::Exists { path: path.to_owned() },
-            _ => IdentityError::Io { path: path.to_owned(), what: "written", source },
+        let io = |source: io::Error| {
+            if source.kind() == io::ErrorKind::AlreadyExists {
+                return IdentityError::Exists { path: path.to_owned() };
+            }
+            IdentityError::Io { path: path.to_owned(), what: "written", source }
         };
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;

@@ -173,12 +173,14 @@ fn lock(folder: &Path) -> Result<File, StoreError> {
 }
 
 fn not_writable(folder: &Path, source: io::Error) -> StoreError {
-    let why = match source.kind() {
-        io::ErrorKind::ReadOnlyFilesystem => "is on a read-only file system",
-        io::ErrorKind::PermissionDenied => "is read-only for this user",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "is on a full file system",
-        _ => "cannot be used",
-    };
+    let texts = [
+        (io::ErrorKind::ReadOnlyFilesystem, "is on a read-only file system"),
+        (io::ErrorKind::PermissionDenied, "is read-only for this user"),
+        (io::ErrorKind::StorageFull, "is on a full file system"),
+        (io::ErrorKind::QuotaExceeded, "is on a file system with no room left for this user"),
+    ];
+    let known = texts.iter().find(|(kind, _)| *kind == source.kind());
+    let why = known.map_or("cannot be used", |(_, text)| text);
     StoreError::NotWritable { path: folder.to_owned(), why, source }
 }
 
