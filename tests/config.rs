@@ -10,11 +10,12 @@
 )]
 
 use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use spanway::config::{CONFIG_TEMPLATE, Config, LinkIds, ServiceAddress};
@@ -587,17 +588,42 @@ fn bad_input_7_a_state_folder_that_cannot_be_written_is_said_at_once() {
     }
 }
 
+/// Not a test of its own: writes a file over and over until it is killed.
+#[test]
+fn child_writes_for_ever() {
+    let Some(path) = std::env::var_os("SPANWAY_TEST_FILE") else { return };
+    for turn in (b'a'..=b'z').cycle() {
+        write_atomic(Path::new(&path), &vec![turn; 100_000]).expect("write");
+        println!("WROTE");
+    }
+}
+
 #[test]
 fn a27_a_writer_killed_at_any_moment_leaves_the_old_content_or_the_new() {
     let folder = tempfile::tempdir().expect("scratch folder");
     let path = folder.path().join("state.json");
-    write_atomic(&path, &[b'0'; 100_000]).expect("write");
-    // Every content a killed writer can have left beside the file: none, some, all of it.
-    for left in [0, 1, 50_000, 100_000] {
-        fs::write(folder.path().join(".state.json.new"), vec![b'1'; left]).expect("write");
+    write_atomic(&path, &vec![b'0'; 100_000]).expect("write");
+    for round in 0..20 {
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["child_writes_for_ever", "--exact", "--nocapture"])
+            .env("SPANWAY_TEST_FILE", &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("child");
+        // Kept open until the child is dead: it must die of the kill, not of a closed pipe.
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let wrote =
+            lines.by_ref().filter(|line| line.as_ref().is_ok_and(|line| line.contains("WROTE")));
+        assert_eq!(wrote.take(1 + round % 3).count(), 1 + round % 3, "it writes");
+        // A different part of a write each round; whichever it hits, the content must be whole.
+        std::thread::sleep(Duration::from_micros(97 * round as u64));
+        child.kill().expect("kill");
+        assert_eq!(child.wait().expect("wait").signal(), Some(9));
         let content = fs::read(&path).expect("read");
-        assert!(content.len() == 100_000 && content.windows(2).all(|pair| pair[0] == pair[1]));
-        write_atomic(&path, &[b'2'; 100_000]).expect("the next writer is not in its way");
-        assert_eq!(fs::read(&path).expect("read"), [b'2'; 100_000]);
+        let whole = content.len() == 100_000 && content.iter().all(|byte| *byte == content[0]);
+        assert!(whole, "round {round}: {} bytes", content.len());
     }
+    write_atomic(&path, b"next").expect("what a killed writer left is in nobody's way");
+    assert_eq!(fs::read(&path).expect("read"), b"next");
+    assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 1, "and is gone");
 }
