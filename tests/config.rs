@@ -91,9 +91,22 @@ fn bad_input_2_ports_and_addresses_that_are_none() {
         ],
     );
     judge(
+        "name = \"peer-01\"\nlisten = \"0.0.0.0:7000\"\n",
+        &[
+            link_row("address = \"127.0.0.1:7000\"", "5:11: link.address", "this peer's own"),
+            row("[service.a]\ndeliver = \"127.0.0.1:7000\"", "4:11: service.a.deliver", "own"),
+            row("[service.a]\nlisten = \"127.0.0.1:7000\"", "4:10: service.a.listen", "own"),
+        ],
+    );
+    judge(
         HEAD,
         &[
             link_row("address = \"10.0.0.2:0\"", "5:11: link.address", range),
+            row(
+                "[service.a]\ndeliver = \"10.0.0.9:7000\"\n[service.b]\ndeliver = \"0.0.0.0:5\"",
+                "6:11: service.b.deliver",
+                "no address to send to",
+            ),
             link_row("address = \"0.0.0.0:7000\"", "5:11: link.address", "no address of a host"),
             link_row("address = \"127.0.0.1:7000\"", "5:11: link.address", "this peer's own"),
             row("[service.a]\ndeliver = \"1.2.3.4:0\"", "4:11: service.a.deliver", range),

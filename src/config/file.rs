@@ -100,6 +100,13 @@ impl OwnPorts {
         same_host && (self.listen.port()..=self.last).contains(&address.port())
     }
 
+    /// Would a datagram or a connection to `address` come to one of them? Listening on all addresses,
+    /// they are on loopback for certain; any other may be another host's.
+    fn reached_by(&self, address: SocketAddr) -> bool {
+        let ip = address.ip();
+        (ip == self.listen.ip() || ip.is_loopback()) && self.has(address)
+    }
+
     fn range(&self) -> String {
         match self.listen.port() {
             first if first == self.last => format!("port {first}"),
@@ -191,7 +198,7 @@ fn link_address(item: &Item<'_>, ports: &OwnPorts) -> Result<SocketAddr, ConfigE
         let text = format!("{} is no address of a host: write the neighbour's", item.written());
         return Err(item.error(text));
     }
-    if address == ports.listen {
+    if ports.reached_by(address) {
         let text = format!("{} is this peer's own: write the neighbour's", item.written());
         return Err(item.error(text));
     }
@@ -262,9 +269,7 @@ fn deliver(item: &Item<'_>, example: &str, ports: &OwnPorts) -> Result<SocketAdd
         let text = format!("{} is no address to send to: write a program's", item.written());
         return Err(item.error(text));
     }
-    // Through 0.0.0.0 our own ports are on loopback, too; elsewhere the address may be another host's.
-    let reachable = address.ip() == ports.listen.ip() || address.ip().is_loopback();
-    if reachable && ports.has(address) {
+    if ports.reached_by(address) {
         return Err(item.error(own_port(item, ports)));
     }
     Ok(address)
