@@ -182,8 +182,9 @@ mod tests {
 
     #[test]
     fn lines_come_one_by_one_until_the_daemon_closes() {
-        let (_folder, socket) =
-            daemon("{\"ok\":{\"event\":\"waiting\"}}\n{\"ok\":{\"event\":\"finished\",\"frames\":3}}\n");
+        let (_folder, socket) = daemon(
+            "{\"ok\":{\"event\":\"waiting\"}}\n{\"ok\":{\"event\":\"finished\",\"frames\":3}}\n",
+        );
         let client = Client::connect(&socket).expect("connected");
         let lines: Vec<Received> = client
             .lines(&Request::Events)

@@ -1,6 +1,9 @@
 //! The command line's clock: every reading and every sleep of it, in one place.
 
-#![expect(clippy::disallowed_methods, reason = "the command line is an edge: it reads clocks and waits")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the command line is an edge: it reads clocks and waits"
+)]
 
 use std::thread;
 use std::time::{Duration, Instant};

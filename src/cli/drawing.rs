@@ -52,8 +52,7 @@ fn push_children<'a>(
     waiting: &mut Vec<Branch<'a>>,
 ) {
     let Some(neighbours) = next.get(of) else { return };
-    let children: Vec<_> =
-        neighbours.iter().filter(|&(&peer, _)| seen.insert(peer)).collect();
+    let children: Vec<_> = neighbours.iter().filter(|&(&peer, _)| seen.insert(peer)).collect();
     let count = children.len();
     for (index, &(&peer, &capacity)) in children.iter().enumerate().rev() {
         let last = index + 1 == count;

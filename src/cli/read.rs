@@ -226,7 +226,13 @@ fn status_text(reply: &StatusReply, out: &mut dyn Write, style: Style) -> io::Re
         (Some(session), false) => format!("session {session}, a newer one is running"),
         (None, _) => "none yet".to_owned(),
     };
-    writeln!(out, "{}, spanway {}, process {}", style.bold(reply.name.as_str()), reply.version, reply.pid)?;
+    writeln!(
+        out,
+        "{}, spanway {}, process {}",
+        style.bold(reply.name.as_str()),
+        reply.version,
+        reply.pid
+    )?;
     writeln!(out, "up        {uptime} s")?;
     writeln!(out, "key       {}", reply.key)?;
     writeln!(out, "listens   {}", reply.listen)?;

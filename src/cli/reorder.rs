@@ -13,7 +13,10 @@ use crate::limits;
 /// Payloads with their sequence numbers.
 pub(super) type Ordered = Vec<(u64, Vec<u8>)>;
 
-#[derive(Debug, Default)]
+/// The sequence number of the first frame of a channel.
+pub(super) const FIRST_SEQUENCE: u64 = 1;
+
+#[derive(Debug)]
 pub(super) struct Reorder {
     /// The sequence number to hand out next.
     next: u64,
@@ -28,9 +31,22 @@ pub(super) struct Reorder {
 #[derive(Clone, Copy, Debug)]
 struct End {
     /// Sequence numbers below this were sent.
-    frames: u64,
+    next: u64,
     /// When we learned it.
     at: Duration,
+}
+
+impl Default for Reorder {
+    fn default() -> Self {
+        Self {
+            next: FIRST_SEQUENCE,
+            held: BTreeMap::new(),
+            held_bytes: 0,
+            end: None,
+            missing: Vec::new(),
+            arrived: 0,
+        }
+    }
 }
 
 impl Reorder {
@@ -42,7 +58,7 @@ impl Reorder {
         payload: Vec<u8>,
         out: &mut Ordered,
     ) {
-        let announced = self.end.is_none_or(|end| sequence < end.frames);
+        let announced = self.end.is_none_or(|end| sequence < end.next);
         if sequence < self.next || !announced || self.held.contains_key(&sequence) {
             return;
         }
@@ -57,7 +73,8 @@ impl Reorder {
 
     /// The stream has ended: `frames` were sent.
     pub(super) fn on_end(&mut self, now: Duration, frames: u64) {
-        self.end.get_or_insert(End { frames, at: now });
+        let next = FIRST_SEQUENCE.saturating_add(frames);
+        self.end.get_or_insert(End { next, at: now });
     }
 
     /// Gives up what has been waited for long enough.
@@ -67,7 +84,7 @@ impl Reorder {
             self.give_up_gap(out);
         }
         if let Some(end) = self.end.filter(|_| over) {
-            self.skip_to(end.frames);
+            self.skip_to(end.next);
         }
     }
 
@@ -83,7 +100,7 @@ impl Reorder {
 
     /// Every frame of the stream was handed out or given up.
     pub(super) fn is_done(&self) -> bool {
-        self.end.is_some_and(|end| self.next >= end.frames)
+        self.end.is_some_and(|end| self.next >= end.next)
     }
 
     /// Frames that came, each once.
@@ -91,10 +108,10 @@ impl Reorder {
         self.arrived
     }
 
-    /// The highest frame that can be spoken about: announced, or seen.
+    /// How many frames can be spoken about: as announced, or up to the highest seen.
     pub(super) fn frames(&self) -> u64 {
         let seen = self.held.last_key_value().map_or(self.next, |(&last, _)| last + 1);
-        self.end.map_or(seen, |end| end.frames)
+        self.end.map_or(seen, |end| end.next) - FIRST_SEQUENCE
     }
 
     /// Frames that were given up, in order.
@@ -159,10 +176,10 @@ mod tests {
     #[test]
     fn a19_frames_that_overtake_each_other_leave_in_order() {
         let (mut reorder, mut out) = (Reorder::default(), Vec::new());
-        for sequence in [0, 2, 1, 1, 4, 3] {
+        for sequence in [1, 3, 2, 2, 5, 4] {
             reorder.on_frame(ms(1), sequence, vec![0; 10], &mut out);
         }
-        assert_eq!(sequences(&mut out), [0, 1, 2, 3, 4]);
+        assert_eq!(sequences(&mut out), [1, 2, 3, 4, 5]);
         reorder.on_end(ms(2), 5);
         assert!(reorder.is_done());
         assert_eq!((reorder.arrived(), reorder.missing()), (5, [].as_slice()));
@@ -171,34 +188,34 @@ mod tests {
     #[test]
     fn a_gap_is_held_for_its_time_and_then_named() {
         let (mut reorder, mut out) = (Reorder::default(), Vec::new());
-        for sequence in [0, 1, 5, 6, 9] {
+        for sequence in [1, 2, 6, 7, 10] {
             reorder.on_frame(ms(10), sequence, vec![1], &mut out);
         }
-        assert_eq!(sequences(&mut out), [0, 1]);
+        assert_eq!(sequences(&mut out), [1, 2]);
         reorder.on_time(ms(209), &mut out);
-        assert_eq!(sequences(&mut out), []);
+        assert!(sequences(&mut out).is_empty());
         reorder.on_time(ms(210), &mut out);
-        assert_eq!(sequences(&mut out), [5, 6, 9]);
-        assert_eq!(ranges_text(reorder.missing()), "2-4, 7-8");
+        assert_eq!(sequences(&mut out), [6, 7, 10]);
+        assert_eq!(ranges_text(reorder.missing()), "3-5, 8-9");
         assert_eq!(ranges_count(reorder.missing()), 5);
         // Too late: its place has passed.
-        reorder.on_frame(ms(211), 3, vec![1], &mut out);
-        assert_eq!(sequences(&mut out), []);
+        reorder.on_frame(ms(211), 4, vec![1], &mut out);
+        assert!(sequences(&mut out).is_empty());
     }
 
     #[test]
     fn the_end_waits_for_frames_under_way_and_counts_the_rest() {
         let (mut reorder, mut out) = (Reorder::default(), Vec::new());
-        reorder.on_frame(ms(0), 0, vec![1], &mut out);
+        reorder.on_frame(ms(0), 1, vec![1], &mut out);
         reorder.on_end(ms(100), 4);
         assert!(!reorder.is_done());
-        reorder.on_frame(ms(300), 1, vec![1], &mut out);
+        reorder.on_frame(ms(300), 2, vec![1], &mut out);
         assert_eq!(reorder.deadline(), Some(ms(1_100)));
         reorder.on_time(ms(1_099), &mut out);
         assert!(!reorder.is_done());
         reorder.on_time(ms(1_100), &mut out);
         assert!(reorder.is_done());
-        assert_eq!(ranges_text(reorder.missing()), "2-3");
+        assert_eq!(ranges_text(reorder.missing()), "3-4");
     }
 
     #[test]
@@ -206,8 +223,8 @@ mod tests {
         let (mut reorder, mut out) = (Reorder::default(), Vec::new());
         reorder.on_end(ms(0), 1);
         reorder.on_frame(ms(1), 7, vec![1], &mut out);
-        reorder.on_frame(ms(1), 0, vec![1], &mut out);
-        assert_eq!(sequences(&mut out), [0]);
+        reorder.on_frame(ms(1), 1, vec![1], &mut out);
+        assert_eq!(sequences(&mut out), [1]);
         assert!(reorder.is_done());
     }
 
@@ -215,11 +232,11 @@ mod tests {
     fn what_is_held_is_bounded() {
         let (mut reorder, mut out) = (Reorder::default(), Vec::new());
         let payload = 1 << 20;
-        for sequence in 1..=200 {
+        for sequence in 2..=201 {
             reorder.on_frame(ms(0), sequence, vec![0; payload], &mut out);
             assert!(reorder.held_bytes <= limits::RECV_HELD_BYTES_MAX);
         }
-        assert_eq!(ranges_text(reorder.missing()), "0");
+        assert_eq!(ranges_text(reorder.missing()), "1");
         assert_eq!(sequences(&mut out).len(), 200);
     }
 }

@@ -162,13 +162,11 @@ impl Daemon {
     }
 
     fn explain(&self, error: ClientError) -> CliError {
-        match error {
-            ClientError::NotRunning { .. } => CliError::failure(format!(
-                "{error}; start it with `spanway run --config {}`",
-                shell_word(&self.config)
-            )),
-            other => other.into(),
+        if !matches!(error, ClientError::NotRunning { .. }) {
+            return error.into();
         }
+        let config = shell_word(&self.config);
+        CliError::failure(format!("{error}; start it with `spanway run --config {config}`"))
     }
 }
 

@@ -15,6 +15,7 @@ use super::screen::{CliError, Daemon, print, say, to_json};
 use super::{SendArgs, answer_time, clock, interrupt};
 use crate::api::dto::{self, ChannelRow, OpenReply, Request};
 use crate::limits;
+use crate::stats::DropReason;
 use crate::types::Bandwidth;
 use crate::wire::frame;
 
@@ -133,7 +134,9 @@ pub(super) fn transmit(
     };
     let socket = UdpSocket::bind((local, 0))
         .and_then(|socket| socket.connect(entry.listen).map(|()| socket))
-        .map_err(|error| CliError::failure(format!("{} cannot be sent to: {error}", entry.listen)))?;
+        .map_err(|error| {
+            CliError::failure(format!("{} cannot be sent to: {error}", entry.listen))
+        })?;
     let start = clock::now();
     let mut pace = Pace::new(entry.rate);
     let mut sent = Sent::default();
@@ -217,8 +220,9 @@ fn wait_until_counted(daemon: &Daemon, entry: &Entry, frames: u64) -> Result<u64
                 entry.channel
             ))
         })?;
-        if row.tx_frames > counted {
-            counted = row.tx_frames;
+        let taken = taken(&row).min(frames);
+        if taken > counted {
+            counted = taken;
             progress_at = clock::now();
         }
         if counted >= frames || since(progress_at) > limits::SEND_STALL_MAX {
@@ -228,14 +232,29 @@ fn wait_until_counted(daemon: &Daemon, entry: &Entry, frames: u64) -> Result<u64
     }
 }
 
+/// Datagrams of the stream the daemon has seen: each took a sequence number, whether it was sent on or
+/// not.
+fn taken(row: &ChannelRow) -> u64 {
+    let at_entry = DROPPED_AT_ENTRY.iter().filter_map(|reason| row.dropped.get(reason.as_str()));
+    row.tx_frames + at_entry.sum::<u64>()
+}
+
+/// Where a datagram of the stream can end at its entry.
+const DROPPED_AT_ENTRY: [DropReason; 6] = [
+    DropReason::Moving,
+    DropReason::TooBig,
+    DropReason::NoLink,
+    DropReason::SocketFull,
+    DropReason::SendError,
+    DropReason::RingFull,
+];
+
 /// How often the daemon's counter is read at the end.
 const COUNT_POLL: Duration = Duration::from_millis(20);
 
 fn refused(entry: &Entry, error: &io::Error) -> CliError {
-    let what = match error.kind() {
-        io::ErrorKind::ConnectionRefused => "it was closed",
-        _ => "the datagram was refused",
-    };
+    let closed = error.kind() == io::ErrorKind::ConnectionRefused;
+    let what = if closed { "it was closed" } else { "the datagram was refused" };
     CliError::failure(format!(
         "channel {} takes no more datagrams: {what} ({error}); the daemon's log says why",
         entry.channel
@@ -258,7 +277,7 @@ fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
 
 fn eprint_progress(sent: &Sent) {
     // About ten times a second is enough for eyes, and cheap.
-    if sent.frames % PROGRESS_EVERY == 0 {
+    if sent.frames.is_multiple_of(PROGRESS_EVERY) {
         let seconds = sent.elapsed.as_secs_f64();
         let megabytes = sent.bytes as f64 / 1e6;
         let line = format!("\r{seconds:6.1} s  {megabytes:9.1} MB  {:>12} ", about(sent.rate()));

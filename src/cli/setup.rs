@@ -19,10 +19,15 @@ pub(super) fn run(args: RunArgs) -> Result<(), CliError> {
 }
 
 pub(super) fn init(args: &InitArgs) -> Result<(), CliError> {
-    let overlay = init::generate(args.peers, args.edges, args.seed, args.listen_base)
+    let options = init::Options {
+        peers: args.peers,
+        edges_percent: args.edges,
+        seed: args.seed,
+        listen_base: args.listen_base,
+    };
+    let files = init::generate(&options)
+        .and_then(|overlay| init::write(&args.dir, &overlay))
         .map_err(|error| CliError::failure(error.to_string()))?;
-    let files =
-        init::write(&overlay, &args.dir).map_err(|error| CliError::failure(error.to_string()))?;
     print(|out, _| {
         writeln!(out, "{} peers and their keys are in {}", files.len(), args.dir.display())?;
         writeln!(out, "Start each of them:")?;

@@ -58,7 +58,8 @@ impl FromStr for BackRate {
 
 /// A whole number and `ms`, `s` or `m`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a time: write a number and a unit, as in 500ms, 30s or 2m");
+    let wrong =
+        || format!("{text:?} is not a time: write a number and a unit, as in 500ms, 30s or 2m");
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let number: u32 = text[..split].parse().map_err(|_| wrong())?;
     let number = u64::from(number);

@@ -6,6 +6,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::cli::reorder::FIRST_SEQUENCE;
+
 /// Pauses shorter than this are ordinary scheduling and not kept.
 const PAUSE_KEPT_MIN: Duration = Duration::from_millis(5);
 /// Most pauses kept: at the shortest one each, hours of them.
@@ -25,8 +27,8 @@ pub(super) struct Meter {
     sent_last: Duration,
     arrived: u64,
     arrived_last: Option<Duration>,
-    /// One more than the highest sequence number seen.
-    expected: u64,
+    /// The highest sequence number seen.
+    highest: u64,
     pauses: Vec<(Duration, Duration)>,
     /// The longest time between sending and arrival.
     flight_max: Duration,
@@ -52,7 +54,7 @@ impl Meter {
         }
         self.arrived += 1;
         self.arrived_last = Some(at);
-        self.expected = self.expected.max(sequence + 1);
+        self.highest = self.highest.max(sequence);
         if let Some(sent) = self.sent_at(sequence) {
             self.flight_max = self.flight_max.max(at.saturating_sub(sent));
         }
@@ -64,7 +66,7 @@ impl Meter {
 
     /// Frames that later ones have overtaken or that are lost.
     pub(super) fn lost_so_far(&self) -> u64 {
-        self.expected.saturating_sub(self.arrived)
+        (self.highest + 1).saturating_sub(FIRST_SEQUENCE + self.arrived)
     }
 
     /// The end of the pause that a kill began, once frames come again.
@@ -124,9 +126,9 @@ mod tests {
     fn stream(lost: std::ops::Range<u64>) -> Meter {
         let mut meter = Meter::default();
         for sequence in 0..1_000 {
-            meter.on_sent(ms(sequence), sequence);
+            meter.on_sent(ms(sequence), sequence + FIRST_SEQUENCE);
             if !lost.contains(&sequence) {
-                meter.on_arrival(ms(sequence + 1), sequence);
+                meter.on_arrival(ms(sequence + 1), sequence + FIRST_SEQUENCE);
             }
         }
         meter
@@ -138,16 +140,16 @@ mod tests {
         assert_eq!(meter.gap(ms(500)), ms(151));
         assert_eq!(meter.resumed_at(ms(500)), Some(ms(651)));
         assert_eq!(meter.lost_so_far(), 150);
-        assert_eq!(meter.lost_outside(&[500..=649], ms(500), ms(151)), 0);
+        assert_eq!(meter.lost_outside(&[501..=650], ms(500), ms(151)), 0);
     }
 
     #[test]
     fn frames_in_flight_at_the_kill_are_inside_and_all_others_outside() {
         let meter = stream(500..650);
         // Sent a millisecond before the kill: it was under way.
-        assert_eq!(meter.lost_outside(&[499..=499], ms(500), ms(151)), 0);
+        assert_eq!(meter.lost_outside(&[500..=500], ms(500), ms(151)), 0);
         assert_eq!(meter.lost_outside(&[10..=12], ms(500), ms(151)), 3);
-        assert_eq!(meter.lost_outside(&[700..=701, 651..=651], ms(500), ms(151)), 2);
+        assert_eq!(meter.lost_outside(&[701..=702, 653..=653], ms(500), ms(151)), 3);
     }
 
     #[test]
@@ -160,10 +162,10 @@ mod tests {
     #[test]
     fn a_pause_long_before_or_long_after_the_kill_is_not_its_gap() {
         let mut meter = stream(0..0);
-        meter.on_arrival(ms(1_300), 1_000);
-        meter.on_arrival(ms(9_000), 1_001);
+        meter.on_arrival(ms(1_300), 1_001);
+        meter.on_arrival(ms(9_000), 1_002);
         assert_eq!(meter.gap(ms(1_250)), ms(7_700));
-        meter.on_arrival(ms(9_500), 1_002);
+        meter.on_arrival(ms(9_500), 1_003);
         assert_eq!(meter.gap(ms(9_400)), ms(500));
         assert_eq!(meter.gap(ms(9_600)), Duration::ZERO);
     }

@@ -95,7 +95,8 @@ impl Ring<'_> {
         (left, right): (Edge, Edge),
         style: Style,
     ) -> String {
-        let corners = (left.paint(left.corner_left(), style), right.paint(right.corner_right(), style));
+        let corners =
+            (left.paint(left.corner_left(), style), right.paint(right.corner_right(), style));
         let Some(peer) = below.first() else {
             let fill = left.paint(&left.horizontal().repeat(room), style);
             return format!("{}{fill}{}", corners.0, corners.1);
@@ -258,13 +259,8 @@ mod tests {
         let peers = names(5);
         let tree = tree(&peers, 2);
         let path = [peers[0].clone(), peers[4].clone(), peers[3].clone()];
-        let ring = Ring {
-            peers: &peers,
-            destination: 3,
-            tree: &tree,
-            path: &path,
-            dead: Some(&peers[2]),
-        };
+        let ring =
+            Ring { peers: &peers, destination: 3, tree: &tree, path: &path, dead: Some(&peers[2]) };
         assert_eq!(
             draw(&ring)[..3],
             [
