@@ -14,7 +14,7 @@ use crate::limits;
 pub(super) type Ordered = Vec<(u64, Vec<u8>)>;
 
 /// The sequence number of the first frame of a channel.
-pub(super) const FIRST_SEQUENCE: u64 = 1;
+pub(super) const FIRST_SEQUENCE: u64 = 0;
 
 #[derive(Debug)]
 pub(super) struct Reorder {
@@ -176,10 +176,10 @@ mod tests {
     #[test]
     fn a19_frames_that_overtake_each_other_leave_in_order() {
         let (mut reorder, mut out) = (Reorder::default(), Vec::new());
-        for sequence in [1, 3, 2, 2, 5, 4] {
+        for sequence in [0, 2, 1, 1, 4, 3] {
             reorder.on_frame(ms(1), sequence, vec![0; 10], &mut out);
         }
-        assert_eq!(sequences(&mut out), [1, 2, 3, 4, 5]);
+        assert_eq!(sequences(&mut out), [0, 1, 2, 3, 4]);
         reorder.on_end(ms(2), 5);
         assert!(reorder.is_done());
         assert_eq!((reorder.arrived(), reorder.missing()), (5, [].as_slice()));
@@ -188,34 +188,34 @@ mod tests {
     #[test]
     fn a_gap_is_held_for_its_time_and_then_named() {
         let (mut reorder, mut out) = (Reorder::default(), Vec::new());
-        for sequence in [1, 2, 6, 7, 10] {
+        for sequence in [0, 1, 5, 6, 9] {
             reorder.on_frame(ms(10), sequence, vec![1], &mut out);
         }
-        assert_eq!(sequences(&mut out), [1, 2]);
+        assert_eq!(sequences(&mut out), [0, 1]);
         reorder.on_time(ms(209), &mut out);
         assert!(sequences(&mut out).is_empty());
         reorder.on_time(ms(210), &mut out);
-        assert_eq!(sequences(&mut out), [6, 7, 10]);
-        assert_eq!(ranges_text(reorder.missing()), "3-5, 8-9");
+        assert_eq!(sequences(&mut out), [5, 6, 9]);
+        assert_eq!(ranges_text(reorder.missing()), "2-4, 7-8");
         assert_eq!(ranges_count(reorder.missing()), 5);
         // Too late: its place has passed.
-        reorder.on_frame(ms(211), 4, vec![1], &mut out);
+        reorder.on_frame(ms(211), 3, vec![1], &mut out);
         assert!(sequences(&mut out).is_empty());
     }
 
     #[test]
     fn the_end_waits_for_frames_under_way_and_counts_the_rest() {
         let (mut reorder, mut out) = (Reorder::default(), Vec::new());
-        reorder.on_frame(ms(0), 1, vec![1], &mut out);
+        reorder.on_frame(ms(0), 0, vec![1], &mut out);
         reorder.on_end(ms(100), 4);
         assert!(!reorder.is_done());
-        reorder.on_frame(ms(300), 2, vec![1], &mut out);
+        reorder.on_frame(ms(300), 1, vec![1], &mut out);
         assert_eq!(reorder.deadline(), Some(ms(1_100)));
         reorder.on_time(ms(1_099), &mut out);
         assert!(!reorder.is_done());
         reorder.on_time(ms(1_100), &mut out);
         assert!(reorder.is_done());
-        assert_eq!(ranges_text(reorder.missing()), "3-4");
+        assert_eq!(ranges_text(reorder.missing()), "2-3");
     }
 
     #[test]
@@ -223,8 +223,8 @@ mod tests {
         let (mut reorder, mut out) = (Reorder::default(), Vec::new());
         reorder.on_end(ms(0), 1);
         reorder.on_frame(ms(1), 7, vec![1], &mut out);
-        reorder.on_frame(ms(1), 1, vec![1], &mut out);
-        assert_eq!(sequences(&mut out), [1]);
+        reorder.on_frame(ms(1), 0, vec![1], &mut out);
+        assert_eq!(sequences(&mut out), [0]);
         assert!(reorder.is_done());
     }
 
@@ -232,11 +232,11 @@ mod tests {
     fn what_is_held_is_bounded() {
         let (mut reorder, mut out) = (Reorder::default(), Vec::new());
         let payload = 1 << 20;
-        for sequence in 2..=201 {
+        for sequence in 1..=200 {
             reorder.on_frame(ms(0), sequence, vec![0; payload], &mut out);
             assert!(reorder.held_bytes <= limits::RECV_HELD_BYTES_MAX);
         }
-        assert_eq!(ranges_text(reorder.missing()), "1");
+        assert_eq!(ranges_text(reorder.missing()), "0");
         assert_eq!(sequences(&mut out).len(), 200);
     }
 }

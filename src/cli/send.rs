@@ -52,17 +52,37 @@ pub(super) fn send(args: SendArgs) -> Result<(), CliError> {
     if progress {
         say("");
     }
-    let outcome = sent.and_then(|sent| finish(&daemon, &entry, sent));
+    let outcome = sent.and_then(|sent| Ok((sent, finish(&daemon, &entry, &sent)?)));
     close(&daemon, &entry.channel);
-    let sent = outcome?;
+    let (sent, local) = outcome?;
     if args.target.json {
         let json = to_json(&serde_json::json!({
             "channel": entry.channel,
             "frames": sent.frames,
             "bytes": sent.bytes,
             "elapsed_ms": millis(sent.elapsed),
+            "lost_here": local.lost,
+            "lost_moving": local.moving,
         }))?;
         print(|out, _| writeln!(out, "{json}"))?;
+    }
+    judge(&sent, local)
+}
+
+/// Whether this host did its part.
+fn judge(sent: &Sent, local: Local) -> Result<(), CliError> {
+    if local.moving > 0 {
+        say(&format!(
+            "{} of {} frames were dropped while the channel moved to another path",
+            local.moving, sent.frames
+        ));
+    }
+    if local.lost > 0 {
+        return Err(CliError::failure(format!(
+            "{} of {} frames were lost on this host before they entered the overlay: its receive \
+             buffers are too small or it is too busy (`spanway channels` shows where)",
+            local.lost, sent.frames
+        )));
     }
     Ok(())
 }
@@ -164,20 +184,21 @@ pub(super) fn transmit(
     Ok(sent)
 }
 
-/// Waits until the daemon has counted what was sent, tells the far end that the stream is over, and
-/// says what this host lost.
-pub(super) fn finish(daemon: &Daemon, entry: &Entry, sent: Sent) -> Result<Sent, CliError> {
-    let counted = wait_until_counted(daemon, entry, sent.frames)?;
-    let request = Request::Finish { channel: entry.channel.clone(), frames: counted };
+/// What became of a stream on this host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Local {
+    /// Datagrams that were lost before they entered the overlay.
+    pub(super) lost: u64,
+    /// Datagrams that came while the channel had no path.
+    pub(super) moving: u64,
+}
+
+/// Waits until the daemon has counted what was sent and tells the far end that the stream is over.
+pub(super) fn finish(daemon: &Daemon, entry: &Entry, sent: &Sent) -> Result<Local, CliError> {
+    let local = wait_until_counted(daemon, entry, sent.frames)?;
+    let request = Request::Finish { channel: entry.channel.clone(), frames: sent.frames };
     let _: Value = daemon.ask(&request)?;
-    match sent.frames.saturating_sub(counted) {
-        0 => Ok(sent),
-        lost => Err(CliError::failure(format!(
-            "{lost} of {} frames were lost on this host before they entered the overlay: its \
-             receive buffers are too small or it is too busy (`spanway status` shows both)",
-            sent.frames
-        ))),
-    }
+    Ok(local)
 }
 
 /// Closes a channel whose work is done; that it is gone already is no news.
@@ -209,7 +230,7 @@ fn close_on_interrupt(daemon: &Daemon, channel: &str) {
     });
 }
 
-fn wait_until_counted(daemon: &Daemon, entry: &Entry, frames: u64) -> Result<u64, CliError> {
+fn wait_until_counted(daemon: &Daemon, entry: &Entry, frames: u64) -> Result<Local, CliError> {
     let mut counted = 0;
     let mut progress_at = clock::now();
     loop {
@@ -220,34 +241,36 @@ fn wait_until_counted(daemon: &Daemon, entry: &Entry, frames: u64) -> Result<u64
                 entry.channel
             ))
         })?;
-        let taken = taken(&row).min(frames);
+        let (taken, local) = account(&row, frames);
         if taken > counted {
             counted = taken;
             progress_at = clock::now();
         }
-        if counted >= frames || since(progress_at) > limits::SEND_STALL_MAX {
-            return Ok(counted);
+        if counted >= frames || progress_at.elapsed() > limits::SEND_STALL_MAX {
+            return Ok(local);
         }
         clock::sleep(COUNT_POLL);
     }
 }
 
-/// Datagrams of the stream the daemon has seen: each took a sequence number, whether it was sent on or
-/// not.
-fn taken(row: &ChannelRow) -> u64 {
-    let at_entry = DROPPED_AT_ENTRY.iter().filter_map(|reason| row.dropped.get(reason.as_str()));
-    row.tx_frames + at_entry.sum::<u64>()
+/// How many of `frames` datagrams the daemon has seen (each took a sequence number, whether it was
+/// sent on or not), and what became of those that did not go on; the unseen ones count as lost.
+fn account(row: &ChannelRow, frames: u64) -> (u64, Local) {
+    let sum = |reasons: &[DropReason]| -> u64 {
+        reasons.iter().filter_map(|reason| row.dropped.get(reason.as_str())).sum()
+    };
+    let moving = sum(&[DropReason::Moving, DropReason::NoLink]);
+    let dropped = sum(&[
+        DropReason::KernelReceive,
+        DropReason::Truncated,
+        DropReason::TooBig,
+        DropReason::SocketFull,
+        DropReason::SendError,
+        DropReason::RingFull,
+    ]);
+    let taken = (row.tx_frames + moving + dropped).min(frames);
+    (taken, Local { lost: dropped + (frames - taken), moving })
 }
-
-/// Where a datagram of the stream can end at its entry.
-const DROPPED_AT_ENTRY: [DropReason; 6] = [
-    DropReason::Moving,
-    DropReason::TooBig,
-    DropReason::NoLink,
-    DropReason::SocketFull,
-    DropReason::SendError,
-    DropReason::RingFull,
-];
 
 /// How often the daemon's counter is read at the end.
 const COUNT_POLL: Duration = Duration::from_millis(20);
@@ -374,6 +397,35 @@ mod tests {
         assert_eq!(fill(&mut input, &mut buffer).expect("read"), 3);
         assert_eq!(fill(&mut input, &mut buffer).expect("read"), 2);
         assert_eq!(fill(&mut input, &mut buffer).expect("read"), 0);
+    }
+
+    #[test]
+    fn frames_the_daemon_did_not_pass_on_are_told_apart() {
+        let name = |text: &str| text.parse().expect("a name");
+        let row = |tx_frames, dropped: &[(DropReason, u64)]| ChannelRow {
+            id: "a:1:1".to_owned(),
+            name: "x".parse().expect("a name"),
+            peer: name("b"),
+            service: "inbox".parse().expect("a name"),
+            role: "source".to_owned(),
+            state: "open".to_owned(),
+            path: Vec::new(),
+            bandwidth_bps: Bandwidth::ZERO,
+            bandwidth_back_bps: Bandwidth::ZERO,
+            payload_bps: Bandwidth::ZERO,
+            max_payload_bytes: 1_408,
+            listen: None,
+            deliver: None,
+            tx_frames,
+            rx_frames: 0,
+            dropped: dropped.iter().map(|&(why, count)| (why.as_str().to_owned(), count)).collect(),
+        };
+        let moved = row(90, &[(DropReason::Moving, 10), (DropReason::ForeignSender, 5)]);
+        assert_eq!(account(&moved, 100), (100, Local { lost: 0, moving: 10 }));
+        let lost = row(90, &[(DropReason::KernelReceive, 4)]);
+        assert_eq!(account(&lost, 100), (94, Local { lost: 10, moving: 0 }));
+        assert!(judge(&Sent::default(), Local { lost: 1, moving: 0 }).is_err());
+        assert!(judge(&Sent::default(), Local { lost: 0, moving: 1 }).is_ok());
     }
 
     #[test]

@@ -66,7 +66,10 @@ impl Meter {
 
     /// Frames that later ones have overtaken or that are lost.
     pub(super) fn lost_so_far(&self) -> u64 {
-        (self.highest + 1).saturating_sub(FIRST_SEQUENCE + self.arrived)
+        match self.arrived_last {
+            Some(_) => (self.highest + 1 - FIRST_SEQUENCE).saturating_sub(self.arrived),
+            None => 0,
+        }
     }
 
     /// The end of the pause that a kill began, once frames come again.
@@ -140,16 +143,16 @@ mod tests {
         assert_eq!(meter.gap(ms(500)), ms(151));
         assert_eq!(meter.resumed_at(ms(500)), Some(ms(651)));
         assert_eq!(meter.lost_so_far(), 150);
-        assert_eq!(meter.lost_outside(&[501..=650], ms(500), ms(151)), 0);
+        assert_eq!(meter.lost_outside(&[500..=649], ms(500), ms(151)), 0);
     }
 
     #[test]
     fn frames_in_flight_at_the_kill_are_inside_and_all_others_outside() {
         let meter = stream(500..650);
         // Sent a millisecond before the kill: it was under way.
-        assert_eq!(meter.lost_outside(&[500..=500], ms(500), ms(151)), 0);
+        assert_eq!(meter.lost_outside(&[499..=499], ms(500), ms(151)), 0);
         assert_eq!(meter.lost_outside(&[10..=12], ms(500), ms(151)), 3);
-        assert_eq!(meter.lost_outside(&[701..=702, 653..=653], ms(500), ms(151)), 3);
+        assert_eq!(meter.lost_outside(&[700..=701, 652..=652], ms(500), ms(151)), 3);
     }
 
     #[test]
@@ -162,10 +165,10 @@ mod tests {
     #[test]
     fn a_pause_long_before_or_long_after_the_kill_is_not_its_gap() {
         let mut meter = stream(0..0);
-        meter.on_arrival(ms(1_300), 1_001);
-        meter.on_arrival(ms(9_000), 1_002);
+        meter.on_arrival(ms(1_300), 1_000);
+        meter.on_arrival(ms(9_000), 1_001);
         assert_eq!(meter.gap(ms(1_250)), ms(7_700));
-        meter.on_arrival(ms(9_500), 1_003);
+        meter.on_arrival(ms(9_500), 1_002);
         assert_eq!(meter.gap(ms(9_400)), ms(500));
         assert_eq!(meter.gap(ms(9_600)), Duration::ZERO);
     }

@@ -231,7 +231,8 @@ fn send(
         shared.sent_bytes.store(sent.bytes, Relaxed);
         !shared.stop.load(Relaxed)
     });
-    let outcome = sent.and_then(|sent| finish(daemon, entry, sent));
+    // What this host loses is missing at the far end, and counted there.
+    let outcome = sent.and_then(|sent| finish(daemon, entry, &sent).map(|_| sent));
     if outcome.is_err() {
         // The receiver waits for an end, then; this is one.
         close(daemon, &entry.channel);
