@@ -103,6 +103,23 @@ pub const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 pub const HALF_OPEN_MAX: usize = 256;
 /// Wait before a lost or refused link is dialled again: first and longest.
 pub const REDIAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Wait after a refusal that only a person can change (wrong key, unknown peer, other version).
+pub const REDIAL_REFUSED: Duration = Duration::from_secs(10);
+/// A connection that lived this long was a good one: the next wait is the first of `REDIAL` again.
+pub const CONNECTION_SETTLED: Duration = Duration::from_secs(5);
+/// The end with the greater name dials too if no connection came within this: the other end may
+/// have no address for it.
+pub const DIAL_PATIENCE: Duration = Duration::from_millis(1_200);
+/// The rest of a control message must follow its length within this.
+pub const MESSAGE_REST_MAX: Duration = Duration::from_secs(5);
+/// What a closed connection still may send (a Bye) is sent within this or dropped.
+pub const CONNECTION_DRAIN_MAX: Duration = Duration::from_millis(500);
+/// Messages of all links that wait for the control loop: 256 x 16 KiB = 4 MiB at most.
+pub const ARRIVALS_MAX: usize = 256;
+/// Messages behind a route change leave after this even if a worker has not applied it.
+pub const APPLY_MAX: Duration = Duration::from_secs(1);
+/// The same complaint about one peer is logged at most once in this time.
+pub const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 // --- Reservations (spec 2.9) ---
 
@@ -132,8 +149,12 @@ pub const QUERY_DEADLINE: Duration = Duration::from_secs(2);
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Clients connected to the daemon's local socket at the same time.
 pub const CLIENTS_MAX: usize = 128;
-/// Path of a Unix socket: the kernel's 108 bytes with the NUL at its end.
-pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// A client must send its request line within this.
+pub const CLIENT_REQUEST_MAX: Duration = Duration::from_secs(10);
+/// Lines that wait for one client; a slower one misses events and is told.
+pub const CLIENT_LINES_MAX: usize = 256;
+/// Longest deadline of an `open` (spec 2.9, queue).
+pub const OPEN_DEADLINE_MAX: Duration = Duration::from_secs(3_600);
 
 const _: () = {
     assert!(EDGES_PER_PIECE * (2 * (NAME_BYTES_MAX + 1) + 8) + 512 <= MESSAGE_BYTES_MAX);

@@ -1,1 +1,241 @@
-//! stub
+//! One secured TCP connection of a link: control messages out of a bounded queue, and in.
+//!
+//! Each message is one Noise transport message behind its length (u16, big-endian). A length that is
+//! zero or too large, a message that is cut, does not decrypt or does not parse ends this connection
+//! and nothing else; the reason goes to the control loop. The queue is bounded in bytes
+//! ([`limits::SEND_QUEUE_BYTES_MAX`]): a neighbour that does not read loses its link.
+//!
+//! Two tasks on the control thread per connection, a reader and a writer. Knows nothing of what the
+//! messages mean.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use snow::StatelessTransportState;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::timeout;
+
+use crate::daemon::handshake::{Secured, TAG_BYTES};
+use crate::limits;
+use crate::types::LinkId;
+use crate::wire::control::{Message, VERSIONS};
+
+/// Largest and smallest length prefix: a message has at least its type.
+const SEALED_BYTES: std::ops::RangeInclusive<usize> =
+    TAG_BYTES + 2..=limits::MESSAGE_BYTES_MAX + TAG_BYTES;
+/// One write to the kernel takes about this much of the queue.
+const WRITE_BYTES: usize = 64 << 10;
+
+/// What the connections tell the control loop.
+pub(crate) enum Arrival {
+    /// A neighbour was authenticated on this stream.
+    Joined { link: LinkId, stream: TcpStream, secured: Secured, remote: SocketAddr },
+    Message { link: LinkId, number: u64, message: Message },
+    Ended { link: LinkId, number: u64, why: String },
+}
+
+/// The ring into the control loop; full = the neighbour's TCP waits.
+pub(crate) type Arrivals = mpsc::Sender<Arrival>;
+
+/// A connection in use.
+pub(crate) struct Connection {
+    /// Counts the connections of this run: messages of a replaced one are told by it.
+    pub(crate) number: u64,
+    pub(crate) remote: SocketAddr,
+    queue: SendQueue,
+    reader: AbortHandle,
+    writer: JoinHandle<()>,
+}
+
+/// The way to send on a connection, also while it is being closed.
+#[derive(Clone)]
+pub(crate) struct SendQueue {
+    messages: mpsc::UnboundedSender<Bytes>,
+    waiting_bytes: Rc<Cell<usize>>,
+}
+
+/// The neighbour does not read: more than the bound waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("more than {} KiB wait to be sent: the neighbour does not read", limits::SEND_QUEUE_BYTES_MAX >> 10)]
+pub(crate) struct QueueFull;
+
+impl SendQueue {
+    pub(crate) fn send(&self, message: Bytes) -> Result<(), QueueFull> {
+        let waiting = self.waiting_bytes.get() + message.len();
+        if waiting > limits::SEND_QUEUE_BYTES_MAX {
+            return Err(QueueFull);
+        }
+        self.waiting_bytes.set(waiting);
+        // A writer that ended has told the control loop why; what is sent meanwhile is lost with it.
+        let _ = self.messages.send(message);
+        Ok(())
+    }
+}
+
+impl Connection {
+    /// Starts the two tasks of a connection that was authenticated as `link`.
+    pub(crate) fn start(
+        number: u64,
+        link: LinkId,
+        stream: TcpStream,
+        remote: SocketAddr,
+        secured: Secured,
+        arrivals: &Arrivals,
+    ) -> Self {
+        let (messages, queued) = mpsc::unbounded_channel();
+        let waiting_bytes = Rc::new(Cell::new(0));
+        let queue = SendQueue { messages, waiting_bytes: Rc::clone(&waiting_bytes) };
+        let noise = Rc::new(secured.noise);
+        let (read_half, write_half) = stream.into_split();
+        let mut reader =
+            Reader { half: read_half, noise: Rc::clone(&noise), received: secured.received };
+        let mut writer =
+            Writer { half: write_half, noise, sent: secured.sent, queued, waiting_bytes };
+        let told = arrivals.clone();
+        let reader = tokio::task::spawn_local(async move {
+            let why = loop {
+                match reader.message().await {
+                    Ok(message) => {
+                        let arrival = Arrival::Message { link, number, message };
+                        if told.send(arrival).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(why) => break why,
+                }
+            };
+            let _ = told.send(Arrival::Ended { link, number, why }).await;
+        });
+        let told = arrivals.clone();
+        let writer = tokio::task::spawn_local(async move {
+            if let Err(error) = writer.run().await {
+                let why = format!("writing failed: {error}");
+                let _ = told.send(Arrival::Ended { link, number, why }).await;
+            }
+        });
+        Self { number, remote, queue, reader: reader.abort_handle(), writer }
+    }
+
+    pub(crate) fn queue(&self) -> SendQueue {
+        self.queue.clone()
+    }
+
+    /// Reads no more, sends what waits (within a bound) and closes.
+    pub(crate) fn close(self) -> JoinHandle<()> {
+        let Self { queue, reader, mut writer, .. } = self;
+        drop(queue);
+        tokio::task::spawn_local(async move {
+            if timeout(limits::CONNECTION_DRAIN_MAX, &mut writer).await.is_err() {
+                writer.abort();
+            }
+            reader.abort();
+        })
+    }
+
+    /// Reads no more from now on; `close` still has to be called.
+    pub(crate) fn stop_reading(&self) {
+        self.reader.abort();
+    }
+}
+
+/// Options of every link's socket: small messages leave at once, a dead neighbour shows in a second.
+pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(std::time::Duration::from_secs(1)))?;
+    let second = std::time::Duration::from_secs(1);
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(second).with_interval(second).with_retries(3),
+    )
+}
+
+struct Reader {
+    half: OwnedReadHalf,
+    noise: Rc<StatelessTransportState>,
+    received: u64,
+}
+
+impl Reader {
+    /// The next message, or in words why there is none.
+    async fn message(&mut self) -> Result<Message, String> {
+        let mut length = [0; 2];
+        match self.half.read_exact(&mut length).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err("the neighbour closed the connection".to_owned());
+            }
+            Err(error) => return Err(format!("reading failed: {error}")),
+        }
+        let length = usize::from(u16::from_be_bytes(length));
+        if !SEALED_BYTES.contains(&length) {
+            return Err(format!(
+                "a message of {length} bytes; {} to {} are allowed",
+                SEALED_BYTES.start(),
+                SEALED_BYTES.end()
+            ));
+        }
+        let mut sealed = vec![0; length];
+        match timeout(limits::MESSAGE_REST_MAX, self.half.read_exact(&mut sealed)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return Err(format!("a message of {length} bytes was cut")),
+        }
+        let mut bytes = vec![0; length];
+        let length = self
+            .noise
+            .read_message(self.received, &sealed, &mut bytes)
+            .map_err(|_| "a message did not decrypt".to_owned())?;
+        self.received += 1;
+        Message::parse(&bytes[..length]).map_err(|error| {
+            format!("a message was not understood: {error}; this peer speaks control versions {}-{}", VERSIONS.0, VERSIONS.1)
+        })
+    }
+}
+
+struct Writer {
+    half: OwnedWriteHalf,
+    noise: Rc<StatelessTransportState>,
+    sent: u64,
+    queued: mpsc::UnboundedReceiver<Bytes>,
+    waiting_bytes: Rc<Cell<usize>>,
+}
+
+impl Writer {
+    /// Until the queue's last sender is gone and all was written.
+    async fn run(&mut self) -> io::Result<()> {
+        let mut out = Vec::with_capacity(WRITE_BYTES);
+        while let Some(message) = self.queued.recv().await {
+            let mut taken = message.len();
+            self.seal(&message, &mut out)?;
+            while out.len() < WRITE_BYTES {
+                let Ok(message) = self.queued.try_recv() else { break };
+                taken += message.len();
+                self.seal(&message, &mut out)?;
+            }
+            self.half.write_all(&out).await?;
+            self.waiting_bytes.set(self.waiting_bytes.get() - taken);
+            out.clear();
+        }
+        self.half.shutdown().await
+    }
+
+    fn seal(&mut self, message: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        let length = message.len() + TAG_BYTES;
+        assert!(SEALED_BYTES.contains(&length), "messages are bounded by their codec");
+        let start = out.len() + 2;
+        out.extend_from_slice(&u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
+        out.resize(start + length, 0);
+        self.noise
+            .write_message(self.sent, message, &mut out[start..])
+            .map_err(io::Error::other)?;
+        self.sent += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,324 @@
+//! The handshake of a link's TCP connection: Noise XX, and in its payloads who each end is.
+//!
+//! ```text
+//! dialler                                                     answerer
+//!   hello: magic, versions                          ──────►    e
+//!   e, ee, s, es                                    ◄──────    hello, name, key, signature
+//!   s, se: hello, name, key, signature              ──────►    checks them
+//!   checked already                                 ◄──────    verdict: accepted, or why not
+//! ```
+//!
+//! The Noise static key is made when the daemon starts; the identity (Ed25519) signs it. Each end
+//! checks that the other's name is a configured `[[link]]` and that its key is the configured one. The
+//! verdict makes both ends know the outcome, so a refused dialler waits long instead of trying on.
+//!
+//! Assumes a byte stream with limits on time set by the caller. Does no cryptography of its own.
+
+use std::io;
+
+use snow::{HandshakeState, StatelessTransportState};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use zeroize::Zeroizing;
+
+use crate::daemon::identity::{self, Identity};
+use crate::types::{LinkId, PeerName, PublicKey};
+use crate::wire::ParseError;
+use crate::wire::codec::{Reader, Writer};
+
+/// Handshake versions this build speaks: (lowest, highest).
+pub(crate) const VERSIONS: (u16, u16) = (1, 1);
+/// First bytes of every payload: tells a stranger's bytes from another version's.
+const MAGIC: [u8; 8] = *b"spanway\0";
+const PATTERN: &str = "Noise_XX_25519_ChaChaPoly_BLAKE2s";
+/// What the signature over a Noise key begins with, so that it can be mistaken for nothing else.
+const SIGNED: &[u8] = b"spanway noise 1";
+/// Largest handshake message: keys and tags take 96 bytes, the payload about 190, a verdict its text.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 2_048;
+/// Tag of a Noise message.
+pub(crate) const TAG_BYTES: usize = 16;
+
+/// Why a handshake failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("the other end closed the connection in the middle of the handshake")]
+    Cut,
+    #[error("no handshake within {} s", crate::limits::HANDSHAKE_MAX.as_secs())]
+    Timeout,
+    #[error("a handshake message of {0} bytes; {MESSAGE_BYTES_MAX} are allowed")]
+    Length(usize),
+    #[error("the other end does not speak Spanway's handshake")]
+    NotSpanway,
+    #[error(
+        "the other end speaks handshake versions {}-{}, this one {}-{}: update the older one",
+        .0.0, .0.1, VERSIONS.0, VERSIONS.1
+    )]
+    Version((u16, u16)),
+    #[error("Noise refused the message: {0}")]
+    Noise(#[from] snow::Error),
+    #[error("{0}")]
+    Parse(#[from] ParseError),
+    #[error("peer {0} did not prove that its key is its own: the signature is wrong")]
+    Signature(PeerName),
+    #[error(
+        "peer {name} (key {got}) is no [[link]] of this peer: add one with its key, or remove the other end's",
+        got = .key.fingerprint()
+    )]
+    UnknownPeer { name: PeerName, key: PublicKey },
+    #[error("peer {got} answered where {expected} was expected: correct the address of its [[link]]")]
+    WrongName { expected: PeerName, got: PeerName },
+    #[error(
+        "peer {name} has another key than its [[link]] says: expected {}, got {}",
+        .expected.fingerprint(), .got.fingerprint()
+    )]
+    WrongKey { name: PeerName, expected: PublicKey, got: PublicKey },
+    #[error("the other end refused this peer: {0}")]
+    Refused(String),
+}
+
+impl HandshakeError {
+    /// A person has to change something first: trying again soon is of no use.
+    pub(crate) fn is_lasting(&self) -> bool {
+        matches!(
+            self,
+            Self::NotSpanway
+                | Self::Version(_)
+                | Self::Signature(_)
+                | Self::UnknownPeer { .. }
+                | Self::WrongName { .. }
+                | Self::WrongKey { .. }
+                | Self::Refused(_)
+        )
+    }
+}
+
+/// This peer's side of every handshake: its Noise key of this run, and its identity's signature.
+pub(crate) struct Credentials {
+    noise_key: Zeroizing<Vec<u8>>,
+    proof: Proof,
+}
+
+/// Who an end says it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Proof {
+    name: PeerName,
+    key: PublicKey,
+    signature: [u8; 64],
+}
+
+/// A link's connection after the handshake: the ciphers and the count of messages each way.
+pub(crate) struct Secured {
+    pub(crate) noise: StatelessTransportState,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+}
+
+impl Credentials {
+    pub(crate) fn new(name: PeerName, identity: &Identity) -> Result<Self, HandshakeError> {
+        let pair = snow::Builder::new(pattern()).generate_keypair()?;
+        let signature = identity.sign(&signed_text(&pair.public));
+        let proof = Proof { name, key: identity.public_key(), signature };
+        Ok(Self { noise_key: Zeroizing::new(pair.private), proof })
+    }
+
+    fn builder(&self) -> Result<snow::Builder<'_>, snow::Error> {
+        snow::Builder::new(pattern()).local_private_key(&self.noise_key)
+    }
+}
+
+/// The dialler's part; the other end has to be `name` with `key`.
+pub(crate) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    me: &Credentials,
+    name: &PeerName,
+    key: PublicKey,
+) -> Result<Secured, HandshakeError> {
+    let mut noise = me.builder()?.build_initiator()?;
+    send(stream, &mut noise, &hello(None)).await?;
+    let payload = receive(stream, &mut noise).await?;
+    let proof = check(&payload, &noise)?;
+    if proof.name != *name {
+        return Err(HandshakeError::WrongName { expected: name.clone(), got: proof.name });
+    }
+    if proof.key != key {
+        return Err(HandshakeError::WrongKey { name: proof.name, expected: key, got: proof.key });
+    }
+    send(stream, &mut noise, &hello(Some(&me.proof))).await?;
+    let noise = noise.into_stateless_transport_mode()?;
+    let sealed = read_piece(stream).await?;
+    let mut verdict = vec![0; sealed.len()];
+    let length = noise.read_message(0, &sealed, &mut verdict)?;
+    let mut reader = Reader::new(&verdict[..length]);
+    if reader.bool("verdict")? {
+        Ok(Secured { noise, sent: 0, received: 1 })
+    } else {
+        Err(HandshakeError::Refused(reader.text("verdict")?))
+    }
+}
+
+/// The answerer's part; `known` tells the link and the key of a configured neighbour.
+pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    me: &Credentials,
+    known: impl FnOnce(&PeerName) -> Option<(LinkId, PublicKey)>,
+) -> Result<(LinkId, Secured), HandshakeError> {
+    let mut noise = me.builder()?.build_responder()?;
+    let payload = receive(stream, &mut noise).await?;
+    let spoken = parse_hello(&mut Reader::new(&payload));
+    if let Err(error @ HandshakeError::NotSpanway) = spoken {
+        // Strangers get no answer at all.
+        return Err(error);
+    }
+    // Another version does: it shall be able to name both.
+    send(stream, &mut noise, &hello(Some(&me.proof))).await?;
+    spoken?;
+    let payload = receive(stream, &mut noise).await?;
+    let judged = check(&payload, &noise).and_then(|proof| judge(proof, known));
+    let noise = noise.into_stateless_transport_mode()?;
+    let mut verdict = Writer::new();
+    verdict.bool(judged.is_ok());
+    verdict.text(&judged.as_ref().err().map(told).unwrap_or_default());
+    let verdict = verdict.finish();
+    let mut sealed = vec![0; verdict.len() + TAG_BYTES];
+    noise.write_message(0, &verdict, &mut sealed)?;
+    write_piece(stream, &sealed).await?;
+    Ok((judged?, Secured { noise, sent: 1, received: 0 }))
+}
+
+fn judge(
+    proof: Proof,
+    known: impl FnOnce(&PeerName) -> Option<(LinkId, PublicKey)>,
+) -> Result<LinkId, HandshakeError> {
+    match known(&proof.name) {
+        None => Err(HandshakeError::UnknownPeer { name: proof.name, key: proof.key }),
+        Some((_, key)) if key != proof.key => {
+            Err(HandshakeError::WrongKey { name: proof.name, expected: key, got: proof.key })
+        }
+        Some((link, _)) => Ok(link),
+    }
+}
+
+/// What a refused dialler is told: nothing that it does not know already.
+fn told(error: &HandshakeError) -> String {
+    match error {
+        HandshakeError::UnknownPeer { name, .. } => format!("it has no [[link]] to {name}"),
+        HandshakeError::WrongKey { name, got, .. } => {
+            format!("its [[link]] to {name} has another key than {}", got.fingerprint())
+        }
+        HandshakeError::Version(_) | HandshakeError::Signature(_) => error.to_string(),
+        HandshakeError::Io(_)
+        | HandshakeError::Cut
+        | HandshakeError::Timeout
+        | HandshakeError::Length(_)
+        | HandshakeError::NotSpanway
+        | HandshakeError::Noise(_)
+        | HandshakeError::Parse(_)
+        | HandshakeError::WrongName { .. }
+        | HandshakeError::Refused(_) => "the handshake is not valid".to_owned(),
+    }
+}
+
+/// Reads the other end's proof and checks that its identity signed the Noise key in use.
+fn check(payload: &[u8], noise: &HandshakeState) -> Result<Proof, HandshakeError> {
+    let mut reader = Reader::new(payload);
+    parse_hello(&mut reader)?;
+    let proof = Proof {
+        name: reader.peer("peer name")?,
+        key: PublicKey(reader.array("peer key")?),
+        signature: reader.array("peer signature")?,
+    };
+    reader.end()?;
+    let noise_key = noise.get_remote_static().unwrap_or_default();
+    if !identity::verify(&proof.key, &signed_text(noise_key), &proof.signature) {
+        return Err(HandshakeError::Signature(proof.name));
+    }
+    Ok(proof)
+}
+
+/// Magic, versions and, where the receiver may know it, who the sender is.
+fn hello(proof: Option<&Proof>) -> Vec<u8> {
+    let mut writer = Writer::new();
+    writer.raw(&MAGIC);
+    writer.u16(VERSIONS.0);
+    writer.u16(VERSIONS.1);
+    if let Some(proof) = proof {
+        writer.peer(&proof.name);
+        writer.raw(&proof.key.0);
+        writer.raw(&proof.signature);
+    }
+    writer.finish().to_vec()
+}
+
+fn parse_hello(reader: &mut Reader<'_>) -> Result<(), HandshakeError> {
+    if reader.array("magic").ok() != Some(MAGIC) {
+        return Err(HandshakeError::NotSpanway);
+    }
+    let versions = (reader.u16("handshake version")?, reader.u16("handshake version")?);
+    if versions.0 > VERSIONS.1 || versions.1 < VERSIONS.0 {
+        return Err(HandshakeError::Version(versions));
+    }
+    Ok(())
+}
+
+fn pattern() -> snow::params::NoiseParams {
+    PATTERN.parse().expect("the pattern is a constant that snow knows")
+}
+
+fn signed_text(noise_key: &[u8]) -> Vec<u8> {
+    [SIGNED, noise_key].concat()
+}
+
+async fn send<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    noise: &mut HandshakeState,
+    payload: &[u8],
+) -> Result<(), HandshakeError> {
+    let mut message = vec![0; MESSAGE_BYTES_MAX];
+    let length = noise.write_message(payload, &mut message)?;
+    write_piece(stream, &message[..length]).await
+}
+
+async fn receive<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    noise: &mut HandshakeState,
+) -> Result<Vec<u8>, HandshakeError> {
+    let message = read_piece(stream).await?;
+    let mut payload = vec![0; MESSAGE_BYTES_MAX];
+    let length = noise.read_message(&message, &mut payload)?;
+    payload.truncate(length);
+    Ok(payload)
+}
+
+async fn write_piece<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    bytes: &[u8],
+) -> Result<(), HandshakeError> {
+    let length = u16::try_from(bytes.len()).map_err(|_| HandshakeError::Length(bytes.len()))?;
+    let piece = [&length.to_be_bytes(), bytes].concat();
+    stream.write_all(&piece).await?;
+    Ok(())
+}
+
+async fn read_piece<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, HandshakeError> {
+    let mut length = [0; 2];
+    read_exact(stream, &mut length).await?;
+    let length = usize::from(u16::from_be_bytes(length));
+    if length < TAG_BYTES || length > MESSAGE_BYTES_MAX {
+        return Err(HandshakeError::Length(length));
+    }
+    let mut bytes = vec![0; length];
+    read_exact(stream, &mut bytes).await?;
+    Ok(bytes)
+}
+
+async fn read_exact<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    bytes: &mut [u8],
+) -> Result<(), HandshakeError> {
+    match stream.read_exact(bytes).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(HandshakeError::Cut),
+        Err(error) => Err(error.into()),
+    }
+}

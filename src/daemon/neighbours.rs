@@ -1,0 +1,278 @@
+//! Who connects to whom: the listener for neighbours that dial, and one dialler per link.
+//!
+//! The end with the smaller name dials at once if it has an address of the other. The end with the
+//! greater name cannot know whether the other has one, so it dials too, but only after
+//! [`limits::DIAL_PATIENCE`] without a connection. Waits between attempts grow; a refusal that only a
+//! person can change is retried rarely. Both directions end in [`Arrival::Joined`].
+//!
+//! Strangers are bounded in number and time, and the same complaint is logged once in a while only.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::daemon::connection::{self, Arrival, Arrivals};
+use crate::daemon::handshake::{self, Credentials, HandshakeError, Secured};
+use crate::limits;
+use crate::types::{LinkId, PeerName, PublicKey};
+
+/// What the listener and the diallers share.
+pub(crate) struct Neighbours {
+    pub(crate) credentials: Credentials,
+    /// Address that connections leave from, so that neighbours see the one frames come from.
+    pub(crate) listen: IpAddr,
+    pub(crate) known: RefCell<BTreeMap<PeerName, (LinkId, PublicKey)>>,
+    pub(crate) arrivals: Arrivals,
+    complaints: RefCell<Complaints>,
+}
+
+/// One neighbour to dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Dial {
+    pub(crate) link: LinkId,
+    pub(crate) peer: PeerName,
+    pub(crate) key: PublicKey,
+    pub(crate) address: SocketAddr,
+    /// The other end dials first, if it can.
+    pub(crate) patient: bool,
+}
+
+impl Neighbours {
+    pub(crate) fn new(credentials: Credentials, listen: IpAddr, arrivals: Arrivals) -> Self {
+        let (known, complaints) = Default::default();
+        Self { credentials, listen, known, arrivals, complaints }
+    }
+
+    /// Takes connections of neighbours that dial, for as long as the daemon runs.
+    pub(crate) async fn accept(self: Rc<Self>, listener: TcpListener) {
+        let half_open = Arc::new(Semaphore::new(limits::HALF_OPEN_MAX));
+        loop {
+            let (stream, remote) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, or a connection that died in the backlog.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(limits::REDIAL.0).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = Arc::clone(&half_open).try_acquire_owned() else {
+                self.complain("half-open", || {
+                    tracing::warn!(
+                        max = limits::HALF_OPEN_MAX,
+                        "too many handshakes at once; refusing more"
+                    );
+                });
+                continue;
+            };
+            let this = Rc::clone(&self);
+            tokio::task::spawn_local(async move {
+                this.answer(stream, remote).await;
+                drop(permit);
+            });
+        }
+    }
+
+    async fn answer(&self, mut stream: TcpStream, remote: SocketAddr) {
+        let known = |name: &PeerName| self.known.borrow().get(name).copied();
+        let answered = async {
+            connection::prepare(&stream)?;
+            handshake::answer(&mut stream, &self.credentials, known).await
+        };
+        let result = timeout(limits::HANDSHAKE_MAX, answered).await;
+        match result.unwrap_or(Err(HandshakeError::Timeout)) {
+            Ok((link, secured)) => {
+                let joined = Arrival::Joined { link, stream, secured, remote };
+                // An error means that the daemon stops.
+                let _ = self.arrivals.send(joined).await;
+            }
+            Err(error) => self.complain_of(&error, remote),
+        }
+    }
+
+    /// Starts dialling one neighbour whenever `connected` says that it has no connection.
+    pub(crate) fn dial(self: &Rc<Self>, dial: Dial, connected: watch::Receiver<bool>) -> AbortHandle {
+        let this = Rc::clone(self);
+        tokio::task::spawn_local(async move { this.keep(dial, connected).await }).abort_handle()
+    }
+
+    async fn keep(&self, dial: Dial, mut connected: watch::Receiver<bool>) {
+        let mut backoff = Backoff::new(dial.patient);
+        loop {
+            if connected.wait_for(|connected| !connected).await.is_err() {
+                return;
+            }
+            let attempt = async {
+                sleep(backoff.wait()).await;
+                self.attempt(&dial).await
+            };
+            let attempted = tokio::select! {
+                attempted = attempt => attempted,
+                _ = connected.wait_for(|connected| *connected) => {
+                    backoff.lived(live(&mut connected).await);
+                    continue;
+                }
+            };
+            match attempted {
+                Ok((stream, remote, secured)) => {
+                    let link = dial.link;
+                    let joined = Arrival::Joined { link, stream, secured, remote };
+                    if self.arrivals.send(joined).await.is_err() {
+                        return;
+                    }
+                    let taken = connected.wait_for(|connected| *connected);
+                    let taken = timeout(limits::REDIAL.1, taken).await.is_ok();
+                    backoff.lived(if taken { live(&mut connected).await } else { Duration::ZERO });
+                }
+                Err(error) => {
+                    backoff.failed(&error);
+                    self.complain(&format!("dial {}", dial.peer), || {
+                        tracing::warn!(peer = %dial.peer, address = %dial.address, %error, "link not connected");
+                    });
+                }
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        dial: &Dial,
+    ) -> Result<(TcpStream, SocketAddr, Secured), HandshakeError> {
+        let dialled = async {
+            let mut stream = connect(self.listen, dial.address).await?;
+            connection::prepare(&stream)?;
+            let key = dial.key;
+            let secured = handshake::dial(&mut stream, &self.credentials, &dial.peer, key).await?;
+            let remote = stream.peer_addr()?;
+            Ok((stream, remote, secured))
+        };
+        timeout(limits::HANDSHAKE_MAX, dialled).await.unwrap_or(Err(HandshakeError::Timeout))
+    }
+
+    fn complain_of(&self, error: &HandshakeError, remote: SocketAddr) {
+        // Keys of the table are bounded: configured names, and one for all strangers.
+        let about = match error {
+            HandshakeError::WrongKey { name, .. } | HandshakeError::Signature(name)
+                if self.known.borrow().contains_key(name) =>
+            {
+                format!("key {name}")
+            }
+            HandshakeError::UnknownPeer { .. } => "unknown peer".to_owned(),
+            _ => "stranger".to_owned(),
+        };
+        self.complain(&about, || tracing::warn!(%remote, %error, "handshake refused"));
+    }
+
+    fn complain(&self, about: &str, log: impl FnOnce()) {
+        if self.complaints.borrow_mut().is_due(about) {
+            log();
+        }
+    }
+}
+
+/// Waits until the connection is gone; how long it lived.
+async fn live(connected: &mut watch::Receiver<bool>) -> Duration {
+    let since = Instant::now();
+    // An error means that the daemon stops or the link was removed; the caller notices too.
+    let _ = connected.wait_for(|connected| !connected).await;
+    since.elapsed()
+}
+
+async fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if !from.is_unspecified() && from.is_ipv4() == to.is_ipv4() {
+        socket.bind(SocketAddr::new(from, 0))?;
+    }
+    let stream = socket.connect(to).await?;
+    if stream.local_addr()? == stream.peer_addr()? {
+        // On one host an unused port may be given to the very connection that dials it.
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok(stream)
+}
+
+/// Waits between attempts: growing, with jitter, reset by a connection that lived.
+struct Backoff {
+    patient: bool,
+    wait: Duration,
+}
+
+impl Backoff {
+    fn new(patient: bool) -> Self {
+        Self { patient, wait: Duration::ZERO }
+    }
+
+    /// The next wait, spread over 0.5 to 1.5 of its length.
+    fn wait(&self) -> Duration {
+        let least = if self.patient { limits::DIAL_PATIENCE } else { Duration::ZERO };
+        let spread = getrandom::u32().unwrap_or(u32::MAX / 2);
+        self.wait.max(least).mul_f64(0.5 + f64::from(spread) / f64::from(u32::MAX))
+    }
+
+    fn lived(&mut self, lived: Duration) {
+        if lived >= limits::CONNECTION_SETTLED {
+            self.wait = limits::REDIAL.0;
+        } else {
+            self.grow();
+        }
+    }
+
+    fn failed(&mut self, error: &HandshakeError) {
+        if error.is_lasting() {
+            self.wait = limits::REDIAL_REFUSED;
+        } else {
+            self.grow();
+        }
+    }
+
+    fn grow(&mut self) {
+        self.wait = (self.wait * 2).clamp(limits::REDIAL.0, limits::REDIAL.1);
+    }
+}
+
+/// When which complaint was logged last.
+#[derive(Default)]
+struct Complaints(BTreeMap<String, Instant>);
+
+impl Complaints {
+    fn is_due(&mut self, about: &str) -> bool {
+        let now = Instant::now();
+        let due =
+            self.0.get(about).is_none_or(|last| now - *last >= limits::COMPLAINT_INTERVAL);
+        if due {
+            self.0.insert(about.to_owned(), now);
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_their_bound_and_are_reset_by_a_connection_that_lived() {
+        let mut backoff = Backoff::new(false);
+        assert_eq!(backoff.wait(), Duration::ZERO, "the first attempt is at once");
+        for _ in 0..20 {
+            backoff.failed(&HandshakeError::Cut);
+        }
+        assert_eq!(backoff.wait, limits::REDIAL.1);
+        assert!(backoff.wait() <= limits::REDIAL.1.mul_f64(1.5));
+        backoff.lived(Duration::from_millis(3));
+        assert_eq!(backoff.wait, limits::REDIAL.1, "a short life is no success");
+        backoff.lived(limits::CONNECTION_SETTLED);
+        assert_eq!(backoff.wait, limits::REDIAL.0);
+        backoff.failed(&HandshakeError::Refused("no".to_owned()));
+        assert_eq!(backoff.wait, limits::REDIAL_REFUSED);
+    }
+}
