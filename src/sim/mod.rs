@@ -1,1 +1,3 @@
-//! stub
+//! A deterministic world for the control plane, and its judges.
+
+pub mod check;
