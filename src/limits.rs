@@ -83,6 +83,11 @@ pub const LEVEL_MAX: u8 = 64;
 pub const COUNTER_AHEAD_MAX: u64 = 1 << 20;
 /// ... and by this much more for every minute of uptime.
 pub const COUNTER_AHEAD_PER_MINUTE: u64 = 1 << 20;
+/// A counter that a neighbour names in its Hello is exempt up to here: guess, above any honest one
+/// (one session a microsecond for 100,000 years) and far from the end of the numbers.
+pub const COUNTER_GREETED_MAX: u64 = 1 << 62;
+/// A session that missed its watchdog doubles the next one's time at most this often: 2 s to 17 min.
+pub const WATCHDOG_DOUBLINGS_MAX: u32 = 9;
 /// New sessions of one initiator closer together than this are coalesced (rule 7).
 pub const SESSION_INTERVAL_MIN: Duration = Duration::from_millis(200);
 
@@ -142,6 +147,13 @@ pub const MOVE_RETRY: (Duration, Duration) =
 pub const FINISH_RETRY: Duration = Duration::from_millis(200);
 /// Routed questions (services, verify) are answered within this or reported as unanswered.
 pub const QUERY_DEADLINE: Duration = Duration::from_secs(2);
+/// Questions of one `verify` that are under way at the same time: guess.
+pub const QUESTIONS_MAX: usize = 32;
+/// Requests that wait for routed answers at the same time: one a client.
+pub const QUERIES_MAX: usize = CLIENTS_MAX;
+/// `verify` is answered within this, with those that did not answer listed: five silent neighbours
+/// one behind the other, or far more beside each other.
+pub const COLLECT_DEADLINE: Duration = Duration::from_secs(10);
 
 // --- Local clients ---
 

@@ -14,8 +14,8 @@
 //! `now` never goes backwards. A machine returns values for what peers and people do wrong; it panics
 //! only on a mistake of its own (`invariants`).
 //!
-//! Files: [`link`] one link's greeting and death, [`session`] and [`ghs`] the tree, [`overlay`] what a
-//! committed tree tells, [`query`] questions to other peers, [`channel`] the life of a channel,
+//! Files: [`link`] one link's greeting and death, [`session`], [`start`], [`ghs`] and [`wave`] the tree,
+//! [`overlay`] what a committed tree tells, [`query`] questions to other peers, [`channel`] the life of a channel,
 //! [`reservation`] the ledger. They meet only in [`node`].
 
 pub mod channel;
@@ -26,7 +26,9 @@ pub mod overlay;
 pub mod query;
 pub mod reservation;
 pub mod session;
+pub mod start;
 pub mod view;
+pub mod wave;
 
 use std::time::Duration;
 
