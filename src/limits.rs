@@ -136,6 +136,11 @@ pub const LEASE: Duration = Duration::from_millis(10_500);
 pub const HOLD: Duration = Duration::from_secs(5);
 /// A released transaction is remembered this long: a late RESERVE must not revive it.
 pub const TOMBSTONE: Duration = Duration::from_secs(60);
+/// Tombstones of one peer, the oldest go first: every channel may end twice within [`TOMBSTONE`].
+pub const TOMBSTONES_MAX: usize = 2 * CHANNELS_MAX;
+/// A relay waits this long before it passes refreshes on, so that many go in one message. Short,
+/// because the waits of all hops add up: see the assertion below.
+pub const REFRESH_PASS: Duration = Duration::from_millis(100);
 /// Default time within which an `open` is answered.
 pub const OPEN_DEADLINE: Duration = Duration::from_secs(5);
 /// A moving channel is given up after this: as long as the far end keeps its side.
@@ -177,6 +182,12 @@ const _: () = {
     assert!(PATH_PEERS_MAX <= HOP_LIMIT_START as usize);
     assert!(WORKERS_MAX <= 256 && PORTS_PER_PEER as usize <= WORKERS_MAX);
     assert!(LEASE.as_millis() > REFRESH_INTERVAL.as_millis() * 3);
+    // Ends refresh at least every 1.5 intervals, and every relay of the longest path adds its wait.
+    assert!(
+        LEASE.as_millis()
+            > REFRESH_INTERVAL.as_millis() * 3 / 2
+                + REFRESH_PASS.as_millis() * PATH_PEERS_MAX as u128
+    );
     assert!(HOLD.as_millis() >= OPEN_DEADLINE.as_millis());
     assert!(MTU_MIN <= MTU_DEFAULT);
     assert!(MESSAGE_BYTES_MAX < SEND_QUEUE_BYTES_MAX);

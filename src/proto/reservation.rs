@@ -1,1 +1,362 @@
-//! stub
+//! The ledger of one link: what its capacity is promised to, per direction, and the tombstones of what
+//! ended (2.9).
+//!
+//! The unit is one transaction on one link: a rate out (towards the neighbour) and a rate in. The end
+//! that sends in a direction decides what is admitted there, so only `out` can be refused here; `in` is
+//! booked to be shown. If both ends could refuse both directions, two requests that meet on a link
+//! could refuse each other for ever.
+//!
+//! Assumes that it is told the time; it acts on none. It knows nothing of paths, labels or messages.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::limits;
+use crate::types::{Bandwidth, ChannelId, Time, TxId};
+
+/// What one transaction takes of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rates {
+    /// Towards the neighbour.
+    pub out: Bandwidth,
+    /// From the neighbour.
+    pub back: Bandwidth,
+}
+
+/// How firm a promise is, and until when it stands without another word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firmness {
+    /// The path is not accepted yet.
+    Held(Time),
+    /// Accepted; the lease, which each refresh prolongs.
+    Committed(Time),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promise {
+    pub rates: Rates,
+    pub firmness: Firmness,
+}
+
+impl Promise {
+    pub fn until(&self) -> Time {
+        match self.firmness {
+            Firmness::Held(until) | Firmness::Committed(until) => until,
+        }
+    }
+}
+
+/// The link has not enough room: this much is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Short {
+    pub free: Bandwidth,
+}
+
+/// The ledger of one link.
+///
+/// Invariant: when something is admitted, the sum of all promises out is at most the usable capacity,
+/// and each sum is that of its entries. A capacity that falls later leaves nothing free; it breaks no
+/// promise here.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    usable: Bandwidth,
+    promises: BTreeMap<TxId, Promise>,
+    out: Bandwidth,
+    back: Bandwidth,
+}
+
+impl Ledger {
+    pub fn new(usable: Bandwidth) -> Self {
+        Self {
+            usable,
+            promises: BTreeMap::new(),
+            out: Bandwidth::ZERO,
+            back: Bandwidth::ZERO,
+        }
+    }
+
+    pub fn usable(&self) -> Bandwidth {
+        self.usable
+    }
+
+    pub fn set_usable(&mut self, usable: Bandwidth) {
+        self.usable = usable;
+    }
+
+    pub fn free_out(&self) -> Bandwidth {
+        self.usable.saturating_sub(self.out)
+    }
+
+    pub fn free_in(&self) -> Bandwidth {
+        self.usable.saturating_sub(self.back)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.promises.is_empty()
+    }
+
+    /// Holds `rates` for `tx` until then. The same transaction again changes nothing.
+    pub fn hold(&mut self, tx: &TxId, rates: Rates, until: Time) -> Result<(), Short> {
+        if self.promises.contains_key(tx) {
+            return Ok(());
+        }
+        // Not `rates.out > free`: after the capacity fell, a rate of zero must not pass either.
+        let out = self.out.checked_add(rates.out).filter(|out| *out <= self.usable);
+        self.out = out.ok_or(Short { free: self.free_out() })?;
+        self.back = self.back.checked_add(rates.back).expect("channels are bounded, and so are rates");
+        assert!(self.out <= self.usable, "a12: the link is oversold: {self:?}");
+        self.promises.insert(tx.clone(), Promise { rates, firmness: Firmness::Held(until) });
+        Ok(())
+    }
+
+    /// Turns what is held for `tx` into a promise with a lease. `false`: there is nothing.
+    pub fn commit(&mut self, tx: &TxId, lease: Time) -> bool {
+        self.promises
+            .get_mut(tx)
+            .map(|promise| promise.firmness = Firmness::Committed(lease))
+            .is_some()
+    }
+
+    /// Prolongs the lease of a committed transaction. `false`: there is none.
+    pub fn refresh(&mut self, tx: &TxId, lease: Time) -> bool {
+        match self.promises.get_mut(tx) {
+            Some(Promise { firmness: Firmness::Committed(until), .. }) => {
+                *until = lease.max(*until);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Gives back what `tx` has. `false`: it had nothing.
+    pub fn release(&mut self, tx: &TxId) -> bool {
+        let Some(promise) = self.promises.remove(tx) else { return false };
+        self.out = self.out.saturating_sub(promise.rates.out);
+        self.back = self.back.saturating_sub(promise.rates.back);
+        true
+    }
+
+    pub fn promise(&self, tx: &TxId) -> Option<&Promise> {
+        self.promises.get(tx)
+    }
+
+    pub fn promises(&self) -> impl Iterator<Item = (&TxId, &Promise)> {
+        self.promises.iter()
+    }
+
+    /// Panics if a sum is not that of its entries.
+    pub fn invariants(&self) {
+        let sum = |rate: fn(&Rates) -> Bandwidth| -> u128 {
+            self.promises.values().map(|promise| u128::from(rate(&promise.rates).bps())).sum()
+        };
+        assert_eq!(sum(|rates| rates.out), u128::from(self.out.bps()), "sum of promises out");
+        assert_eq!(sum(|rates| rates.back), u128::from(self.back.bps()), "sum of promises in");
+    }
+}
+
+/// What ended lately: a late RESERVE must not bring it back (2.9 rule 4).
+///
+/// Attempts of a channel only grow, so one number a channel is enough: attempts up to it are dead.
+#[derive(Clone, Debug, Default)]
+pub struct Tombstones {
+    graves: BTreeMap<ChannelId, Grave>,
+    /// In the order they run out; an entry that its channel has outlived is skipped.
+    order: VecDeque<(Time, ChannelId)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Grave {
+    attempt: u32,
+    closed: bool,
+    until: Time,
+}
+
+/// What a tombstone says of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dead {
+    /// This attempt ended; a later one may come.
+    Attempt,
+    /// An end closed the channel.
+    Channel,
+}
+
+impl Tombstones {
+    /// Remembers that `tx` ended, or with `closed` its whole channel.
+    pub fn bury(&mut self, now: Time, tx: &TxId, closed: bool) {
+        self.forget(now);
+        let until = now + limits::TOMBSTONE;
+        let grave = self.graves.entry(tx.channel.clone()).or_insert(Grave {
+            attempt: tx.attempt,
+            closed,
+            until,
+        });
+        grave.attempt = grave.attempt.max(tx.attempt);
+        grave.closed |= closed;
+        grave.until = until;
+        self.order.push_back((until, tx.channel.clone()));
+        if self.order.len() > limits::TOMBSTONES_MAX {
+            self.remove_first();
+        }
+    }
+
+    pub fn dead(&self, now: Time, tx: &TxId) -> Option<Dead> {
+        let grave = self.graves.get(&tx.channel).filter(|grave| grave.until > now)?;
+        match grave {
+            Grave { closed: true, .. } => Some(Dead::Channel),
+            Grave { attempt, .. } if tx.attempt <= *attempt => Some(Dead::Attempt),
+            Grave { .. } => None,
+        }
+    }
+
+    fn forget(&mut self, now: Time) {
+        while self.order.front().is_some_and(|(until, _)| *until <= now) {
+            self.remove_first();
+        }
+    }
+
+    fn remove_first(&mut self) {
+        let Some((until, channel)) = self.order.pop_front() else { return };
+        if self.graves.get(&channel).is_some_and(|grave| grave.until == until) {
+            self.graves.remove(&channel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::PeerName;
+
+    fn tx(count: u64, attempt: u32) -> TxId {
+        let source = PeerName::new("a").expect("name");
+        TxId { channel: ChannelId { source, boot: 1, count }, attempt }
+    }
+
+    fn rates(out: u64, back: u64) -> Rates {
+        Rates { out: Bandwidth::from_bps(out), back: Bandwidth::from_bps(back) }
+    }
+
+    fn free(ledger: &Ledger) -> (u64, u64) {
+        (ledger.free_out().bps(), ledger.free_in().bps())
+    }
+
+    #[test]
+    fn what_is_released_is_free_again() {
+        let mut ledger = Ledger::new(Bandwidth::from_bps(100));
+        assert_eq!(ledger.hold(&tx(1, 1), rates(60, 10), Time(5)), Ok(()));
+        assert_eq!(free(&ledger), (40, 90));
+        assert!(ledger.commit(&tx(1, 1), Time(9)));
+        assert!(ledger.release(&tx(1, 1)));
+        assert_eq!(free(&ledger), (100, 100));
+        assert!(!ledger.release(&tx(1, 1)) && !ledger.commit(&tx(1, 1), Time(9)));
+    }
+
+    #[test]
+    fn the_same_transaction_again_changes_nothing() {
+        let mut ledger = Ledger::new(Bandwidth::from_bps(100));
+        assert_eq!(ledger.hold(&tx(1, 1), rates(60, 10), Time(5)), Ok(()));
+        assert_eq!(ledger.hold(&tx(1, 1), rates(60, 10), Time(7)), Ok(()));
+        assert_eq!(free(&ledger), (40, 90));
+        assert_eq!(ledger.promise(&tx(1, 1)).map(Promise::until), Some(Time(5)));
+    }
+
+    #[test]
+    fn only_the_sending_end_of_a_direction_refuses() {
+        let mut ledger = Ledger::new(Bandwidth::from_bps(100));
+        assert_eq!(ledger.hold(&tx(1, 1), rates(60, 1_000), Time(5)), Ok(()));
+        let short = Short { free: Bandwidth::from_bps(40) };
+        assert_eq!(ledger.hold(&tx(2, 1), rates(41, 0), Time(5)), Err(short));
+        assert_eq!(free(&ledger), (40, 0));
+    }
+
+    #[test]
+    fn a_capacity_that_falls_leaves_nothing_free_and_breaks_no_promise() {
+        let mut ledger = Ledger::new(Bandwidth::from_bps(100));
+        assert_eq!(ledger.hold(&tx(1, 1), rates(60, 60), Time(5)), Ok(()));
+        ledger.set_usable(Bandwidth::from_bps(50));
+        assert_eq!(free(&ledger), (0, 0));
+        assert!(ledger.hold(&tx(2, 1), rates(1, 0), Time(5)).is_err());
+        ledger.invariants();
+        assert!(ledger.release(&tx(1, 1)));
+        assert_eq!(free(&ledger), (50, 50));
+    }
+
+    #[test]
+    fn a_refresh_prolongs_leases_and_revives_nothing() {
+        let mut ledger = Ledger::new(Bandwidth::from_bps(100));
+        assert_eq!(ledger.hold(&tx(1, 1), rates(60, 10), Time(5)), Ok(()));
+        assert!(!ledger.refresh(&tx(1, 1), Time(20)), "held, not committed");
+        assert!(ledger.commit(&tx(1, 1), Time(9)));
+        assert!(ledger.refresh(&tx(1, 1), Time(20)));
+        assert!(ledger.refresh(&tx(1, 1), Time(15)));
+        assert_eq!(ledger.promise(&tx(1, 1)).map(Promise::until), Some(Time(20)));
+        assert!(!ledger.refresh(&tx(2, 1), Time(20)));
+    }
+
+    #[test]
+    fn a_tombstone_covers_earlier_attempts_and_a_closed_channel_all() {
+        let mut tombstones = Tombstones::default();
+        tombstones.bury(Time(0), &tx(1, 3), false);
+        assert_eq!(tombstones.dead(Time(1), &tx(1, 2)), Some(Dead::Attempt));
+        assert_eq!(tombstones.dead(Time(1), &tx(1, 3)), Some(Dead::Attempt));
+        assert_eq!(tombstones.dead(Time(1), &tx(1, 4)), None);
+        assert_eq!(tombstones.dead(Time(1), &tx(2, 1)), None);
+        tombstones.bury(Time(2), &tx(1, 3), true);
+        tombstones.bury(Time(3), &tx(1, 2), false);
+        assert_eq!(tombstones.dead(Time(4), &tx(1, 9)), Some(Dead::Channel));
+        let late = Time(3) + limits::TOMBSTONE;
+        assert_eq!(tombstones.dead(late - limits::HOLD, &tx(1, 9)), Some(Dead::Channel));
+        assert_eq!(tombstones.dead(late, &tx(1, 1)), None);
+    }
+
+    #[test]
+    fn tombstones_are_bounded_and_the_oldest_goes_first() {
+        let mut tombstones = Tombstones::default();
+        for count in 0..=limits::TOMBSTONES_MAX as u64 {
+            tombstones.bury(Time(count), &tx(count, 1), false);
+        }
+        assert_eq!(tombstones.graves.len(), limits::TOMBSTONES_MAX);
+        let now = Time(limits::TOMBSTONES_MAX as u64);
+        assert_eq!(tombstones.dead(now, &tx(0, 1)), None);
+        assert_eq!(tombstones.dead(now, &tx(1, 1)), Some(Dead::Attempt));
+        tombstones.bury(now + limits::TOMBSTONE, &tx(1, 1), false);
+        assert_eq!((tombstones.graves.len(), tombstones.order.len()), (1, 1));
+    }
+
+    proptest! {
+        /// Against a model that recounts everything at each step.
+        #[test]
+        fn a12_a_ledger_admits_exactly_what_fits(
+            steps in proptest::collection::vec((0u8..5, 0u64..12, 0u64..60, 0u64..60), 1..200)
+        ) {
+            let mut usable = 100;
+            let mut ledger = Ledger::new(Bandwidth::from_bps(usable));
+            let mut model: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+            for (kind, count, out, back) in steps {
+                let sum: u64 = model.values().map(|(out, _)| out).sum();
+                match kind {
+                    0 | 1 => {
+                        let held = ledger.hold(&tx(count, 1), rates(out, back), Time(9)).is_ok();
+                        let known = model.contains_key(&count);
+                        prop_assert_eq!(held, known || sum + out <= usable);
+                        if held && !known {
+                            model.insert(count, (out, back));
+                        }
+                    }
+                    2 => prop_assert_eq!(
+                        ledger.release(&tx(count, 1)), model.remove(&count).is_some()),
+                    3 => prop_assert_eq!(
+                        ledger.commit(&tx(count, 1), Time(30)), model.contains_key(&count)),
+                    _ => {
+                        usable = out * 3;
+                        ledger.set_usable(Bandwidth::from_bps(usable));
+                    }
+                }
+                let sum: u64 = model.values().map(|(out, _)| out).sum();
+                prop_assert_eq!(ledger.free_out().bps(), usable.saturating_sub(sum));
+                ledger.invariants();
+            }
+        }
+    }
+}
