@@ -1,0 +1,313 @@
+//! The bytes of every frame and control message, held against hand-made files in `tests/golden/`.
+//!
+//! A file has one field a line: hexadecimal bytes, then `#` and what they are. The files were put
+//! together field by field from the drawings and tables of `src/wire`, with another implementation of
+//! BLAKE2s for the heartbeat, so they prove the format and not only that the code agrees with itself.
+//! A file that has to change means a new format version: other peers still speak the old one.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use spanway::types::{
+    Bandwidth, ChannelId, EdgeKey, Incarnation, Label, PeerName, PublicKey, Reject, ServiceName,
+    SessionId, TxId,
+};
+use spanway::wire::control::{
+    Accept, Ghs, Hello, LinkInfo, Message, Nack, Release, ReleaseCause, Reserve, Routed,
+    RoutedBody, ServiceInfo, Start,
+};
+use spanway::wire::frame::{self, FrameType, HEADER_BYTES, Header};
+use spanway::wire::heartbeat::{Heartbeat, HeartbeatKey};
+
+const LABEL: Label = Label(0x0102_0304_0506_0708);
+
+#[test]
+fn a_data_frame_has_its_golden_bytes() {
+    let header = Header {
+        frame_type: FrameType::Data,
+        flags: 0,
+        hop_limit: 64,
+        payload_length: 14,
+        label: LABEL,
+        sequence: 0x0a0b_0c0d_0e0f_1011,
+        stamp: 3_000_000_000,
+    };
+    assert_frame("frame_data", &header, b"hello, overlay");
+    let empty = Header { hop_limit: 1, payload_length: 0, sequence: 0, stamp: 0, ..header };
+    assert_frame("frame_empty", &empty, b"");
+}
+
+#[test]
+fn a_heartbeat_has_its_golden_bytes() {
+    let beat = Heartbeat { label: LABEL, sequence: 3, heard: 2, heard_age_us: 25_000 };
+    let golden = golden("heartbeat");
+    assert_eq!(hex(&beat.emit(&key())), hex(&golden));
+    let header = frame::parse(&golden).expect("the golden heartbeat is a frame");
+    assert_eq!(Heartbeat::verify(&header, &golden, &key()), Some(beat));
+}
+
+#[test]
+fn every_control_message_has_its_golden_bytes() {
+    for message in messages() {
+        let file = file_of(&message);
+        let golden = golden(file);
+        assert_eq!(hex(&message.emit()), hex(&golden), "{file}: what is sent");
+        assert_eq!(Message::parse(&golden), Ok(message), "{file}: what is read");
+    }
+}
+
+#[test]
+fn every_golden_file_is_held_against_the_code() {
+    let frames = ["frame_data", "frame_empty", "heartbeat"].map(str::to_owned);
+    let held: BTreeSet<String> =
+        messages().iter().map(|message| file_of(message).to_owned()).chain(frames).collect();
+    let listed = fs::read_dir(folder()).expect("tests/golden is there");
+    let files: BTreeSet<String> = listed
+        .map(|entry| entry.expect("a readable folder").path())
+        .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(files, held);
+}
+
+#[test]
+fn an_unknown_optional_field_behind_any_message_is_skipped() {
+    for message in messages() {
+        let mut bytes = golden(file_of(&message));
+        bytes.extend([0x7f, 0xff, 0, 3, 1, 2, 3]);
+        assert_eq!(Message::parse(&bytes), Ok(message));
+    }
+}
+
+#[test]
+fn a_message_cut_at_any_byte_is_refused() {
+    for message in messages() {
+        let bytes = golden(file_of(&message));
+        for length in 0..bytes.len() {
+            let what = file_of(&message);
+            assert!(Message::parse(&bytes[..length]).is_err(), "{what} cut at {length}");
+        }
+    }
+}
+
+/// The file of a message. No wildcard: a new message does not compile until it has a golden file,
+/// and [`every_golden_file_is_held_against_the_code`] wants every file in [`messages`].
+fn file_of(message: &Message) -> &'static str {
+    match message {
+        Message::Hello(Hello { session: Some(_), .. }) => "hello",
+        Message::Hello(Hello { session: None, .. }) => "hello_first",
+        Message::Bye(_) => "bye",
+        Message::Capacity(_) => "capacity",
+        Message::Start(_) => "start",
+        Message::Ghs { body, .. } => match body {
+            Ghs::Connect { .. } => "ghs_connect",
+            Ghs::Initiate { .. } => "ghs_initiate",
+            Ghs::Test { .. } => "ghs_test",
+            Ghs::Accept => "ghs_accept",
+            Ghs::Reject => "ghs_reject",
+            Ghs::Report { best: Some(_) } => "ghs_report",
+            Ghs::Report { best: None } => "ghs_report_none",
+            Ghs::ChangeRoot => "ghs_change_root",
+        },
+        Message::Done { .. } => "done",
+        Message::Members { .. } => "members",
+        Message::Commit { .. } => "commit",
+        Message::Reserve(_) => "reserve",
+        Message::Accept(_) => "accept",
+        Message::Nack(_) => "nack",
+        Message::Release(_) => "release",
+        Message::Refresh(_) => "refresh",
+        Message::Finish { .. } => "finish",
+        Message::FinishAck { .. } => "finish_ack",
+        Message::Routed(Routed { body, .. }) => match body {
+            RoutedBody::AskServices => "ask_services",
+            RoutedBody::Services(_) => "services",
+            RoutedBody::AskLinks => "ask_links",
+            RoutedBody::Links { .. } => "links",
+            RoutedBody::Unanswered(_) => "unanswered",
+        },
+    }
+}
+
+fn messages() -> Vec<Message> {
+    let mut messages = vec![
+        Message::Hello(hello()),
+        Message::Hello(hello_first()),
+        Message::Bye("leave".to_owned()),
+        Message::Capacity(Bandwidth::from_bps(47_500_000)),
+        Message::Start(Start {
+            session: session(),
+            capacity: Bandwidth::from_bps(95_000_000),
+            initiator_key: PublicKey([0xaa; 32]),
+            signature: [0xbb; 64],
+        }),
+        Message::Done { session: session() },
+        Message::Members { session: session(), edges: edges(), last: true },
+        Message::Commit { session: session(), peers: 3, edges: edges(), last: false },
+    ];
+    messages.extend(ghs().map(|body| Message::Ghs { session: session(), body }));
+    messages.extend(reservations());
+    messages.extend(routed());
+    messages
+}
+
+fn hello() -> Hello {
+    Hello {
+        versions: (1, 1),
+        name: peer("berlin"),
+        incarnation: Incarnation(0x1122_3344_5566_7788),
+        capacity: Bandwidth::from_bps(95_000_000),
+        mtu: 1_500,
+        data_port: 7_000,
+        workers: 2,
+        heartbeat_label: LABEL,
+        heartbeat_key: key(),
+        session: Some(session()),
+    }
+}
+
+fn hello_first() -> Hello {
+    Hello {
+        name: peer("oslo"),
+        incarnation: Incarnation(1),
+        capacity: Bandwidth::from_bps(9_500_000),
+        mtu: 1_280,
+        data_port: 7_016,
+        workers: 1,
+        session: None,
+        ..hello()
+    }
+}
+
+fn ghs() -> [Ghs; 8] {
+    let fragment = edges()[0].clone();
+    [
+        Ghs::Connect { level: 3 },
+        Ghs::Initiate { level: 4, fragment: fragment.clone(), find: true },
+        Ghs::Test { level: 4, fragment },
+        Ghs::Accept,
+        Ghs::Reject,
+        Ghs::Report { best: Some(edges()[1].clone()) },
+        Ghs::Report { best: None },
+        Ghs::ChangeRoot,
+    ]
+}
+
+fn reservations() -> [Message; 7] {
+    [
+        Message::Reserve(Reserve {
+            tx: tx(2),
+            service: service("video"),
+            name: service("show"),
+            path: path(),
+            position: 1,
+            rate: Bandwidth::from_bps(20_000_000),
+            rate_back: Bandwidth::from_bps(400_000),
+            ticket: 41,
+            deadline_ms: 4_500,
+            max_payload: 1_408,
+            back_label: LABEL,
+            back_port: 7_001,
+        }),
+        Message::Accept(Accept {
+            tx: tx(2),
+            label: LABEL,
+            port: 7_017,
+            max_payload: 1_408,
+            width: Bandwidth::from_bps(47_500_000),
+        }),
+        Message::Nack(Nack {
+            tx: tx(2),
+            at: peer("oslo"),
+            reason: Reject::NoRoom,
+            free: Bandwidth::from_bps(1_000_000),
+            detail: "1 Mbit/s is free".to_owned(),
+        }),
+        Message::Release(Release { tx: tx(2), cause: ReleaseCause::Broken, at: peer("oslo") }),
+        Message::Refresh(vec![tx(2), tx(3)]),
+        Message::Finish { tx: tx(2), frames: 10_000 },
+        Message::FinishAck { tx: tx(2) },
+    ]
+}
+
+fn routed() -> [Message; 5] {
+    let link = |name, bps, branch| LinkInfo {
+        peer: peer(name),
+        capacity: Bandwidth::from_bps(bps),
+        branch,
+    };
+    let links = vec![link("berlin", 95_000_000, true), link("tokyo", 9_500_000, false)];
+    let services = vec![
+        ServiceInfo { name: service("video"), source: false, busy: true },
+        ServiceInfo { name: service("camera"), source: true, busy: false },
+    ];
+    [
+        (2, RoutedBody::AskServices),
+        (1, RoutedBody::Services(services)),
+        (2, RoutedBody::AskLinks),
+        (1, RoutedBody::Links { links, last: true }),
+        (1, RoutedBody::Unanswered("no link to tokyo".to_owned())),
+    ]
+    .map(|(position, body)| Message::Routed(Routed { id: 77, path: path(), position, body }))
+}
+
+fn assert_frame(file: &str, header: &Header, payload: &[u8]) {
+    let golden = golden(file);
+    let mut bytes = vec![0; header.frame_bytes()];
+    header.emit(&mut bytes);
+    bytes[HEADER_BYTES..HEADER_BYTES + payload.len()].copy_from_slice(payload);
+    assert_eq!(hex(&bytes), hex(&golden), "{file}: what is sent");
+    assert_eq!(frame::parse(&golden), Ok(*header), "{file}: what is read");
+    assert_eq!(frame::payload(header, &golden), payload, "{file}: the payload");
+}
+
+fn peer(name: &str) -> PeerName {
+    PeerName::new(name).expect("a name")
+}
+
+fn service(name: &str) -> ServiceName {
+    ServiceName::new(name).expect("a name")
+}
+
+fn session() -> SessionId {
+    SessionId { counter: 7, initiator: peer("berlin") }
+}
+
+fn tx(attempt: u32) -> TxId {
+    TxId { channel: ChannelId { source: peer("berlin"), boot: 0x1f3c, count: 9 }, attempt }
+}
+
+fn path() -> Vec<PeerName> {
+    ["berlin", "oslo", "tokyo"].map(peer).to_vec()
+}
+
+fn edges() -> Vec<EdgeKey> {
+    let edge = |bps, one, other| EdgeKey::new(Bandwidth::from_bps(bps), peer(one), peer(other));
+    vec![edge(95_000_000, "oslo", "berlin"), edge(9_500_000, "oslo", "tokyo")]
+}
+
+/// 40 41 .. 5f.
+fn key() -> HeartbeatKey {
+    HeartbeatKey(std::array::from_fn(|at| 0x40 + u8::try_from(at).expect("32 bytes")))
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+fn golden(file: &str) -> Vec<u8> {
+    let path = folder().join(file).with_extension("txt");
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let fields = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+    fields
+        .flat_map(str::split_whitespace)
+        .map(|byte| u8::from_str_radix(byte, 16).unwrap_or_else(|e| panic!("{byte:?}: {e}")))
+        .collect()
+}
+
+/// Sixteen bytes a line, so that a failed comparison can be read.
+fn hex(bytes: &[u8]) -> Vec<String> {
+    let line =
+        |chunk: &[u8]| chunk.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ");
+    bytes.chunks(16).map(line).collect()
+}
