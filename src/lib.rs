@@ -43,5 +43,6 @@ pub mod net;
 pub mod proto;
 pub mod sim;
 pub mod stats;
+pub mod trace;
 pub mod types;
 pub mod wire;

@@ -123,6 +123,8 @@ pub const CONNECTION_DRAIN_MAX: Duration = Duration::from_millis(500);
 pub const ARRIVALS_MAX: usize = 256;
 /// Messages behind a route change leave after this even if a worker has not applied it.
 pub const APPLY_MAX: Duration = Duration::from_secs(1);
+/// Leaving (channels closed, Bye said) is over after this, whatever is still open.
+pub const LEAVE_MAX: Duration = Duration::from_secs(2);
 /// The same complaint about one peer is logged at most once in this time.
 pub const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 

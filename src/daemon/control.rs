@@ -1,1 +1,561 @@
-//! stub
+//! The control loop: one task that owns the node, the engine and the links, and makes them meet.
+//!
+//! ```text
+//!  connections ──┐                                    ┌─► connections (Send, CloseLink)
+//!  local clients ┼─► one input at a time ─► Node ─► actions ─► engine (commands)
+//!  engine events ┤      (feed)                        └─► local clients, log
+//!  timers ───────┘
+//! ```
+//!
+//! Actions are carried out in order. Once a batch has given the engine a command, what others will
+//! see (messages, answers) waits until the workers have applied it: a message may tell a neighbour
+//! that frames can come ([`Control::settle`]).
+//!
+//! Order of the loop, local work before new remote work: 1. stop and reload, 2. what the engine saw,
+//! 3. timers, 4. local clients, 5. neighbours. Nothing here waits for a neighbour or a client.
+
+#![expect(clippy::disallowed_methods, reason = "the control loop is where the time comes from")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::timeout;
+
+use crate::api::dto::{EventLine, FailureKind};
+use crate::api::server::{Answers, Ask, Clients};
+use crate::config::{Config, LinkIds};
+use crate::daemon::actions::{Channels, Later};
+use crate::daemon::asks::{Asking, Receiver};
+use crate::daemon::connection::{Arrival, Connection};
+use crate::daemon::identity::Identity;
+use crate::daemon::neighbours::{Dial, Neighbours};
+use crate::engine::{self, Engine, LinkSpec, Silence};
+use crate::limits;
+use crate::proto::node::Node;
+use crate::proto::view::LinkState;
+use crate::proto::{Input, Request};
+use crate::types::{LinkId, PeerName, RequestId, ServiceName, Time};
+
+/// Inputs of neighbours that are handled before actions behind a route change are let go together.
+const ARRIVALS_PER_TURN: usize = 64;
+
+/// What the control loop listens to.
+pub(crate) struct Inbound {
+    pub(crate) arrivals: mpsc::Receiver<Arrival>,
+    pub(crate) asks: mpsc::UnboundedReceiver<Ask>,
+    pub(crate) signals: Signals,
+}
+
+/// The signals of the process; made before anything that a person could want to stop.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+/// All state of the control lane.
+pub(crate) struct Control {
+    pub(super) node: Node,
+    pub(super) engine: Engine,
+    pub(super) config: Config,
+    pub(super) facts: Facts,
+    pub(super) links: BTreeMap<LinkId, Slot>,
+    pub(super) channels: Channels,
+    pub(super) asking: BTreeMap<RequestId, Asking>,
+    pub(super) receivers: BTreeMap<ServiceName, Receiver>,
+    /// Clients of `events`, by their number.
+    pub(super) watchers: BTreeMap<u64, Answers>,
+    /// What waits for the engine; empty while nothing does.
+    pub(super) later: VecDeque<Later>,
+    /// The engine was given commands it may not have applied yet.
+    pub(super) unsettled: bool,
+    pub(super) inputs: VecDeque<Input>,
+    pub(super) stage: Stage,
+    ids: LinkIds,
+    neighbours: Rc<Neighbours>,
+    connections: u64,
+    requests: u64,
+    closing: Vec<JoinHandle<()>>,
+}
+
+/// What never changes while the daemon runs.
+pub(crate) struct Facts {
+    pub(crate) origin: Instant,
+    pub(crate) key: String,
+    pub(crate) runtime: &'static str,
+}
+
+/// One link: its connection if there is one, and who dials.
+pub(crate) struct Slot {
+    pub(super) peer: PeerName,
+    pub(super) connection: Option<Connection>,
+    /// What the engine was told while the link is up, and since when.
+    pub(super) spec: Option<(LinkSpec, Time)>,
+    connected: watch::Sender<bool>,
+    dialler: Option<(Dial, AbortHandle)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Running,
+    /// Asked to leave; over when the node says so, or at this time.
+    Leaving(Time),
+    Ended(Result<(), String>),
+}
+
+impl Signals {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hang_up.recv() => Told::Reload,
+        }
+    }
+}
+
+enum Told {
+    Stop,
+    Reload,
+}
+
+impl Control {
+    pub(crate) fn new(
+        config: Config,
+        identity: &Identity,
+        engine: Engine,
+        neighbours: Rc<Neighbours>,
+        facts: Facts,
+    ) -> io::Result<Self> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(io::Error::other)?;
+        let ids = LinkIds::default().after(&config).map_err(io::Error::other)?;
+        let node_config = config.node_config_after(&ids);
+        let now = time_since(facts.origin);
+        let node = Node::new(node_config, identity.signing_key().clone(), seed, now);
+        let mut control = Self {
+            node,
+            engine,
+            config,
+            facts,
+            links: BTreeMap::new(),
+            channels: Channels::default(),
+            asking: BTreeMap::new(),
+            receivers: BTreeMap::new(),
+            watchers: BTreeMap::new(),
+            later: VecDeque::new(),
+            unsettled: false,
+            inputs: VecDeque::new(),
+            stage: Stage::Running,
+            ids,
+            neighbours,
+            connections: 0,
+            requests: 0,
+            closing: Vec::new(),
+        };
+        control.keep_links();
+        Ok(control)
+    }
+
+    /// Until the daemon leaves or cannot go on.
+    pub(crate) async fn run(mut self, mut inbound: Inbound, clients: &Clients) -> Result<(), String> {
+        let event_fd = self.engine.event_fd().try_clone_to_owned();
+        let event_fd = event_fd
+            .and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE))
+            .map_err(|error| format!("cannot watch the engine: {error}"))?;
+        loop {
+            let wake = self.wake();
+            tokio::select! {
+                biased;
+                told = inbound.signals.next() => self.told(&told),
+                ready = event_fd.readable() => {
+                    let mut ready = ready.map_err(|error| format!("the engine's events: {error}"))?;
+                    ready.clear_ready();
+                    self.engine_events();
+                }
+                () = until(self.facts.origin, wake) => self.timed_out(),
+                Some(ask) = inbound.asks.recv() => self.asked(ask),
+                Some(arrival) = inbound.arrivals.recv() => {
+                    self.arrived(arrival);
+                    for _ in 1..ARRIVALS_PER_TURN {
+                        let Ok(arrival) = inbound.arrivals.try_recv() else { break };
+                        self.arrived(arrival);
+                    }
+                }
+            }
+            self.settle().await;
+            if let Stage::Ended(result) = &self.stage {
+                let result = result.clone();
+                self.stop(clients).await;
+                return result;
+            }
+        }
+    }
+
+    pub(super) fn now(&self) -> Time {
+        time_since(self.facts.origin)
+    }
+
+    /// One input, and everything that follows from it here.
+    pub(super) fn feed(&mut self, input: Input) {
+        self.inputs.push_back(input);
+        self.feed_waiting();
+    }
+
+    /// What carrying out actions led to: an end that was opened, a link that does not take more.
+    fn feed_waiting(&mut self) {
+        let mut actions = Vec::new();
+        while let Some(input) = self.inputs.pop_front() {
+            let now = self.now();
+            self.node.handle(now, input, &mut actions);
+            self.apply(&mut actions);
+        }
+    }
+
+    pub(super) fn next_request(&mut self) -> RequestId {
+        self.requests += 1;
+        RequestId(self.requests)
+    }
+
+    // --- 1. Stop and reload ---
+
+    fn told(&mut self, told: &Told) {
+        match (told, &self.stage) {
+            (Told::Reload, _) => match self.reload() {
+                Ok(()) => {}
+                Err(why) => tracing::error!(why, "reload refused; the old configuration stays"),
+            },
+            (Told::Stop, Stage::Running) => self.leave(None),
+            (Told::Stop, Stage::Leaving(_) | Stage::Ended(_)) => {
+                tracing::warn!("told to stop again; stopping at once");
+                self.stage = Stage::Ended(Ok(()));
+            }
+        }
+    }
+
+    /// Closes all channels and says Bye; `answers` is told when that is done.
+    pub(super) fn leave(&mut self, answers: Option<Answers>) {
+        tracing::info!("leaving");
+        self.stage = Stage::Leaving(self.now() + limits::LEAVE_MAX);
+        let id = self.next_request();
+        self.asking.insert(id, Asking::Leave(answers));
+        self.feed(Input::Request { id, request: Request::Leave });
+    }
+
+    /// Takes over the configuration file: all of it, or nothing and a text with the reason.
+    pub(super) fn reload(&mut self) -> Result<(), String> {
+        let config = Config::load(&self.config.file).map_err(|error| error.to_string())?;
+        self.config.reload(&config).map_err(|error| error.to_string())?;
+        let ids = self.ids.after(&config).map_err(|error| error.to_string())?;
+        let old = std::mem::replace(&mut self.config, config);
+        self.ids = ids;
+        for link in &old.links {
+            let new = self.config.links.iter().find(|new| new.peer == link.peer);
+            if new.is_none_or(|new| new.key != link.key) {
+                let link = self.ids.id(&link.peer).expect("ids only grow");
+                self.disconnect(link, "its [[link]] was changed or removed");
+            }
+        }
+        let node_config = self.config.node_config_after(&self.ids);
+        self.feed(Input::Configured(node_config));
+        self.keep_links();
+        let (links, services) = (self.config.links.len(), self.config.services.len());
+        tracing::info!(links, services, "configuration reloaded");
+        Ok(())
+    }
+
+    /// Makes slots, diallers and the list of known neighbours those of the configuration.
+    fn keep_links(&mut self) {
+        let mut known = BTreeMap::new();
+        for link in &self.config.links {
+            let id = self.ids.id(&link.peer).expect("ids know every link of the configuration");
+            known.insert(link.peer.clone(), (id, link.key));
+            let slot = self.links.entry(id).or_insert_with(|| Slot {
+                peer: link.peer.clone(),
+                connection: None,
+                spec: None,
+                connected: watch::Sender::new(false),
+                dialler: None,
+            });
+            let dial = link.address.map(|address| Dial {
+                link: id,
+                peer: link.peer.clone(),
+                key: link.key,
+                address,
+                patient: self.config.name > link.peer,
+            });
+            if slot.dialler.as_ref().map(|(dial, _)| dial) != dial.as_ref() {
+                if let Some((_, task)) = slot.dialler.take() {
+                    task.abort();
+                }
+                let connected = slot.connected.subscribe();
+                slot.dialler = dial.map(|dial| {
+                    let task = self.neighbours.dial(dial.clone(), connected);
+                    (dial, task)
+                });
+            }
+        }
+        let gone = self.links.extract_if(.., |_, slot| !known.contains_key(&slot.peer));
+        for (_, slot) in gone {
+            if let Some((_, task)) = slot.dialler {
+                task.abort();
+            }
+        }
+        *self.neighbours.known.borrow_mut() = known;
+    }
+
+    /// Everything that was promised is sent within a bound; then the workers stop.
+    async fn stop(&mut self, clients: &Clients) {
+        self.watchers.clear();
+        self.receivers.clear();
+        for (_, asking) in std::mem::take(&mut self.asking) {
+            asking.failed(FailureKind::Failed, "the daemon stops");
+        }
+        for slot in self.links.values_mut() {
+            if let Some((_, task)) = slot.dialler.take() {
+                task.abort();
+            }
+            self.closing.extend(slot.connection.take().map(Connection::close));
+        }
+        for task in self.closing.drain(..) {
+            // Each is bounded by itself; a task that panicked has nothing left to send.
+            let _ = task.await;
+        }
+        clients.finished(limits::CONNECTION_DRAIN_MAX).await;
+        self.engine.stop();
+        tracing::info!("stopped");
+    }
+
+    // --- 2. What the engine saw ---
+
+    fn engine_events(&mut self) {
+        let mut events = Vec::new();
+        self.engine.poll_events(&mut events);
+        for event in events {
+            match event {
+                engine::Event::LinkSilent { link, why } => self.link_silent(link, why),
+                engine::Event::LinkMoved { link, address } => {
+                    let Some((spec, _)) = self.links.get_mut(&link).and_then(|s| s.spec.as_mut())
+                    else {
+                        continue;
+                    };
+                    let before = std::mem::replace(&mut spec.address, address);
+                    tracing::info!(link = link.0, %before, %address, "neighbour moved");
+                    let spec = Arc::new(spec.clone());
+                    self.engine.broadcast(|| engine::Command::SetLink(Arc::clone(&spec)));
+                }
+                engine::Event::Failed(why) => self.stage = Stage::Ended(Err(why)),
+            }
+        }
+    }
+
+    fn link_silent(&mut self, link: LinkId, why: Silence) {
+        let now = self.now();
+        let Some((spec, since)) = self.links.get(&link).and_then(|slot| slot.spec.as_ref()) else {
+            return;
+        };
+        // Said of the connection before: the one now was not up long enough to be silent.
+        if now.since(*since) < spec.interval * spec.missed_max.saturating_sub(1) {
+            return;
+        }
+        self.disconnect(link, match why {
+            Silence::NotHeard => "no heartbeat was heard",
+            Silence::NotHearing => "the neighbour hears no heartbeat of ours",
+        });
+    }
+
+    /// Closes the connection of a link and tells the node.
+    pub(super) fn disconnect(&mut self, link: LinkId, why: &str) {
+        if self.close_connection(link) {
+            self.feed(Input::Disconnected { link, why: why.to_owned() });
+        }
+    }
+
+    /// Takes the connection out of its slot; what it still has to send goes out behind what waits for
+    /// the engine.
+    pub(super) fn close_connection(&mut self, link: LinkId) -> bool {
+        let Some(slot) = self.links.get_mut(&link) else { return false };
+        let Some(connection) = slot.connection.take() else { return false };
+        connection.stop_reading();
+        slot.connected.send_replace(false);
+        self.later(Later::Close(connection));
+        true
+    }
+
+    pub(super) fn closes(&mut self, connection: Connection) {
+        self.closing.retain(|task| !task.is_finished());
+        self.closing.push(connection.close());
+    }
+
+    // --- 3. Timers ---
+
+    fn wake(&self) -> Option<Time> {
+        let node = self.node.poll_timeout().map(|(at, _)| at);
+        match self.stage {
+            Stage::Leaving(until) => Some(node.map_or(until, |at| at.min(until))),
+            Stage::Running | Stage::Ended(_) => node,
+        }
+    }
+
+    fn timed_out(&mut self) {
+        let now = self.now();
+        if self.stage == Stage::Running || matches!(self.stage, Stage::Leaving(at) if now < at) {
+            let mut actions = Vec::new();
+            self.node.handle_timeout(now, &mut actions);
+            self.apply(&mut actions);
+            self.feed_waiting();
+        } else {
+            tracing::warn!("leaving took too long; stopping");
+            self.stage = Stage::Ended(Ok(()));
+        }
+    }
+
+    // --- 5. Neighbours ---
+
+    fn arrived(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Message { link, number, message } if self.is_current(link, number) => {
+                self.feed(Input::Message { link, message });
+            }
+            Arrival::Ended { link, number, why } if self.is_current(link, number) => {
+                self.disconnect(link, &why);
+            }
+            // Of a connection that was replaced or closed meanwhile.
+            Arrival::Message { .. } | Arrival::Ended { .. } => {}
+            Arrival::Joined { link, stream, secured, remote } => {
+                self.disconnect(link, "replaced by a newer connection");
+                let Some(slot) = self.links.get_mut(&link) else { return };
+                if matches!(self.stage, Stage::Leaving(_)) {
+                    return;
+                }
+                self.connections += 1;
+                let (number, arrivals) = (self.connections, &self.neighbours.arrivals);
+                tracing::debug!(peer = %slot.peer, %remote, number, "connected");
+                slot.connection =
+                    Some(Connection::start(number, link, stream, remote, secured, arrivals));
+                slot.connected.send_replace(true);
+                let ipv6 = remote.ip().to_canonical().is_ipv6();
+                self.feed(Input::Connected { link, ipv6 });
+            }
+        }
+    }
+
+    fn is_current(&self, link: LinkId, number: u64) -> bool {
+        let connection = self.links.get(&link).and_then(|slot| slot.connection.as_ref());
+        connection.is_some_and(|connection| connection.number == number)
+    }
+
+    // --- What waits for the engine ---
+
+    /// Lets go what waits, once the workers have applied everything they were told.
+    async fn settle(&mut self) {
+        while !self.later.is_empty() {
+            if self.unsettled {
+                let applied = timeout(limits::APPLY_MAX, applied(&mut self.engine)).await;
+                if applied.is_err() {
+                    let bound = limits::APPLY_MAX;
+                    tracing::error!(?bound, "a worker does not apply what it was told");
+                }
+                self.unsettled = false;
+            }
+            while let Some(later) = self.later.pop_front() {
+                self.release(later);
+            }
+            self.feed_waiting();
+        }
+        self.unsettled = self.unsettled && !self.engine.applied();
+    }
+
+    // --- Views ---
+
+    /// Things a person should look at.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let states: BTreeMap<_, _> =
+            self.node.links().into_iter().map(|view| (view.link, view.state)).collect();
+        for (link, slot) in &self.links {
+            if slot.dialler.is_none() && states.get(link) != Some(&LinkState::Up) {
+                warnings.push(format!(
+                    "link to {}: this peer has no address for it and {} has not connected; one end \
+                     needs the other's address",
+                    slot.peer, slot.peer
+                ));
+            }
+        }
+        for worker in self.engine.workers() {
+            if worker.receive_buffer < limits::SOCKET_BUFFER_BYTES {
+                warnings.push(format!(
+                    "port {}: the kernel granted a receive buffer of {} KiB, {} are wanted: raise \
+                     net.core.rmem_max",
+                    worker.port,
+                    worker.receive_buffer >> 10,
+                    limits::SOCKET_BUFFER_BYTES >> 10
+                ));
+            }
+        }
+        warnings
+    }
+
+    pub(super) fn event_line(&self, event: &crate::proto::Event) -> EventLine {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let at_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        super::views::event_line(at_ms, event)
+    }
+
+    /// Where frames to a neighbour go, in the family of the engine's sockets.
+    pub(super) fn data_address(&self, remote: SocketAddr, port: u16) -> SocketAddr {
+        let mut address = remote;
+        address.set_port(port);
+        match (self.config.listen, address) {
+            (SocketAddr::V6(_), SocketAddr::V4(v4)) => {
+                SocketAddr::new(v4.ip().to_ipv6_mapped().into(), port)
+            }
+            (SocketAddr::V4(_), SocketAddr::V6(_)) => {
+                SocketAddr::new(address.ip().to_canonical(), port)
+            }
+            (SocketAddr::V4(_), SocketAddr::V4(_)) | (SocketAddr::V6(_), SocketAddr::V6(_)) => address,
+        }
+    }
+}
+
+fn time_since(origin: Instant) -> Time {
+    Time::default() + origin.elapsed()
+}
+
+async fn until(origin: Instant, at: Option<Time>) {
+    match at {
+        Some(at) => tokio::time::sleep_until((origin + at.since(Time::default())).into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Applied within microseconds as a rule, which is below what a timer can wait for.
+async fn applied(engine: &mut Engine) {
+    const POLLS: u32 = 50;
+    for poll in 0.. {
+        if engine.applied() {
+            return;
+        }
+        if poll < POLLS {
+            tokio::task::yield_now().await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Carries out what the node wants: messages to connections, routes to the engine, sockets of channel
+//! ends, answers to local clients.
+//!
+//! An extension of [`Control`]: the loop is in `control`, the doing is here. What others will notice is
+//! a [`Later`] and waits behind engine commands; what the engine is told goes at once.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::api::dto::Received;
+use crate::config::ServiceAddress;
+use crate::daemon::connection::{Connection, SendQueue};
+use crate::daemon::control::{Control, Slot};
+use crate::daemon::ends::EndPlan;
+use crate::daemon::views;
+use crate::engine::{Command, Deliver, EndSpec, EntrySpec, LinkSpec, Target};
+use crate::proto::{self, Action, Answer, DataLink, Entry, Event, Input, Side};
+use crate::stats::ChannelStats;
+use crate::types::{ChannelId, Label, LinkId, PeerName, RequestId, ServiceName, WorkerId};
+
+/// What others notice, in the order in which they shall.
+pub(crate) enum Later {
+    Send { link: LinkId, number: u64, queue: SendQueue, message: Bytes },
+    Close(Connection),
+    Answer { id: RequestId, answer: Answer },
+    Event(Event),
+}
+
+/// Channels that have an end or a label here.
+#[derive(Default)]
+pub(crate) struct Channels {
+    here: BTreeMap<ChannelId, ChannelHere>,
+    labels: BTreeMap<Label, ChannelId>,
+    /// The socket of the channel that is being asked for: made before the node is, so that an address
+    /// that cannot be used is told as what it is.
+    pub(crate) opening: Option<(EndPlan, UdpSocket)>,
+}
+
+#[derive(Default)]
+pub(crate) struct ChannelHere {
+    pub(crate) stats: Arc<ChannelStats>,
+    pub(crate) end: Option<End>,
+    labels: usize,
+}
+
+/// The local end of a channel.
+pub(crate) struct End {
+    worker: WorkerId,
+    pub(crate) service: ServiceName,
+    pub(crate) listen: SocketAddr,
+    pub(crate) deliver: Option<SocketAddr>,
+}
+
+impl Channels {
+    pub(crate) fn of(&self, channel: &ChannelId) -> Option<&ChannelHere> {
+        self.here.get(channel)
+    }
+
+    fn stats(&mut self, channel: &ChannelId) -> Arc<ChannelStats> {
+        Arc::clone(&self.here.entry(channel.clone()).or_default().stats)
+    }
+
+    fn add_label(&mut self, label: Label, channel: &ChannelId) {
+        if self.labels.insert(label, channel.clone()).is_none() {
+            self.here.entry(channel.clone()).or_default().labels += 1;
+        }
+    }
+
+    fn remove_label(&mut self, label: Label) {
+        if let Some(channel) = self.labels.remove(&label) {
+            if let Some(here) = self.here.get_mut(&channel) {
+                here.labels -= 1;
+            }
+            self.forget_unused(&channel);
+        }
+    }
+
+    fn remove_end(&mut self, channel: &ChannelId) -> Option<End> {
+        let end = self.here.get_mut(channel)?.end.take();
+        self.forget_unused(channel);
+        end
+    }
+
+    fn forget_unused(&mut self, channel: &ChannelId) {
+        let unused = |here: &ChannelHere| here.labels == 0 && here.end.is_none();
+        if self.here.get(channel).is_some_and(unused) {
+            self.here.remove(channel);
+        }
+    }
+}
+
+impl Control {
+    /// Carries out a batch; what it leads to here waits in `inputs`.
+    pub(super) fn apply(&mut self, actions: &mut Vec<Action>) {
+        for action in actions.drain(..) {
+            match action {
+                Action::Send { link, message } => self.apply_send(link, &message),
+                Action::CloseLink { link, why } => {
+                    tracing::info!(link = link.0, why, "link closed");
+                    self.close_connection(link);
+                }
+                Action::LinkUp { link, data } => self.apply_link_up(link, data),
+                Action::LinkDown { link } => {
+                    if let Some(slot) = self.links.get_mut(&link) {
+                        slot.spec = None;
+                    }
+                    self.broadcast(|| Command::RemoveLink(link));
+                }
+                Action::OpenEnd { channel, side, service, worker } => {
+                    let result = self.open_end(&channel, side, &service, worker);
+                    self.inputs.push_back(Input::EndOpened { channel, result });
+                }
+                Action::CloseEnd { channel } => {
+                    if let Some(end) = self.channels.remove_end(&channel) {
+                        self.command(end.worker, Command::RemoveEnd(channel));
+                    }
+                }
+                Action::SetEntry { channel, to } => self.apply_entry(channel, to),
+                Action::AddLabel { channel, label, from, to } => {
+                    self.channels.add_label(label, &channel);
+                    let stats = self.channels.stats(&channel);
+                    let to = target(to, channel);
+                    self.command(label.worker(), Command::AddLabel { label, from, to, stats });
+                }
+                Action::RemoveLabel { label } => {
+                    self.channels.remove_label(label);
+                    self.command(label.worker(), Command::RemoveLabel(label));
+                }
+                Action::Answer { id, answer } => self.later(Later::Answer { id, answer }),
+                Action::Event(event) => self.later(Later::Event(event)),
+            }
+        }
+    }
+
+    /// At once if nothing waits for the engine, behind it otherwise.
+    pub(super) fn later(&mut self, later: Later) {
+        if self.unsettled || !self.later.is_empty() {
+            self.later.push_back(later);
+        } else {
+            self.release(later);
+        }
+    }
+
+    pub(super) fn release(&mut self, later: Later) {
+        match later {
+            Later::Send { link, number, queue, message } => {
+                let current = self.links.get(&link).and_then(|slot| slot.connection.as_ref());
+                let current = current.is_some_and(|connection| connection.number == number);
+                if let (Err(full), true) = (queue.send(message), current) {
+                    self.close_connection(link);
+                    self.inputs.push_back(Input::Disconnected { link, why: full.to_string() });
+                }
+            }
+            Later::Close(connection) => self.closes(connection),
+            Later::Answer { id, answer } => self.answer(id, answer),
+            Later::Event(event) => self.tell_event(&event),
+        }
+    }
+
+    fn apply_send(&mut self, link: LinkId, message: &crate::wire::control::Message) {
+        let connection = self.links.get(&link).and_then(|slot| slot.connection.as_ref());
+        let Some(connection) = connection else { return };
+        let (number, queue) = (connection.number, connection.queue());
+        self.later(Later::Send { link, number, queue, message: message.emit() });
+    }
+
+    fn apply_link_up(&mut self, link: LinkId, data: DataLink) {
+        let now = self.now();
+        let remote = self.remote(link);
+        let Some(remote) = remote else { return };
+        let spec = LinkSpec {
+            link,
+            address: self.data_address(remote, data.port),
+            workers: data.workers,
+            send_label: data.send_label,
+            send_key: data.send_key,
+            receive_label: data.receive_label,
+            receive_key: data.receive_key,
+            interval: self.config.control.heartbeat,
+            missed_max: self.config.control.heartbeats_missed,
+        };
+        if let Some(slot) = self.links.get_mut(&link) {
+            slot.spec = Some((spec.clone(), now));
+        }
+        let spec = Arc::new(spec);
+        self.broadcast(|| Command::SetLink(Arc::clone(&spec)));
+    }
+
+    fn apply_entry(&mut self, channel: ChannelId, entry: Option<Entry>) {
+        let end = self.channels.of(&channel).and_then(|here| here.end.as_ref());
+        let Some(worker) = end.map(|end| end.worker) else { return };
+        let to = entry.map(|entry| EntrySpec {
+            to: target(entry.to, channel.clone()),
+            rate: entry.rate,
+            max_payload: entry.max_payload,
+        });
+        self.command(worker, Command::SetEntry { channel, to });
+    }
+
+    fn open_end(
+        &mut self,
+        channel: &ChannelId,
+        side: Side,
+        service: &ServiceName,
+        worker: WorkerId,
+    ) -> Result<(), String> {
+        let (plan, socket) = match side {
+            Side::Source => self.channels.opening.take().ok_or("nobody asked for this channel")?,
+            Side::Service => {
+                let plan = self.plan_of(service)?;
+                let socket = plan.bind()?;
+                (plan, socket)
+            }
+        };
+        let listen = socket.local_addr().map_err(|error| error.to_string())?;
+        let deliver = match plan.deliver {
+            Deliver::To(address) | Deliver::Framed(address) => Some(address),
+            Deliver::LastSender => None,
+        };
+        let stats = self.channels.stats(channel);
+        let here = self.channels.here.entry(channel.clone()).or_default();
+        here.end = Some(End { worker, service: service.clone(), listen, deliver });
+        let EndPlan { from, deliver, .. } = plan;
+        let spec = EndSpec { channel: channel.clone(), socket, from, deliver, stats };
+        self.command(worker, Command::AddEnd(spec));
+        if side == Side::Service {
+            self.tell_receiver_open(service, channel);
+        }
+        Ok(())
+    }
+
+    fn plan_of(&self, name: &ServiceName) -> Result<EndPlan, String> {
+        let service = self.config.services.iter().find(|service| service.name == *name);
+        let service = service.ok_or_else(|| format!("there is no service {name} here any more"))?;
+        let receiver = match service.kind {
+            ServiceAddress::Receive => self.receivers.get(name).map(|receiver| receiver.address),
+            ServiceAddress::Deliver(_) | ServiceAddress::Listen(_) => None,
+        };
+        EndPlan::of_service(service, receiver)
+    }
+
+    fn tell_receiver_open(&mut self, service: &ServiceName, channel: &ChannelId) {
+        if let Some(receiver) = self.receivers.get_mut(service) {
+            receiver.channel = Some(channel.clone());
+            let peer = channel.source.clone();
+            receiver.answers.ok(&Received::Open { channel: channel.to_string(), peer });
+        }
+    }
+
+    /// To the log, to those who watch, and to the `recv` whose channel it is.
+    fn tell_event(&mut self, event: &Event) {
+        views::log_event(event);
+        if !self.watchers.is_empty() {
+            let line = self.event_line(event);
+            self.watchers.values().for_each(|answers| answers.ok(&line));
+        }
+        let (channel, line) = match event {
+            Event::StreamFinished { channel, frames } => {
+                (channel, Received::Finished { frames: *frames })
+            }
+            Event::ChannelClosed { channel, why, .. } => {
+                (channel, Received::Closed { why: why.clone() })
+            }
+            Event::LinkUp { .. }
+            | Event::LinkDown { .. }
+            | Event::SessionStarted { .. }
+            | Event::SessionAdopted { .. }
+            | Event::TreeCommitted { .. }
+            | Event::ChannelOpen { .. }
+            | Event::ChannelMoving { .. }
+            | Event::Ignored { .. } => return,
+        };
+        let receiver = self.receivers.values().find(|r| r.channel.as_ref() == Some(channel));
+        if let Some(receiver) = receiver {
+            receiver.answers.ok(&line);
+        }
+    }
+
+    // --- Addresses ---
+
+    fn remote(&self, link: LinkId) -> Option<SocketAddr> {
+        self.links.get(&link)?.connection.as_ref().map(|connection| connection.remote)
+    }
+
+    /// Address of a neighbour by its name.
+    pub(super) fn neighbour_address(&self, peer: &PeerName) -> Option<IpAddr> {
+        let slot: &Slot = self.links.values().find(|slot| slot.peer == *peer)?;
+        slot.connection.as_ref().map(|connection| connection.remote.ip())
+    }
+
+    // --- The engine ---
+
+    fn command(&mut self, worker: WorkerId, command: Command) {
+        self.unsettled = true;
+        self.engine.send(worker, command);
+    }
+
+    fn broadcast(&mut self, command: impl Fn() -> Command) {
+        self.unsettled = true;
+        self.engine.broadcast(command);
+    }
+}
+
+fn target(to: proto::Target, channel: ChannelId) -> Target {
+    match to {
+        proto::Target::Hop { link, label, port } => Target::Hop { link, label, port },
+        proto::Target::Local => Target::Local(channel),
+    }
+}

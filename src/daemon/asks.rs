@@ -1,0 +1,356 @@
+//! What local clients ask, and how the node's answers become theirs.
+//!
+//! An extension of [`Control`]. Questions about this daemon are answered at once; those that involve
+//! other peers become a request of the node and wait in `asking` for its one answer.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::api::dto::{self, FailureKind, Received, StatusReply, WorkerStatus};
+use crate::api::server::{Answers, Ask, What};
+use crate::config::ServiceAddress;
+use crate::daemon::control::{Control, Stage};
+use crate::daemon::ends::{self, EndPlan, OpenerAddresses};
+use crate::daemon::views::{self, Here};
+use crate::limits;
+use crate::proto::view::LinkState;
+use crate::proto::{Answer, Input, OpenRequest, Rejection, Request};
+use crate::sim::check;
+use crate::stats::DropReason;
+use crate::types::{Bandwidth, ChannelId, PeerName, Reject, RequestId, ServiceName};
+
+/// A client that waits for the node's answer.
+pub(crate) enum Asking {
+    Open { answers: Answers, rate: Bandwidth },
+    /// `close`, `finish`, `services`, `verify`, `recompute`.
+    Plain(Answers),
+    /// A signal has nobody to tell.
+    Leave(Option<Answers>),
+}
+
+/// A client of `receive`.
+pub(crate) struct Receiver {
+    client: u64,
+    pub(super) answers: Answers,
+    pub(super) address: SocketAddr,
+    pub(super) channel: Option<ChannelId>,
+}
+
+impl Asking {
+    pub(super) fn failed(&self, kind: FailureKind, message: impl Into<String>) {
+        match self {
+            Self::Open { answers, .. } | Self::Plain(answers) | Self::Leave(Some(answers)) => {
+                answers.failed(kind, message);
+            }
+            Self::Leave(None) => {}
+        }
+    }
+}
+
+impl Control {
+    pub(super) fn asked(&mut self, ask: Ask) {
+        let Ask { client, what } = ask;
+        match what {
+            What::Gone => self.gone(client),
+            What::Request(request, answers) => self.asked_for(client, request, answers),
+        }
+    }
+
+    fn asked_for(&mut self, client: u64, request: dto::Request, answers: Answers) {
+        match request {
+            dto::Request::Status => answers.ok(&self.status()),
+            dto::Request::Peers => answers.ok(&rows(self.node.peers(), views::peer_row)),
+            dto::Request::Links => answers.ok(&rows(self.node.links(), views::link_row)),
+            dto::Request::Tree => answers.ok(&views::tree_reply(self.node.tree())),
+            dto::Request::Channels => answers.ok(&self.channel_rows()),
+            dto::Request::Latency { channel } => self.latency(&channel, &answers),
+            dto::Request::Verify => self.ask(Asking::Plain(answers), Request::CollectLinks),
+            dto::Request::Services { peer } => {
+                self.ask(Asking::Plain(answers), Request::Services { peer });
+            }
+            dto::Request::Recompute => self.ask(Asking::Plain(answers), Request::Recompute),
+            dto::Request::Open(open) => match self.open(open, answers) {
+                Ok(()) => {}
+                Err((answers, kind, message)) => answers.failed(kind, message),
+            },
+            dto::Request::Close { channel } => match self.channel_of(&channel) {
+                Ok(channel) => self.ask(Asking::Plain(answers), Request::Close { channel }),
+                Err(message) => answers.failed(FailureKind::Failed, message),
+            },
+            dto::Request::Finish { channel, frames } => match self.channel_of(&channel) {
+                Ok(channel) => {
+                    self.ask(Asking::Plain(answers), Request::Finish { channel, frames });
+                }
+                Err(message) => answers.failed(FailureKind::Failed, message),
+            },
+            dto::Request::Receive { service, address } => {
+                self.receive(client, service, address, answers);
+            }
+            dto::Request::Events => {
+                self.watchers.insert(client, answers);
+            }
+            dto::Request::Reload => match self.reload() {
+                Ok(()) => answers.ok(&()),
+                Err(why) => {
+                    tracing::error!(why, "reload refused; the old configuration stays");
+                    answers.failed(FailureKind::Failed, why);
+                }
+            },
+            dto::Request::Leave if self.stage == Stage::Running => self.leave(Some(answers)),
+            dto::Request::Leave => answers.failed(FailureKind::Failed, "it is leaving already"),
+        }
+    }
+
+    fn ask(&mut self, asking: Asking, request: Request) {
+        let id = self.next_request();
+        self.asking.insert(id, asking);
+        self.feed(Input::Request { id, request });
+    }
+
+    /// The node's one answer to a request.
+    pub(super) fn answer(&mut self, id: RequestId, answer: Answer) {
+        let Some(asking) = self.asking.remove(&id) else { return };
+        match (asking, answer) {
+            (Asking::Open { answers, rate }, Answer::Open(opened)) => {
+                let here = self.channels.of(&opened.channel).and_then(|here| here.end.as_ref());
+                let listen = here.map(|end| end.listen);
+                let neighbour = opened.path.get(1).and_then(|peer| self.neighbour_address(peer));
+                answers.ok(&views::open_reply(opened, rate, listen, neighbour));
+            }
+            (Asking::Open { answers, .. }, Answer::Rejected(rejection)) => {
+                answers.ok(&views::rejected_reply(rejection));
+            }
+            (Asking::Leave(answers), answer) => {
+                if let (Some(answers), Answer::Left) = (answers, answer) {
+                    answers.ok(&());
+                }
+                self.stage = Stage::Ended(Ok(()));
+            }
+            (Asking::Plain(answers), Answer::Rejected(rejection)) => refuse(&answers, &rejection),
+            (Asking::Plain(answers), Answer::Services(services)) => {
+                answers.ok(&rows(services, views::service_row));
+            }
+            (Asking::Plain(answers), Answer::Links(collected)) => {
+                answers.ok(&views::verify_reply(check::judge(&collected)));
+            }
+            (Asking::Plain(answers), Answer::Recomputing(session)) => {
+                answers.ok(&session.to_string());
+            }
+            (Asking::Plain(answers), Answer::Closed | Answer::Finished | Answer::Left) => {
+                answers.ok(&());
+            }
+            (Asking::Plain(_), Answer::Open(_)) | (Asking::Open { .. }, _) => {
+                unreachable!("the node answers each request in its own kind")
+            }
+        }
+    }
+
+    // --- Channels ---
+
+    fn open(
+        &mut self,
+        open: dto::Open,
+        answers: Answers,
+    ) -> Result<(), (Answers, FailureKind, String)> {
+        let addresses = match self.check_open(&open) {
+            Ok(addresses) => addresses,
+            Err(message) => return Err((answers, FailureKind::Usage, message)),
+        };
+        let plan = match EndPlan::of_opener(&addresses) {
+            Ok(plan) => plan,
+            Err(message) => return Err((answers, FailureKind::Usage, message)),
+        };
+        let socket = match plan.bind() {
+            Ok(socket) => socket,
+            Err(message) => return Err((answers, FailureKind::Failed, message)),
+        };
+        let rate = open.bandwidth_bps;
+        let request = Request::Open(OpenRequest {
+            peer: open.peer,
+            service: open.service,
+            name: open.name,
+            rate,
+            rate_back: open.bandwidth_back_bps.unwrap_or_else(|| views::default_rate_back(rate)),
+            deadline: Duration::from_millis(open.deadline_ms),
+        });
+        // The node opens the end while it handles the request, or not at all.
+        self.channels.opening = Some((plan, socket));
+        self.ask(Asking::Open { answers, rate }, request);
+        self.channels.opening = None;
+        Ok(())
+    }
+
+    fn check_open(&self, open: &dto::Open) -> Result<OpenerAddresses, String> {
+        let rates = [("bandwidth", Some(open.bandwidth_bps)), ("bandwidth back", open.bandwidth_back_bps)];
+        for (what, rate) in rates {
+            match rate {
+                Some(Bandwidth::ZERO) => {
+                    return Err(format!("{what} 0 is no rate: ask for at least 1 bit/s"));
+                }
+                Some(rate) if rate > Bandwidth::MAX => {
+                    return Err(format!("{what} is too large: at most {}", Bandwidth::MAX));
+                }
+                Some(_) | None => {}
+            }
+        }
+        if open.peer == self.config.name {
+            return Err(format!(
+                "source and destination are both {}: a channel leads to another peer",
+                open.peer
+            ));
+        }
+        let deadline = Duration::from_millis(open.deadline_ms);
+        if deadline.is_zero() || deadline > limits::OPEN_DEADLINE_MAX {
+            return Err(format!(
+                "a deadline of {deadline:?} is not possible: 1 ms to {:?} are",
+                limits::OPEN_DEADLINE_MAX
+            ));
+        }
+        let from = open.from.as_deref().map(ends::parse_prefix).transpose()?;
+        Ok(OpenerAddresses { listen: open.listen, deliver: open.deliver, from })
+    }
+
+    /// A channel by its id, or by its name if only one that ends here has it.
+    fn channel_of(&self, text: &str) -> Result<ChannelId, String> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let views = self.node.channels();
+        let mut named: Vec<_> =
+            views.into_iter().filter(|v| v.side.is_some() && v.name.as_str() == text).collect();
+        match (named.pop(), named.is_empty()) {
+            (Some(view), true) => Ok(view.id),
+            (Some(view), false) => Err(format!(
+                "{} channels are named {text} here; take the id, as in {}",
+                named.len() + 1,
+                view.id
+            )),
+            (None, _) => Err(format!("no channel {text} ends here: `spanway channels` lists them")),
+        }
+    }
+
+    fn channel_rows(&self) -> Vec<dto::ChannelRow> {
+        rows(self.node.channels(), |view| {
+            let channel = self.channels.of(&view.id);
+            let end = channel.and_then(|channel| channel.end.as_ref());
+            let here = Here {
+                stats: channel.map(|channel| &*channel.stats),
+                listen: end.map(|end| end.listen),
+                deliver: end.and_then(|end| end.deliver),
+                neighbour: neighbour_of(&view.path, &self.config.name)
+                    .and_then(|peer| self.neighbour_address(peer)),
+            };
+            views::channel_row(view, &here)
+        })
+    }
+
+    fn latency(&self, channel: &str, answers: &Answers) {
+        let id = self.channel_of(channel);
+        match id.as_ref().map(|id| self.channels.of(id)) {
+            Ok(Some(here)) => answers.ok(&views::latency(channel.to_owned(), &here.stats)),
+            Ok(None) => {
+                let text = format!("no channel {channel} ends here or crosses this peer");
+                answers.failed(FailureKind::Failed, text);
+            }
+            Err(message) => answers.failed(FailureKind::Failed, message),
+        }
+    }
+
+    // --- Receivers and watchers ---
+
+    fn receive(&mut self, client: u64, name: ServiceName, address: SocketAddr, answers: Answers) {
+        let refuse = |message: String| answers.failed(FailureKind::Failed, message);
+        let service = self.config.services.iter().find(|service| service.name == name);
+        match service.map(|service| &service.kind) {
+            None => return refuse(format!("there is no [service.{name}] in {}", self.config.file.display())),
+            Some(ServiceAddress::Deliver(_) | ServiceAddress::Listen(_)) => {
+                return refuse(format!(
+                    "service {name} has an address of its own: `recv` takes one without `deliver` and `listen`"
+                ));
+            }
+            Some(ServiceAddress::Receive) => {}
+        }
+        if !address.ip().is_loopback() || address.port() == 0 {
+            return refuse(format!("{address} is no loopback address with a port"));
+        }
+        if self.receivers.contains_key(&name) {
+            return refuse(format!("service {name} has a receiver already"));
+        }
+        answers.ok(&Received::Waiting);
+        self.receivers.insert(name.clone(), Receiver { client, answers, address, channel: None });
+        self.feed(Input::Receiving { service: name, on: true });
+    }
+
+    fn gone(&mut self, client: u64) {
+        self.watchers.remove(&client);
+        let of_client = self.receivers.extract_if(.., |_, receiver| receiver.client == client);
+        let gone: Vec<ServiceName> = of_client.map(|(service, _)| service).collect();
+        for service in gone {
+            self.feed(Input::Receiving { service, on: false });
+        }
+    }
+
+    // --- Status ---
+
+    fn status(&self) -> StatusReply {
+        let links = self.node.links();
+        let tree = self.node.tree();
+        let (backend, backend_why) = self.engine.backend();
+        StatusReply {
+            name: self.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            key: self.facts.key.clone(),
+            listen: self.config.listen,
+            pid: std::process::id(),
+            uptime_ms: self.now().0 / 1_000,
+            backend: backend.to_owned(),
+            backend_why: backend_why.to_owned(),
+            runtime: self.facts.runtime.to_owned(),
+            workers: self.workers(),
+            session: tree.session.map(|session| session.to_string()),
+            tree_complete: tree.complete,
+            peers: self.node.peers().len(),
+            links_up: links.iter().filter(|link| link.state == LinkState::Up).count(),
+            links: links.len(),
+            channels: self.node.channels().len(),
+            warnings: self.warnings(),
+        }
+    }
+
+    fn workers(&self) -> Vec<WorkerStatus> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let workers = self.engine.workers().iter();
+        workers
+            .map(|worker| WorkerStatus {
+                port: worker.port,
+                cpu: worker.cpu,
+                receive_buffer_bytes: worker.receive_buffer,
+                batches: worker.stats.batches.load(Relaxed),
+                datagrams: worker.stats.datagrams.load(Relaxed),
+                heartbeats_sent: worker.stats.heartbeats_sent.load(Relaxed),
+                heartbeats_heard: worker.stats.heartbeats_heard.load(Relaxed),
+                dropped: views::drops(
+                    DropReason::ALL.iter().map(|&r| (r.as_str(), worker.stats.dropped(r))),
+                ),
+            })
+            .collect()
+    }
+}
+
+fn rows<View, Row>(views: Vec<View>, row: impl FnMut(View) -> Row) -> Vec<Row> {
+    views.into_iter().map(row).collect()
+}
+
+/// The peer next to `me` on a path, towards its end if there is one there.
+fn neighbour_of<'a>(path: &'a [PeerName], me: &PeerName) -> Option<&'a PeerName> {
+    let at = path.iter().position(|peer| peer == me)?;
+    path.get(at + 1).or_else(|| path.get(at.checked_sub(1)?))
+}
+
+fn refuse(answers: &Answers, rejection: &Rejection) {
+    let kind = match rejection.reason {
+        Reject::Timeout => FailureKind::Timeout,
+        _ => FailureKind::Rejected,
+    };
+    answers.failed(kind, format!("{}: {}", rejection.reason, rejection.detail));
+}

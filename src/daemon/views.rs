@@ -1,0 +1,251 @@
+//! What a node, its engine and its configuration show, as the rows of the local interface.
+//!
+//! Values in, values out: nothing here asks or changes anything.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::api::dto::{
+    ChannelRow, EdgeRow, EventLine, Latency, LinkRow, OpenReply, PeerRow, ServiceRow, TreeReply,
+    VerifyReply,
+};
+use crate::limits;
+use crate::proto::view::{ChannelView, LinkView, PeerView, TreeView};
+use crate::proto::{Event, Opened, Rejection, Side};
+use crate::sim::check;
+use crate::stats::{ChannelStats, LatencyBuckets};
+use crate::types::{Bandwidth, EdgeKey};
+use crate::wire::control::ServiceInfo;
+use crate::wire::frame;
+
+/// Datagrams that payload rates are told for: seven MPEG-TS packets, and a small one.
+const PAYLOAD_LARGE: u64 = 1_316;
+const PAYLOAD_SMALL: u64 = 200;
+
+pub(crate) fn peer_row(view: PeerView) -> PeerRow {
+    PeerRow {
+        name: view.name,
+        state: view.state.as_str().to_owned(),
+        next_hop: view.next_hop,
+        distance: view.distance,
+    }
+}
+
+pub(crate) fn link_row(view: LinkView) -> LinkRow {
+    LinkRow {
+        peer: view.peer,
+        state: view.state.as_str().to_owned(),
+        capacity_bps: view.capacity,
+        free_out_bps: view.free_out,
+        free_in_bps: view.free_in,
+        tree: view.tree,
+    }
+}
+
+pub(crate) fn tree_reply(view: TreeView) -> TreeReply {
+    TreeReply {
+        session: view.session.map(|session| session.to_string()),
+        complete: view.complete,
+        edges: view.edges.into_iter().map(edge_row).collect(),
+        parent: view.parent,
+        next_hops: view.next_hops.into_iter().collect(),
+    }
+}
+
+pub(crate) fn verify_reply(found: check::Differences) -> VerifyReply {
+    VerifyReply {
+        correct: found.correct(),
+        peers: found.peers,
+        links: found.links,
+        missing: found.missing.into_iter().map(edge_row).collect(),
+        surplus: found.surplus.into_iter().map(edge_row).collect(),
+        contradictions: found.contradictions,
+    }
+}
+
+pub(crate) fn service_row(info: ServiceInfo) -> ServiceRow {
+    ServiceRow { name: info.name, source: info.source, busy: info.busy }
+}
+
+/// What the daemon adds to a channel's view: its counters and, at an end, its local addresses.
+pub(crate) struct Here<'a> {
+    pub(crate) stats: Option<&'a ChannelStats>,
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) deliver: Option<SocketAddr>,
+    /// Address of the first neighbour on the path: IPv4 and IPv6 frames differ in size.
+    pub(crate) neighbour: Option<IpAddr>,
+}
+
+pub(crate) fn channel_row(view: ChannelView, here: &Here<'_>) -> ChannelRow {
+    let count = |counter: fn(&ChannelStats) -> u64| here.stats.map_or(0, counter);
+    let rx_frames = match view.side {
+        Some(_) => count(|stats| load(&stats.delivered)),
+        None => count(|stats| load(&stats.received)),
+    };
+    let drops = here.stats.map(ChannelStats::drops).unwrap_or_default();
+    ChannelRow {
+        id: view.id.to_string(),
+        name: view.name,
+        peer: view.peer,
+        service: view.service,
+        role: match view.side {
+            Some(Side::Source) => "source",
+            Some(Side::Service) => "service",
+            None => "relay",
+        }
+        .to_owned(),
+        state: view.state.as_str().to_owned(),
+        path: view.path,
+        bandwidth_bps: view.rate,
+        bandwidth_back_bps: view.rate_back,
+        payload_bps: payload_rate(view.rate, PAYLOAD_LARGE, here.neighbour),
+        max_payload_bytes: view.max_payload,
+        listen: here.listen,
+        deliver: here.deliver,
+        tx_frames: count(|stats| load(&stats.sent)),
+        rx_frames,
+        dropped: drops.into_iter().map(|(why, count)| (why.as_str().to_owned(), count)).collect(),
+    }
+}
+
+pub(crate) fn open_reply(
+    opened: Opened,
+    rate: Bandwidth,
+    listen: Option<SocketAddr>,
+    neighbour: Option<IpAddr>,
+) -> OpenReply {
+    OpenReply {
+        outcome: "open".to_owned(),
+        reason: None,
+        detail: String::new(),
+        channel: Some(opened.channel.to_string()),
+        path: opened.path,
+        width_bps: opened.width,
+        max_payload_bytes: opened.max_payload,
+        listen,
+        payload_1316_bps: payload_rate(rate, PAYLOAD_LARGE, neighbour),
+        payload_200_bps: payload_rate(rate, PAYLOAD_SMALL, neighbour),
+    }
+}
+
+pub(crate) fn rejected_reply(rejection: Rejection) -> OpenReply {
+    OpenReply {
+        outcome: "rejected".to_owned(),
+        reason: Some(rejection.reason),
+        detail: rejection.detail,
+        channel: None,
+        path: Vec::new(),
+        width_bps: Bandwidth::ZERO,
+        max_payload_bytes: 0,
+        listen: None,
+        payload_1316_bps: Bandwidth::ZERO,
+        payload_200_bps: Bandwidth::ZERO,
+    }
+}
+
+pub(crate) fn latency(channel: String, stats: &ChannelStats) -> Latency {
+    let counts = stats.latency.snapshot().into_iter().enumerate();
+    let buckets = counts.map(|(index, count)| (LatencyBuckets::upper_us(index), count)).collect();
+    Latency { channel, buckets }
+}
+
+/// The rate back where the asker named none: max(64 kbit/s, 2 %) (A11).
+pub(crate) fn default_rate_back(rate: Bandwidth) -> Bandwidth {
+    Bandwidth::from_bps((rate.bps() / 50).max(limits::BANDWIDTH_BACK_BPS_MIN))
+}
+
+/// An event as its name and one sentence.
+pub(crate) fn event_line(at_ms: u64, event: &Event) -> EventLine {
+    let (name, text) = match event {
+        Event::LinkUp { peer, capacity } => ("link_up", format!("link to {peer}, {capacity}")),
+        Event::LinkDown { peer, why } => ("link_down", format!("link to {peer}: {why}")),
+        Event::SessionStarted { session, why } => {
+            ("session_started", format!("session {session}: {why}"))
+        }
+        Event::SessionAdopted { session } => ("session_adopted", format!("session {session}")),
+        Event::TreeCommitted { session, peers, edges } => (
+            "tree_committed",
+            format!("session {session}: {peers} peers, {} edges", edges.len()),
+        ),
+        Event::ChannelOpen { channel, path } => {
+            let path: Vec<_> = path.iter().map(|peer| peer.as_str()).collect();
+            ("channel_open", format!("channel {channel}: {}", path.join(" - ")))
+        }
+        Event::ChannelMoving { channel, why } => {
+            ("channel_moving", format!("channel {channel}: {why}"))
+        }
+        Event::ChannelClosed { channel, reason, why } => {
+            let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+            ("channel_closed", format!("channel {channel}: {why}{reason}"))
+        }
+        Event::StreamFinished { channel, frames } => {
+            ("stream_finished", format!("channel {channel}: {frames} frames"))
+        }
+        Event::Ignored { peer, what, why } => ("ignored", format!("{what} of {peer}: {why}")),
+    };
+    EventLine { at_ms, event: name.to_owned(), text }
+}
+
+/// An event as a line of the log, its values as fields.
+pub(crate) fn log_event(event: &Event) {
+    match event {
+        Event::LinkUp { peer, capacity } => tracing::info!(%peer, %capacity, "link up"),
+        Event::LinkDown { peer, why } => tracing::info!(%peer, why, "link down"),
+        Event::SessionStarted { session, why } => tracing::info!(%session, why, "session started"),
+        Event::SessionAdopted { session } => tracing::info!(%session, "session adopted"),
+        Event::TreeCommitted { session, peers, edges } => {
+            tracing::info!(%session, peers, edges = edges.len(), "tree committed");
+        }
+        Event::ChannelOpen { channel, path } => tracing::info!(%channel, ?path, "channel open"),
+        Event::ChannelMoving { channel, why } => tracing::info!(%channel, why, "channel moving"),
+        Event::ChannelClosed { channel, reason, why } => {
+            let reason = reason.map(crate::types::Reject::as_str);
+            tracing::info!(%channel, reason, why, "channel closed");
+        }
+        Event::StreamFinished { channel, frames } => {
+            tracing::info!(%channel, frames, "stream finished");
+        }
+        // A neighbour can cause as many of these as it likes.
+        Event::Ignored { peer, what, why } => tracing::debug!(%peer, what, why, "message ignored"),
+    }
+}
+
+/// Drops with their names, without those that never happened.
+pub(crate) fn drops(counts: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {
+    counts.filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+fn payload_rate(rate: Bandwidth, payload_bytes: u64, neighbour: Option<IpAddr>) -> Bandwidth {
+    let to = neighbour.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+    let overhead_bytes = frame::OVERHEAD_BYTES + frame::ip_overhead_bytes(to);
+    rate.payload_rate(payload_bytes, overhead_bytes as u64)
+}
+
+fn edge_row(edge: EdgeKey) -> EdgeRow {
+    EdgeRow { a: edge.lower, b: edge.higher, capacity_bps: edge.capacity }
+}
+
+fn load(counter: &std::sync::atomic::AtomicU64) -> u64 {
+    counter.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a11_the_rate_back_is_two_percent_and_at_least_64_kbit() {
+        let back = |bps| default_rate_back(Bandwidth::from_bps(bps)).bps();
+        assert_eq!(back(20_000_000), 400_000);
+        assert_eq!(back(1_000), 64_000);
+    }
+
+    #[test]
+    fn the_payload_rate_counts_header_tag_udp_and_ip() {
+        let rate = Bandwidth::from_bps(1_000_000);
+        let v4 = payload_rate(rate, 1_316, None).bps();
+        assert_eq!(v4, 1_000_000 * 1_316 / (1_316 + 48 + 16 + 8 + 20));
+        let v6 = payload_rate(rate, 200, "::1".parse().ok()).bps();
+        assert_eq!(v6, 1_000_000 * 200 / (200 + 48 + 16 + 8 + 40));
+    }
+}
