@@ -136,6 +136,9 @@ pub const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 pub const LEASE: Duration = Duration::from_millis(10_500);
 /// A held, not yet accepted reservation lives this long.
 pub const HOLD: Duration = Duration::from_secs(5);
+/// Each hop waits this much less for ACCEPT than the one before it, so that the last to be silent is
+/// named; 64 hops keep a third of [`HOLD`].
+pub const HOLD_STEP_MS: u32 = 50;
 /// A released transaction is remembered this long: a late RESERVE must not revive it.
 pub const TOMBSTONE: Duration = Duration::from_secs(60);
 /// Tombstones of one peer, the oldest go first: every channel may end twice within [`TOMBSTONE`].

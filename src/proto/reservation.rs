@@ -66,12 +66,7 @@ pub struct Ledger {
 
 impl Ledger {
     pub fn new(usable: Bandwidth) -> Self {
-        Self {
-            usable,
-            promises: BTreeMap::new(),
-            out: Bandwidth::ZERO,
-            back: Bandwidth::ZERO,
-        }
+        Self { usable, promises: BTreeMap::new(), out: Bandwidth::ZERO, back: Bandwidth::ZERO }
     }
 
     pub fn usable(&self) -> Bandwidth {
@@ -101,8 +96,9 @@ impl Ledger {
         }
         // Not `rates.out > free`: after the capacity fell, a rate of zero must not pass either.
         let out = self.out.checked_add(rates.out).filter(|out| *out <= self.usable);
-        self.out = out.ok_or(Short { free: self.free_out() })?;
-        self.back = self.back.checked_add(rates.back).expect("channels are bounded, and so are rates");
+        self.out = out.ok_or_else(|| Short { free: self.free_out() })?;
+        self.back =
+            self.back.checked_add(rates.back).expect("channels are bounded, and so are rates");
         assert!(self.out <= self.usable, "a12: the link is oversold: {self:?}");
         self.promises.insert(tx.clone(), Promise { rates, firmness: Firmness::Held(until) });
         Ok(())

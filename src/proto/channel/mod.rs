@@ -1,0 +1,504 @@
+//! The life of a channel at one peer: as the end that asked for it ([`source`]), as the end that offers
+//! the service ([`service`]), and in between ([`relay`]); and what keeps a reservation alive
+//! ([`lease`]). 2.9 of the control-plane specification.
+//!
+//! ```text
+//!  source                    relay                     service end
+//!  OpenEnd, hold out
+//!    ── RESERVE (label back) ─► hold both sides
+//!                               ── RESERVE ──────────► OpenEnd, hold back
+//!                               ◄── ACCEPT (label) ─── entry, label
+//!    ◄── ACCEPT (label) ─────── label
+//!  entry, answer "open"
+//! ```
+//!
+//! The label forward is told in ACCEPT and the label back in RESERVE, each by the peer that will
+//! receive the frames. Bandwidth is held on the way there, so nobody waits while holding, and made firm
+//! on the way back.
+//!
+//! Assumes that links are FIFO and that a link that went down stays so until `link_up`. It does not
+//! know how paths come about ([`Paths`]) and never changes the path of a channel that works.
+
+mod lease;
+mod relay;
+mod service;
+mod source;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use self::relay::Relay;
+use self::service::Served;
+use self::source::Source;
+use super::reservation::{Ledger, Tombstones};
+use super::view::ChannelView;
+use super::{Action, Answer, Event, Rejection, ServiceConfig, ServiceKind, Timer};
+use crate::types::{
+    Bandwidth, ChannelId, Label, LinkId, PeerName, Reject, RequestId, ServiceName, Time, TxId,
+    WorkerId,
+};
+use crate::wire::control::{Message, Nack, Release, ReleaseCause, ServiceInfo};
+
+/// What the committed tree says about the way to other peers.
+pub trait Paths {
+    /// All peers on the way to `to`, this peer first; `None` if no way is known.
+    fn path(&self, to: &PeerName) -> Option<Vec<PeerName>>;
+    /// The peer is configured or was seen in a tree, whether or not a way leads there now.
+    fn knows(&self, peer: &PeerName) -> bool;
+}
+
+/// All channels that end at this peer or cross it.
+///
+/// Kinds of methods: what happened (`link_up`, `message`, `end_opened`, ...), what a person wants
+/// (`open`, `close`, `finish`, `leave`), time (`poll_timeout`, `handle_timeout`) and views. Each appends
+/// to `out`; actions are to be carried out in order. `now` never goes backwards.
+#[derive(Debug)]
+pub struct Channels {
+    me: PeerName,
+    boot: u64,
+    rng: ChaCha20Rng,
+    data_port: u16,
+    services: Vec<ServiceConfig>,
+    /// Services that a local `spanway recv` waits at.
+    receiving: BTreeSet<ServiceName>,
+    /// Links that are up.
+    links: BTreeMap<LinkId, Neighbour>,
+    sources: BTreeMap<ChannelId, Source>,
+    served: BTreeMap<ChannelId, Served>,
+    relays: BTreeMap<TxId, Relay>,
+    /// Labels this peer gave out.
+    labels: BTreeSet<Label>,
+    /// Bandwidth promised to the channels of each worker.
+    load: Vec<u64>,
+    tombstones: Tombstones,
+    /// When each channel has to be looked at. A lease that was prolonged leaves its entry where it
+    /// is: being woken early once a lease is cheaper than moving an entry at every refresh.
+    wakes: BTreeSet<(Time, Timer, Key)>,
+    /// Channels asked for by this life of the peer.
+    count: u64,
+    /// Logical time of requests (the ticket in RESERVE).
+    clock: u64,
+    leaving: bool,
+}
+
+#[derive(Debug)]
+struct Neighbour {
+    peer: PeerName,
+    ledger: Ledger,
+    /// Largest payload that fits the link.
+    max_payload: u16,
+    /// When the channels that end here are refreshed next; `None` if there are none on this link.
+    refresh_at: Option<Time>,
+    /// Refreshed from their other side, to be passed on here ...
+    pass: BTreeSet<TxId>,
+    /// ... at this time.
+    pass_at: Option<Time>,
+}
+
+/// One side of a channel at this peer: a link, and the label this peer gave out for it.
+#[derive(Clone, Copy, Debug)]
+struct Leg {
+    link: LinkId,
+    label: Label,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Source(ChannelId),
+    Served(ChannelId),
+    Relay(TxId),
+}
+
+/// What comes of a message: carried out, or ignored for this reason.
+type Handled = Result<(), &'static str>;
+
+const UNKNOWN: &str = "no such channel here";
+const STALE: &str = "not the current attempt of the channel";
+const NOT_OWNER: &str = "the channel does not use this link";
+
+impl Channels {
+    pub fn new(
+        me: PeerName,
+        boot: u64,
+        seed: [u8; 32],
+        workers: u8,
+        data_port: u16,
+        services: Vec<ServiceConfig>,
+    ) -> Self {
+        Self {
+            me,
+            boot,
+            rng: ChaCha20Rng::from_seed(seed),
+            data_port,
+            services,
+            receiving: BTreeSet::new(),
+            links: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            served: BTreeMap::new(),
+            relays: BTreeMap::new(),
+            labels: BTreeSet::new(),
+            load: vec![0; usize::from(workers.max(1))],
+            tombstones: Tombstones::default(),
+            wakes: BTreeSet::new(),
+            count: 0,
+            clock: 0,
+            leaving: false,
+        }
+    }
+
+    /// The neighbour greeted; both ends agreed on what the link carries.
+    pub fn link_up(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        peer: PeerName,
+        usable: Bandwidth,
+        max_payload: u16,
+        out: &mut Vec<Action>,
+    ) {
+        self.link_down(now, link, out);
+        let neighbour = Neighbour {
+            peer,
+            ledger: Ledger::new(usable),
+            max_payload,
+            refresh_at: None,
+            pass: BTreeSet::new(),
+            pass_at: None,
+        };
+        self.links.insert(link, neighbour);
+    }
+
+    /// Frees at once everything the link had, and tells the other side of each channel.
+    pub fn link_down(&mut self, now: Time, link: LinkId, out: &mut Vec<Action>) {
+        if !self.links.contains_key(&link) {
+            return;
+        }
+        let crossing = |relay: &&Relay| relay.prev.link == link || relay.next.link == link;
+        let relays: Vec<_> =
+            self.relays.values().filter(crossing).map(|relay| relay.tx.clone()).collect();
+        let sources: Vec<_> =
+            self.sources.values().filter(|s| s.uses(link)).map(|s| s.id.clone()).collect();
+        let served: Vec<_> =
+            self.served.values().filter(|s| s.uses(link)).map(|s| s.id().clone()).collect();
+        for tx in relays {
+            self.relay_link_down(now, link, &tx, out);
+        }
+        for id in sources {
+            self.source_link_down(now, &id, out);
+        }
+        for id in served {
+            self.served_link_down(now, &id, out);
+        }
+        let neighbour = self.links.remove(&link).expect("it was there at the start");
+        assert!(neighbour.ledger.is_empty(), "a16: {:?} keeps a promise", neighbour.ledger);
+    }
+
+    /// Both ends agreed on another usable capacity. Less than what is promised refuses what is new.
+    pub fn capacity_changed(&mut self, link: LinkId, usable: Bandwidth) {
+        if let Some(neighbour) = self.links.get_mut(&link) {
+            neighbour.ledger.set_usable(usable);
+        }
+    }
+
+    /// A message of the reservation protocol. One that its sender has no right to changes nothing.
+    pub fn message(&mut self, now: Time, link: LinkId, message: Message, out: &mut Vec<Action>) {
+        // The node hands on messages of links that are up, and of no others.
+        let Some(peer) = self.links.get(&link).map(|neighbour| neighbour.peer.clone()) else {
+            return;
+        };
+        let (what, handled) = match message {
+            Message::Reserve(reserve) => ("reserve", self.reserve(now, link, reserve, out)),
+            Message::Accept(accept) => ("accept", self.accept(now, link, accept, out)),
+            Message::Nack(nack) => ("nack", self.nack(now, link, nack, out)),
+            Message::Release(release) => ("release", self.release(now, link, release, out)),
+            Message::Refresh(txs) => ("refresh", self.refreshed(now, link, &txs)),
+            Message::Finish { tx, frames } => ("finish", self.finished(link, &tx, frames, out)),
+            Message::FinishAck { tx } => ("finish_ack", self.finish_known(link, &tx, out)),
+            Message::Hello(_)
+            | Message::Bye(_)
+            | Message::Capacity(_)
+            | Message::Start(_)
+            | Message::Ghs { .. }
+            | Message::Done { .. }
+            | Message::Members { .. }
+            | Message::Commit { .. }
+            | Message::Routed(_) => ("other", Err("not a message of channels")),
+        };
+        if let Err(why) = handled {
+            out.push(Action::Event(Event::Ignored { peer, what, why }));
+        }
+    }
+
+    /// Answer to [`Action::OpenEnd`].
+    pub fn end_opened(
+        &mut self,
+        now: Time,
+        channel: &ChannelId,
+        result: Result<(), String>,
+        paths: &dyn Paths,
+        out: &mut Vec<Action>,
+    ) {
+        if self.sources.contains_key(channel) {
+            self.source_end_opened(now, channel, result, paths, out);
+        } else if self.served.contains_key(channel) {
+            self.served_end_opened(now, channel, result, out);
+        }
+        // Else it was closed while its socket was being opened; CloseEnd is on its way.
+    }
+
+    /// Closes a channel that ends here, whichever end this is.
+    pub fn close(&mut self, now: Time, id: RequestId, channel: &ChannelId, out: &mut Vec<Action>) {
+        let why = format!("closed at {}", self.me);
+        if let Some(source) = self.take_source(channel) {
+            self.end_source(source, None, &why, out);
+        } else if let Some(served) = self.take_served(channel) {
+            self.end_served(now, served, None, &why, out);
+        } else {
+            let crosses = self.relays.values().find(|relay| relay.tx.channel == *channel);
+            let detail = match crosses {
+                Some(relay) => format!(
+                    "{channel} only crosses this peer; close it at {} or {}",
+                    relay.tx.channel.source,
+                    relay.path.last().unwrap_or(&self.me)
+                ),
+                None => format!("no channel {channel} ends here; `spanway channels` lists them"),
+            };
+            out.push(rejected(id, Reject::NotAllowed, detail));
+            return;
+        }
+        out.push(Action::Answer { id, answer: Answer::Closed });
+    }
+
+    /// A local `spanway recv` came to or left a service; without one its channels have no receiver.
+    pub fn receiving(&mut self, now: Time, service: &ServiceName, on: bool, out: &mut Vec<Action>) {
+        if on {
+            self.receiving.insert(service.clone());
+            return;
+        }
+        self.receiving.remove(service);
+        if self.kind(service) != Some(ServiceKind::Receive) {
+            return;
+        }
+        let of_service = |served: &&Served| served.service == *service;
+        let ended: Vec<_> =
+            self.served.values().filter(of_service).map(|s| s.id().clone()).collect();
+        for id in ended {
+            let served = self.take_served(&id).expect("listed above");
+            self.end_served(now, served, None, &format!("the receiver at {} left", self.me), out);
+        }
+    }
+
+    /// The configuration was reloaded. Open channels stay; a service that is gone takes no new ones.
+    pub fn services_changed(&mut self, services: Vec<ServiceConfig>) {
+        self.services = services;
+    }
+
+    /// Closes everything that ends here and gives back everything that crosses; takes nothing new.
+    pub fn leave(&mut self, now: Time, out: &mut Vec<Action>) {
+        self.leaving = true;
+        let why = format!("{} leaves", self.me);
+        while let Some(id) = self.sources.keys().next().cloned() {
+            let source = self.take_source(&id).expect("just seen");
+            self.end_source(source, Some(Reject::ShuttingDown), &why, out);
+        }
+        while let Some(id) = self.served.keys().next().cloned() {
+            let served = self.take_served(&id).expect("just seen");
+            self.end_served(now, served, Some(Reject::ShuttingDown), &why, out);
+        }
+        while let Some(tx) = self.relays.keys().next().cloned() {
+            let relay = self.take_relay(&tx).expect("just seen");
+            self.end_relay(now, &relay, ReleaseCause::Broken, out);
+        }
+    }
+
+    /// Free usable capacity of a link, (out, in); `None` while it is down.
+    pub fn free(&self, link: LinkId) -> Option<(Bandwidth, Bandwidth)> {
+        let ledger = &self.links.get(&link)?.ledger;
+        Some((ledger.free_out(), ledger.free_in()))
+    }
+
+    /// Sorted by id, then by attempt. A path is shown while this peer keeps bandwidth for it.
+    pub fn views(&self) -> Vec<ChannelView> {
+        let sources = self.sources.values().map(Source::view);
+        let served = self.served.values().map(Served::view);
+        let mut views: Vec<_> = sources.chain(served).collect();
+        views.extend(self.relays.values().map(Relay::view));
+        views.sort_by(|a, b| a.id.cmp(&b.id));
+        views
+    }
+
+    /// The services as another peer may see them.
+    pub fn services(&self) -> Vec<ServiceInfo> {
+        let info = |service: &ServiceConfig| ServiceInfo {
+            name: service.name.clone(),
+            source: service.kind == ServiceKind::Source,
+            busy: self.service_busy(service).is_some(),
+        };
+        self.services.iter().map(info).collect()
+    }
+
+    /// Panics if the machine has made a mistake: a promise nobody has, a leg without one, a label that
+    /// stayed, a channel that is never woken.
+    pub fn invariants(&self) {
+        let mut legs = BTreeSet::new();
+        let mut labels = BTreeSet::new();
+        let mut note = |tx: &TxId, leg: &Leg| {
+            assert!(legs.insert((leg.link, tx.clone())), "two legs of {tx} on one link");
+            assert!(labels.insert(leg.label), "a22: a label given out twice");
+        };
+        for source in self.sources.values() {
+            source.leg.iter().for_each(|leg| note(&source.tx(), leg));
+            assert!(self.wakes.contains(&wake(source.wake, Key::Source(source.id.clone()))));
+        }
+        for served in self.served.values() {
+            served.leg().iter().for_each(|leg| note(&served.tx, leg));
+            assert!(self.wakes.contains(&wake(served.wake, Key::Served(served.id().clone()))));
+        }
+        for relay in self.relays.values() {
+            note(&relay.tx, &relay.prev);
+            note(&relay.tx, &relay.next);
+            assert!(self.wakes.contains(&wake(relay.wake, Key::Relay(relay.tx.clone()))));
+        }
+        let promises: BTreeSet<_> = self
+            .links
+            .iter()
+            .flat_map(|(link, n)| n.ledger.promises().map(|(tx, _)| (*link, tx.clone())))
+            .collect();
+        assert_eq!(legs, promises, "a promise for every leg, and no other");
+        assert_eq!(labels, self.labels);
+        let channels = self.sources.len() + self.served.len() + self.relays.len();
+        assert_eq!(self.wakes.len(), channels);
+        self.links.values().for_each(|neighbour| neighbour.ledger.invariants());
+    }
+
+    // --- What the roles share ---
+
+    fn accept(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        accept: crate::wire::control::Accept,
+        out: &mut Vec<Action>,
+    ) -> Handled {
+        if accept.tx.channel.source == self.me {
+            self.source_accepted(now, link, &accept, out)
+        } else {
+            self.relay_accepted(now, link, &accept, out)
+        }
+    }
+
+    fn nack(&mut self, now: Time, link: LinkId, nack: Nack, out: &mut Vec<Action>) -> Handled {
+        if nack.tx.channel.source == self.me {
+            self.source_refused(now, link, &nack, out)
+        } else {
+            self.relay_refused(now, link, nack, out)
+        }
+    }
+
+    fn release(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        release: Release,
+        out: &mut Vec<Action>,
+    ) -> Handled {
+        if release.tx.channel.source == self.me {
+            self.source_released(now, link, &release, out)
+        } else if self.relays.contains_key(&release.tx) {
+            self.relay_released(now, link, release, out)
+        } else {
+            self.served_released(now, link, &release, out)
+        }
+    }
+
+    fn finished(&mut self, link: LinkId, tx: &TxId, frames: u64, out: &mut Vec<Action>) -> Handled {
+        if let Some(relay) = self.relays.get(tx) {
+            let message = Message::Finish { tx: tx.clone(), frames };
+            return relay.pass(link, relay.prev, relay.next, message, out);
+        }
+        self.served_finished(link, tx, frames, out)
+    }
+
+    fn finish_known(&mut self, link: LinkId, tx: &TxId, out: &mut Vec<Action>) -> Handled {
+        if let Some(relay) = self.relays.get(tx) {
+            let message = Message::FinishAck { tx: tx.clone() };
+            return relay.pass(link, relay.next, relay.prev, message, out);
+        }
+        self.source_finish_known(link, tx, out)
+    }
+
+    fn kind(&self, service: &ServiceName) -> Option<ServiceKind> {
+        self.services.iter().find(|s| s.name == *service).map(|s| s.kind)
+    }
+
+    fn link_to(&self, peer: &PeerName) -> Option<LinkId> {
+        self.links.iter().find(|(_, neighbour)| neighbour.peer == *peer).map(|(link, _)| *link)
+    }
+
+    fn neighbour(&mut self, link: LinkId) -> &mut Neighbour {
+        self.links.get_mut(&link).expect("legs are on links that are up")
+    }
+
+    fn until(&self, leg: &Leg, tx: &TxId) -> Time {
+        let promise = self.links.get(&leg.link).and_then(|n| n.ledger.promise(tx));
+        promise.expect("every leg has a promise").until()
+    }
+
+    fn channels(&self) -> usize {
+        self.sources.len() + self.served.len() + self.relays.len()
+    }
+
+    /// A new leg; its label belongs to `worker` and is in no other use.
+    fn leg(&mut self, link: LinkId, worker: WorkerId) -> Leg {
+        loop {
+            let label = Label::new(worker, self.rng.next_u64());
+            if self.labels.insert(label) {
+                return Leg { link, label };
+            }
+        }
+    }
+
+    /// Gives back what `tx` had on one side.
+    fn free_leg(&mut self, tx: &TxId, leg: Leg) {
+        assert!(self.neighbour(leg.link).ledger.release(tx), "every leg has a promise");
+        assert!(self.labels.remove(&leg.label), "every leg has a label");
+    }
+
+    /// The UDP port of a worker here.
+    fn port(&self, worker: WorkerId) -> u16 {
+        self.data_port.saturating_add(u16::from(worker.0))
+    }
+
+    /// The worker with the least promised bandwidth takes the channel, both directions of it.
+    fn employ(&mut self, rates: [Bandwidth; 2]) -> WorkerId {
+        let least = self.load.iter().enumerate().min_by_key(|(_, load)| **load);
+        let worker = least.map(|(worker, _)| worker).expect("there is at least one worker");
+        self.load[worker] += rates[0].bps() + rates[1].bps();
+        WorkerId(u8::try_from(worker).expect("workers are counted in a u8"))
+    }
+
+    fn dismiss(&mut self, worker: WorkerId, rates: [Bandwidth; 2]) {
+        self.load[usize::from(worker.0)] -= rates[0].bps() + rates[1].bps();
+    }
+
+    fn between(&mut self, low: Duration, high: Duration) -> Duration {
+        let span = u64::try_from((high - low).as_micros()).unwrap_or(u64::MAX);
+        low + Duration::from_micros(self.rng.next_u64() % span.max(1))
+    }
+
+    fn send_release(&self, link: LinkId, tx: &TxId, cause: ReleaseCause, out: &mut Vec<Action>) {
+        let release = Release { tx: tx.clone(), cause, at: self.me.clone() };
+        out.push(Action::Send { link, message: Message::Release(release) });
+    }
+}
+
+fn wake(at: (Time, Timer), key: Key) -> (Time, Timer, Key) {
+    (at.0, at.1, key)
+}
+
+fn rejected(id: RequestId, reason: Reject, detail: String) -> Action {
+    Action::Answer { id, answer: Answer::Rejected(Rejection { reason, detail }) }
+}
