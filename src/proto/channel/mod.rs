@@ -23,6 +23,10 @@ mod lease;
 mod relay;
 mod service;
 mod source;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,0 +1,1003 @@
+//! The machine alone, with exact lists of actions, and many machines in a [`super::world`].
+
+use std::time::Duration;
+
+use super::world::{World, bps, peer, service};
+use super::*;
+use crate::limits;
+use crate::proto::view::ChannelState;
+use crate::proto::{Entry, OpenRequest, Opened, Side, Target};
+use crate::wire::control::{Accept, Reserve};
+
+// --- One machine, exact actions ---
+
+const PREV: LinkId = LinkId(0);
+const NEXT: LinkId = LinkId(1);
+const NOW: Time = Time(1_000_000);
+
+struct Line;
+
+impl Paths for Line {
+    fn path(&self, to: &PeerName) -> Option<Vec<PeerName>> {
+        (*to == peer(2)).then(|| vec![peer(0), peer(1), peer(2)])
+    }
+
+    fn knows(&self, to: &PeerName) -> bool {
+        to.as_str() <= "peer-03"
+    }
+}
+
+/// `peer-{index}` of the line peer-00, peer-01, peer-02 with its links up.
+fn machine(index: usize) -> Channels {
+    let services = [
+        ("deliver", ServiceKind::Deliver),
+        ("source", ServiceKind::Source),
+        ("receive", ServiceKind::Receive),
+    ];
+    let services = services.map(|(name, kind)| ServiceConfig { name: service(name), kind });
+    let mut machine = Channels::new(peer(index), 7, [9; 32], 1, 5_000, services.to_vec());
+    let mut out = Vec::new();
+    if index > 0 {
+        machine.link_up(NOW, PREV, peer(index - 1), bps(100), 1_400, &mut out);
+    }
+    if index < 2 {
+        machine.link_up(NOW, NEXT, peer(index + 1), bps(100), 1_300, &mut out);
+    }
+    assert_eq!(out, []);
+    machine
+}
+
+fn did(machine: &mut Channels, act: impl FnOnce(&mut Channels, &mut Vec<Action>)) -> Vec<Action> {
+    let mut out = Vec::new();
+    act(machine, &mut out);
+    machine.invariants();
+    out
+}
+
+fn tx(count: u64, attempt: u32) -> TxId {
+    TxId { channel: ChannelId { source: peer(0), boot: 7, count }, attempt }
+}
+
+/// As peer-00 sends it to peer-01, or with `position` 2 as peer-01 sends it to peer-02.
+fn reserve(count: u64, attempt: u32, position: u8) -> Reserve {
+    Reserve {
+        tx: tx(count, attempt),
+        service: service("deliver"),
+        name: service("film"),
+        path: vec![peer(0), peer(1), peer(2)],
+        position,
+        rate: bps(40),
+        rate_back: bps(10),
+        ticket: 1,
+        deadline_ms: 4_000,
+        max_payload: 1_350,
+        back_label: Label(77),
+        back_port: 6_000,
+    }
+}
+
+fn accept(count: u64, attempt: u32) -> Accept {
+    Accept {
+        tx: tx(count, attempt),
+        label: Label(88),
+        port: 7_000,
+        max_payload: 1_250,
+        width: bps(90),
+    }
+}
+
+fn release(count: u64, attempt: u32, cause: ReleaseCause, at: usize) -> Message {
+    Message::Release(Release { tx: tx(count, attempt), cause, at: peer(at) })
+}
+
+fn send(link: LinkId, message: Message) -> Action {
+    Action::Send { link, message }
+}
+
+fn ignored(at: usize, what: &'static str, why: &'static str) -> Action {
+    Action::Event(Event::Ignored { peer: peer(at), what, why })
+}
+
+fn nack(count: u64, at: usize, reason: Reject, free: u64, detail: &str) -> Message {
+    let detail = detail.to_owned();
+    Message::Nack(Nack { tx: tx(count, 1), at: peer(at), reason, free: bps(free), detail })
+}
+
+fn open_request(name: &str) -> OpenRequest {
+    OpenRequest {
+        peer: peer(2),
+        service: service("deliver"),
+        name: Some(service(name)),
+        rate: bps(40),
+        rate_back: bps(10),
+        deadline: Duration::from_secs(5),
+    }
+}
+
+fn labels(actions: &[Action]) -> Vec<Label> {
+    let label = |action: &Action| match action {
+        Action::AddLabel { label, .. } => Some(*label),
+        _ => None,
+    };
+    actions.iter().filter_map(label).collect()
+}
+
+/// A relay (peer-01) that holds channel 1, and its label for frames back.
+fn relay_holding() -> (Channels, Label) {
+    let mut relay = machine(1);
+    let out =
+        did(&mut relay, |m, out| m.message(NOW, PREV, Message::Reserve(reserve(1, 1, 1)), out));
+    let label = labels(&out)[0];
+    (relay, label)
+}
+
+/// A relay with channel 1 open, and its labels for frames back and forward.
+fn relay_open() -> (Channels, Label, Label) {
+    let (mut relay, back) = relay_holding();
+    let out = did(&mut relay, |m, out| m.message(NOW, NEXT, Message::Accept(accept(1, 1)), out));
+    let forward = labels(&out)[0];
+    (relay, back, forward)
+}
+
+#[test]
+fn a_relay_holds_both_directions_and_asks_the_next_hop() {
+    let mut relay = machine(1);
+    let out =
+        did(&mut relay, |m, out| m.message(NOW, PREV, Message::Reserve(reserve(1, 1, 1)), out));
+    let back_label = labels(&out)[0];
+    let onward = Reserve {
+        position: 2,
+        deadline_ms: 3_950,
+        max_payload: 1_300,
+        back_label,
+        back_port: 5_000,
+        ..reserve(1, 1, 1)
+    };
+    let to = Target::Hop { link: PREV, label: Label(77), port: 6_000 };
+    assert_eq!(
+        out,
+        [
+            Action::AddLabel { channel: tx(1, 1).channel, label: back_label, from: NEXT, to },
+            send(NEXT, Message::Reserve(onward)),
+        ]
+    );
+    assert_eq!(relay.free(PREV), Some((bps(90), bps(60))));
+    assert_eq!(relay.free(NEXT), Some((bps(60), bps(90))));
+}
+
+#[test]
+fn an_accept_tells_each_hop_the_next_label_and_the_smallest_width() {
+    let (mut relay, _) = relay_holding();
+    let out = did(&mut relay, |m, out| m.message(NOW, NEXT, Message::Accept(accept(1, 1)), out));
+    let label = labels(&out)[0];
+    let to = Target::Hop { link: NEXT, label: Label(88), port: 7_000 };
+    let accepted = Accept { label, port: 5_000, ..accept(1, 1) };
+    assert_eq!(
+        out,
+        [
+            Action::AddLabel { channel: tx(1, 1).channel, label, from: PREV, to },
+            send(PREV, Message::Accept(accepted)),
+        ]
+    );
+    let out = did(&mut relay, |m, out| m.message(NOW, NEXT, Message::Accept(accept(1, 1)), out));
+    assert_eq!(out, [ignored(2, "accept", "accepted already")]);
+}
+
+#[test]
+fn a_hop_without_room_says_where_and_how_much_is_free() {
+    let (mut relay, _) = relay_holding();
+    let mut second = reserve(2, 1, 1);
+    second.rate = bps(61);
+    let out = did(&mut relay, |m, out| m.message(NOW, PREV, Message::Reserve(second), out));
+    let detail = "61 bit/s do not fit the link to peer-02, 60 bit/s are free";
+    assert_eq!(out, [send(PREV, nack(2, 1, Reject::NoRoom, 60, detail))]);
+    let mut second = reserve(2, 1, 1);
+    second.rate_back = bps(91);
+    let out = did(&mut relay, |m, out| m.message(NOW, PREV, Message::Reserve(second), out));
+    let detail = "91 bit/s do not fit the link to peer-00, 90 bit/s are free";
+    assert_eq!(out, [send(PREV, nack(2, 1, Reject::NoRoom, 90, detail))]);
+    assert_eq!(relay.free(NEXT), Some((bps(60), bps(90))), "nothing of it was kept");
+}
+
+#[test]
+fn a_refusal_frees_what_was_held_and_goes_back_to_the_asker() {
+    let (mut relay, label) = relay_holding();
+    let refusal = nack(1, 2, Reject::NoSuchService, 0, "none");
+    let out = did(&mut relay, |m, out| m.message(NOW, NEXT, refusal.clone(), out));
+    assert_eq!(out, [Action::RemoveLabel { label }, send(PREV, refusal)]);
+    assert_eq!(relay.free(PREV), Some((bps(100), bps(100))));
+    assert_eq!(relay.views(), []);
+}
+
+#[test]
+fn paths_that_do_not_fit_are_refused_by_the_hop_that_sees_it() {
+    let refused = |change: fn(&mut Reserve), reason, detail: &str| {
+        let mut wrong = reserve(1, 1, 1);
+        change(&mut wrong);
+        let out = did(&mut machine(1), |m, out| {
+            m.message(NOW, PREV, Message::Reserve(wrong), out);
+        });
+        assert_eq!(out, [send(PREV, nack(1, 1, reason, 0, detail))]);
+    };
+    let no = Reject::NotAllowed;
+    refused(|r| r.path.push(peer(0)), no, "the path has a loop");
+    refused(|r| r.position = 2, no, "this peer is not next on the path");
+    refused(|r| r.position = 0, no, "this peer is not next on the path");
+    refused(|r| r.position = 9, no, "this peer is not next on the path");
+    refused(|r| r.path[0] = peer(5), no, "the path came from another peer than it says");
+    refused(|r| r.rate = bps(0), no, "a rate must be at least 1 bit/s");
+    let far = |r: &mut Reserve| r.path = vec![peer(0), peer(1), peer(3)];
+    refused(far, Reject::Unreachable, "no link to peer-03 is up");
+
+    let mut foreign = reserve(1, 1, 1);
+    foreign.tx.channel.source = peer(3);
+    let out = did(&mut machine(1), |m, out| {
+        m.message(NOW, PREV, Message::Reserve(foreign), out);
+    });
+    assert!(matches!(&out[..], [Action::Send { link: PREV, message: Message::Nack(nack) }]
+        if nack.detail == "the path does not begin at the asker"));
+}
+
+#[test]
+fn the_same_transaction_again_changes_nothing_at_a_hop() {
+    let (mut relay, _) = relay_holding();
+    let again = Message::Reserve(reserve(1, 1, 1));
+    let out = did(&mut relay, |m, out| m.message(NOW, PREV, again, out));
+    assert_eq!(out, [ignored(0, "reserve", "reserved already")]);
+    assert_eq!(relay.free(NEXT), Some((bps(60), bps(90))));
+}
+
+#[test]
+fn only_the_owner_of_a_transaction_may_act_on_it() {
+    let third = LinkId(2);
+    let (mut relay, ..) = relay_open();
+    relay.link_up(NOW, third, peer(3), bps(100), 1_400, &mut Vec::new());
+    let free = relay.free(NEXT);
+    let not_owner = "the channel does not use this link";
+    for (what, message, why) in [
+        ("release", release(1, 1, ReleaseCause::Closed, 0), not_owner),
+        ("refresh", Message::Refresh(vec![tx(1, 1)]), not_owner),
+        ("accept", Message::Accept(accept(1, 1)), not_owner),
+        ("nack", nack(1, 2, Reject::NoRoom, 0, ""), not_owner),
+        ("finish", Message::Finish { tx: tx(1, 1), frames: 3 }, not_owner),
+        ("finish_ack", Message::FinishAck { tx: tx(1, 1) }, not_owner),
+        ("release", release(1, 2, ReleaseCause::Closed, 0), "no such channel here"),
+        ("release", release(2, 1, ReleaseCause::Closed, 0), "no such channel here"),
+        ("other", Message::Bye(String::new()), "not a message of channels"),
+    ] {
+        let out = did(&mut relay, |m, out| m.message(NOW, third, message, out));
+        assert_eq!(out, [ignored(3, what, why)]);
+    }
+    // The right peers, but in the wrong direction.
+    let finish = Message::Finish { tx: tx(1, 1), frames: 3 };
+    let out = did(&mut relay, |m, out| m.message(NOW, NEXT, finish, out));
+    assert_eq!(out, [ignored(2, "finish", not_owner)]);
+    let refusal = nack(1, 2, Reject::NoRoom, 0, "");
+    let out = did(&mut relay, |m, out| m.message(NOW, NEXT, refusal, out));
+    assert_eq!(out, [ignored(2, "nack", "accepted already")]);
+    assert_eq!(relay.free(NEXT), free);
+    assert_eq!(relay.views().len(), 1);
+}
+
+#[test]
+fn a16_a_released_channel_is_forgotten_and_stays_so() {
+    let (mut relay, back, forward) = relay_open();
+    let closed = release(1, 1, ReleaseCause::Closed, 0);
+    let out = did(&mut relay, |m, out| m.message(NOW, PREV, closed.clone(), out));
+    let gone = [forward, back].map(|label| Action::RemoveLabel { label });
+    assert_eq!(out, [gone[0].clone(), gone[1].clone(), send(NEXT, closed)]);
+    assert_eq!(relay.views(), []);
+    assert_eq!(relay.free(NEXT), Some((bps(100), bps(100))));
+    for attempt in [1, 2] {
+        let late = Message::Reserve(reserve(1, attempt, 1));
+        let out = did(&mut relay, |m, out| m.message(NOW, PREV, late, out));
+        assert!(matches!(&out[..], [Action::Send { message: Message::Nack(nack), .. }]
+            if nack.reason == Reject::Cancelled));
+    }
+}
+
+#[test]
+fn a_moved_channel_may_come_back_with_its_next_attempt_only() {
+    let (mut relay, ..) = relay_open();
+    let moved = release(1, 1, ReleaseCause::Moved, 0);
+    did(&mut relay, |m, out| m.message(NOW, PREV, moved, out));
+    let late = Message::Reserve(reserve(1, 1, 1));
+    let out = did(&mut relay, |m, out| m.message(NOW, PREV, late, out));
+    let detail = "this attempt was released before";
+    assert_eq!(out, [send(PREV, nack(1, 1, Reject::Broken, 0, detail))]);
+    let next = Message::Reserve(reserve(1, 2, 1));
+    let out = did(&mut relay, |m, out| m.message(NOW, PREV, next, out));
+    assert!(matches!(&out[..], [Action::AddLabel { .. }, Action::Send { link: NEXT, .. }]));
+}
+
+#[test]
+fn a_dead_link_frees_its_channels_and_tells_the_other_side() {
+    let (mut relay, back, forward) = relay_open();
+    let out = did(&mut relay, |m, out| m.link_down(NOW, NEXT, out));
+    assert_eq!(
+        out,
+        [
+            Action::RemoveLabel { label: forward },
+            Action::RemoveLabel { label: back },
+            send(PREV, release(1, 1, ReleaseCause::Broken, 1)),
+        ]
+    );
+    assert_eq!(relay.free(PREV), Some((bps(100), bps(100))));
+    assert_eq!(relay.free(NEXT), None);
+    assert_eq!(did(&mut relay, |m, out| m.link_down(NOW, NEXT, out)), []);
+}
+
+#[test]
+fn a16_a_relay_passes_on_what_it_was_refreshed_on_and_lets_the_rest_run_out() {
+    let (mut relay, back, forward) = relay_open();
+    let end = NOW + limits::LEASE;
+    let mut now = NOW;
+    // The source refreshes, the service end does not.
+    for _ in 0..5 {
+        now = now + limits::REFRESH_INTERVAL;
+        let refresh = Message::Refresh(vec![tx(1, 1)]);
+        assert_eq!(did(&mut relay, |m, out| m.message(now, PREV, refresh.clone(), out)), []);
+        let pass = now + limits::REFRESH_PASS;
+        assert_eq!(relay.poll_timeout(), Some((pass, Timer::Refresh)));
+        let out = did(&mut relay, |m, out| m.handle_timeout(pass, &Line, out));
+        assert_eq!(out, [send(NEXT, refresh)], "to the service end, nothing to the source");
+    }
+    assert_eq!(relay.poll_timeout(), Some((end, Timer::Lease)));
+    let out = did(&mut relay, |m, out| m.handle_timeout(end, &Line, out));
+    let expired = release(1, 1, ReleaseCause::Expired, 1);
+    assert_eq!(
+        out,
+        [
+            Action::RemoveLabel { label: forward },
+            Action::RemoveLabel { label: back },
+            send(PREV, expired.clone()),
+            send(NEXT, expired),
+        ]
+    );
+    assert_eq!(relay.poll_timeout(), None);
+}
+
+#[test]
+fn a_hold_without_an_answer_runs_out_and_names_the_silent_peer() {
+    let (mut relay, label) = relay_holding();
+    let end = NOW + Duration::from_millis(4_000);
+    assert_eq!(relay.poll_timeout(), Some((end, Timer::Lease)));
+    let out = did(&mut relay, |m, out| m.handle_timeout(end, &Line, out));
+    assert_eq!(
+        out,
+        [
+            Action::RemoveLabel { label },
+            send(PREV, nack(1, 1, Reject::Timeout, 0, "no answer from peer-02")),
+            send(NEXT, release(1, 1, ReleaseCause::Expired, 1)),
+        ]
+    );
+}
+
+/// A source (peer-00) that has sent RESERVE for its first channel, and its label.
+fn source_reserving() -> (Channels, Label) {
+    let mut source = machine(0);
+    let id = tx(1, 0).channel;
+    let out =
+        did(&mut source, |m, out| m.open(NOW, RequestId(1), open_request("film"), &Line, out));
+    let (channel, side, worker) = (id.clone(), Side::Source, WorkerId(0));
+    let name = service("deliver");
+    assert_eq!(out, [Action::OpenEnd { channel, side, service: name, worker }]);
+    let out = did(&mut source, |m, out| m.end_opened(NOW, &id, Ok(()), &Line, out));
+    let label = labels(&out)[0];
+    let expected = Reserve {
+        deadline_ms: 4_950,
+        max_payload: 1_300,
+        back_label: label,
+        back_port: 5_000,
+        ..reserve(1, 1, 1)
+    };
+    let to = Target::Local;
+    let add = Action::AddLabel { channel: id, label, from: NEXT, to };
+    assert_eq!(out, [add, send(NEXT, Message::Reserve(expected))]);
+    (source, label)
+}
+
+fn source_open() -> (Channels, Label) {
+    let (mut source, label) = source_reserving();
+    let accept = Message::Accept(accept(1, 1));
+    let out = did(&mut source, |m, out| m.message(NOW, NEXT, accept, out));
+    let (channel, path) = (tx(1, 1).channel, vec![peer(0), peer(1), peer(2)]);
+    let to = Target::Hop { link: NEXT, label: Label(88), port: 7_000 };
+    let entry = Entry { to, rate: bps(40), max_payload: 1_250 };
+    let opened =
+        Opened { channel: channel.clone(), path: path.clone(), width: bps(90), max_payload: 1_250 };
+    assert_eq!(
+        out,
+        [
+            Action::SetEntry { channel: channel.clone(), to: Some(entry) },
+            Action::Answer { id: RequestId(1), answer: Answer::Open(opened) },
+            Action::Event(Event::ChannelOpen { channel, path }),
+        ]
+    );
+    (source, label)
+}
+
+#[test]
+fn a11_an_accepted_channel_is_answered_with_its_path_and_width() {
+    let (source, _) = source_open();
+    assert_eq!(source.views()[0].state, ChannelState::Open);
+    assert_eq!(source.free(NEXT), Some((bps(60), bps(90))));
+}
+
+#[test]
+fn a11_what_cannot_be_asked_for_is_rejected_at_once() {
+    let (mut source, _) = source_open();
+    let mut rejects = |change: fn(&mut OpenRequest), reason: Reject, detail: &str| {
+        let mut request = open_request("other");
+        change(&mut request);
+        let out = did(&mut source, |m, out| m.open(NOW, RequestId(2), request, &Line, out));
+        assert_eq!(out, [rejected(RequestId(2), reason, detail.to_owned())]);
+    };
+    let same = |r: &mut OpenRequest| r.name = Some(service("film"));
+    rejects(same, Reject::Duplicate, "peer-00:7:1 has the name film already");
+    let own = "source and destination are both peer-00";
+    rejects(|r| r.peer = peer(0), Reject::Duplicate, own);
+    let nobody = "no peer peer-09 is known; `spanway peers` lists them";
+    rejects(|r| r.peer = peer(9), Reject::NoSuchPeer, nobody);
+    rejects(|r| r.peer = peer(3), Reject::Unreachable, "no path leads to peer-03 now");
+    let wide = "at peer-00: 101 bit/s do not fit the link to peer-01, channels can have \
+                100 bit/s of it";
+    rejects(|r| r.rate = bps(101), Reject::NoRoom, wide);
+}
+
+#[test]
+fn a11_a_refusal_reaches_the_asker_with_hop_and_free_capacity() {
+    let (mut source, label) = source_reserving();
+    let short = nack(1, 1, Reject::NoRoom, 7, "7 bit/s are free");
+    let out = did(&mut source, |m, out| m.message(NOW, NEXT, short, out));
+    let detail = "at peer-01: 7 bit/s are free".to_owned();
+    assert_eq!(
+        out,
+        [
+            Action::RemoveLabel { label },
+            Action::CloseEnd { channel: tx(1, 1).channel },
+            rejected(RequestId(1), Reject::NoRoom, detail),
+        ]
+    );
+    assert_eq!(source.views(), []);
+    assert_eq!(source.poll_timeout(), None);
+}
+
+#[test]
+fn a11_the_deadline_answers_when_nobody_else_does() {
+    let (mut source, label) = source_reserving();
+    let end = NOW + limits::OPEN_DEADLINE;
+    assert_eq!(source.poll_timeout(), Some((end, Timer::Request)));
+    let out = did(&mut source, |m, out| m.handle_timeout(end, &Line, out));
+    let detail = "no answer from peer-01".to_owned();
+    assert_eq!(
+        out,
+        [
+            Action::RemoveLabel { label },
+            send(NEXT, release(1, 1, ReleaseCause::Closed, 0)),
+            Action::CloseEnd { channel: tx(1, 1).channel },
+            rejected(RequestId(1), Reject::Timeout, detail),
+        ]
+    );
+    // What comes too late is not believed.
+    let late = Message::Accept(accept(1, 1));
+    let out = did(&mut source, |m, out| m.message(end, NEXT, late, out));
+    assert_eq!(out, [ignored(1, "accept", "no such channel here")]);
+}
+
+#[test]
+fn a_local_socket_that_cannot_be_had_is_an_answer() {
+    let mut source = machine(0);
+    did(&mut source, |m, out| m.open(NOW, RequestId(1), open_request("film"), &Line, out));
+    let busy = Err("127.0.0.1:5004 is in use".to_owned());
+    let id = tx(1, 1).channel;
+    let out = did(&mut source, |m, out| m.end_opened(NOW, &id, busy, &Line, out));
+    let detail = "127.0.0.1:5004 is in use".to_owned();
+    assert_eq!(out, [rejected(RequestId(1), Reject::Busy, detail)]);
+    assert_eq!(source.views(), []);
+}
+
+#[test]
+fn a17_a_broken_channel_keeps_its_socket_and_tries_again() {
+    let (mut source, label) = source_open();
+    let id = tx(1, 1).channel;
+    let broken = release(1, 1, ReleaseCause::Broken, 1);
+    let out = did(&mut source, |m, out| m.message(NOW, NEXT, broken, out));
+    let why = "the path broke at peer-01".to_owned();
+    assert_eq!(
+        out,
+        [
+            Action::RemoveLabel { label },
+            Action::SetEntry { channel: id.clone(), to: None },
+            Action::Event(Event::ChannelMoving { channel: id.clone(), why }),
+        ]
+    );
+    let (at, timer) = source.poll_timeout().expect("it tries again");
+    assert_eq!(timer, Timer::Move);
+    assert!(at >= NOW + limits::MOVE_RETRY.0 && at <= NOW + limits::MOVE_RETRY.1);
+    let stale = Message::Accept(accept(1, 1));
+    let out = did(&mut source, |m, out| m.message(NOW, NEXT, stale, out));
+    assert_eq!(out, [ignored(1, "accept", STALE)]);
+
+    let out = did(&mut source, |m, out| m.tree_committed(NOW, &Line, out));
+    assert!(matches!(&out[..],
+        [Action::AddLabel { .. }, Action::Send { link: NEXT, message: Message::Reserve(r) }]
+            if r.tx == tx(1, 2)));
+    let again = Message::Accept(accept(1, 2));
+    let out = did(&mut source, |m, out| m.message(NOW, NEXT, again, out));
+    assert!(matches!(
+        &out[..],
+        [Action::SetEntry { to: Some(_), .. }, Action::Event(Event::ChannelOpen { .. })]
+    ));
+}
+
+#[test]
+fn a17_without_any_path_the_asker_is_told_in_the_end() {
+    struct Nowhere;
+    impl Paths for Nowhere {
+        fn path(&self, _: &PeerName) -> Option<Vec<PeerName>> {
+            None
+        }
+        fn knows(&self, _: &PeerName) -> bool {
+            true
+        }
+    }
+    let (mut source, _) = source_open();
+    did(&mut source, |m, out| m.link_down(NOW, NEXT, out));
+    let mut out = Vec::new();
+    while let Some((at, _)) = source.poll_timeout() {
+        assert!(out.is_empty() && at <= NOW + limits::MOVE_DEADLINE);
+        out = did(&mut source, |m, out| m.handle_timeout(at, &Nowhere, out));
+    }
+    let channel = tx(1, 1).channel;
+    assert!(matches!(&out[..],
+        [Action::CloseEnd { .. }, Action::Event(Event::ChannelClosed { channel: closed, reason, .. })]
+            if *closed == channel && *reason == Some(Reject::Broken)));
+}
+
+#[test]
+fn a_stream_that_ended_is_told_until_it_is_known() {
+    let (mut source, _) = source_open();
+    let id = tx(1, 1).channel;
+    let finish = || send(NEXT, Message::Finish { tx: tx(1, 1), frames: 9 });
+    let out = did(&mut source, |m, out| m.finish(NOW, RequestId(2), &id, 9, out));
+    assert_eq!(out, [finish()]);
+    let again = NOW + limits::FINISH_RETRY;
+    assert_eq!(source.poll_timeout(), Some((again, Timer::Finish)));
+    assert_eq!(did(&mut source, |m, out| m.handle_timeout(again, &Line, out)), [finish()]);
+    let ack = Message::FinishAck { tx: tx(1, 1) };
+    let out = did(&mut source, |m, out| m.message(again, NEXT, ack.clone(), out));
+    assert_eq!(out, [Action::Answer { id: RequestId(2), answer: Answer::Finished }]);
+    let out = did(&mut source, |m, out| m.message(again, NEXT, ack, out));
+    assert_eq!(out, [ignored(1, "finish_ack", "the far end knew already")]);
+}
+
+#[test]
+fn a16_a_close_releases_the_path_and_answers() {
+    let (mut source, label) = source_open();
+    let id = tx(1, 1).channel;
+    let out = did(&mut source, |m, out| m.close(NOW, RequestId(2), &id, out));
+    let why = "closed at peer-00".to_owned();
+    let closed = Event::ChannelClosed { channel: id.clone(), reason: None, why };
+    assert_eq!(
+        out,
+        [
+            Action::RemoveLabel { label },
+            send(NEXT, release(1, 1, ReleaseCause::Closed, 0)),
+            Action::CloseEnd { channel: id.clone() },
+            Action::Event(closed),
+            Action::Answer { id: RequestId(2), answer: Answer::Closed },
+        ]
+    );
+    let out = did(&mut source, |m, out| m.close(NOW, RequestId(3), &id, out));
+    assert!(matches!(&out[..], [Action::Answer { answer: Answer::Rejected(no), .. }]
+        if no.reason == Reject::NotAllowed));
+    let (mut relay, ..) = relay_open();
+    let out = did(&mut relay, |m, out| m.close(NOW, RequestId(4), &id, out));
+    let detail = "peer-00:7:1 only crosses this peer; close it at peer-00 or peer-02".to_owned();
+    assert_eq!(out, [rejected(RequestId(4), Reject::NotAllowed, detail)]);
+}
+
+/// The service end (peer-02) with channel 1 attached over `attempt`, and its label.
+fn served(attempt: u32) -> (Channels, Label) {
+    let mut machine = machine(2);
+    let asked = Message::Reserve(reserve(1, attempt, 2));
+    let id = tx(1, 1).channel;
+    let out = did(&mut machine, |m, out| m.message(NOW, PREV, asked, out));
+    let (channel, side, worker) = (id.clone(), Side::Service, WorkerId(0));
+    let name = service("deliver");
+    assert_eq!(out, [Action::OpenEnd { channel, side, service: name, worker }]);
+    let out = did(&mut machine, |m, out| m.end_opened(NOW, &id, Ok(()), &Line, out));
+    let label = labels(&out)[0];
+    assert_eq!(out, attached(attempt, label));
+    (machine, label)
+}
+
+fn attached(attempt: u32, label: Label) -> [Action; 4] {
+    let channel = tx(1, 1).channel;
+    let to = Target::Hop { link: PREV, label: Label(77), port: 6_000 };
+    let entry = Entry { to, rate: bps(10), max_payload: 1_350 };
+    let accept = Accept {
+        tx: tx(1, attempt),
+        label,
+        port: 5_000,
+        max_payload: 1_350,
+        width: Bandwidth::MAX,
+    };
+    let path = vec![peer(0), peer(1), peer(2)];
+    [
+        Action::AddLabel { channel: channel.clone(), label, from: PREV, to: Target::Local },
+        Action::SetEntry { channel: channel.clone(), to: Some(entry) },
+        send(PREV, Message::Accept(accept)),
+        Action::Event(Event::ChannelOpen { channel, path }),
+    ]
+}
+
+#[test]
+fn a_service_opens_its_socket_before_it_accepts() {
+    let (machine, _) = served(1);
+    assert_eq!(machine.free(PREV), Some((bps(90), bps(60))));
+    let mut busy = self::machine(2);
+    did(&mut busy, |m, out| m.message(NOW, PREV, Message::Reserve(reserve(1, 1, 2)), out));
+    let result = Err("port in use".to_owned());
+    let id = tx(1, 1).channel;
+    let out = did(&mut busy, |m, out| m.end_opened(NOW, &id, result, &Line, out));
+    assert_eq!(out, [send(PREV, nack(1, 2, Reject::Busy, 0, "port in use"))]);
+    assert_eq!(busy.views(), []);
+}
+
+#[test]
+fn services_take_what_their_kind_allows() {
+    let mut machine = machine(2);
+    let ask = |machine: &mut Channels, count, name: &str| {
+        let mut asked = reserve(count, 1, 2);
+        asked.service = service(name);
+        asked.rate = bps(1);
+        let out = did(machine, |m, out| m.message(NOW, PREV, Message::Reserve(asked), out));
+        match &out[..] {
+            [Action::OpenEnd { .. }] => None,
+            [Action::Send { message: Message::Nack(nack), .. }] => Some(nack.reason),
+            _ => panic!("neither taken nor refused: {out:?}"),
+        }
+    };
+    assert_eq!(ask(&mut machine, 1, "radio"), Some(Reject::NoSuchService));
+    assert_eq!(ask(&mut machine, 2, "deliver"), None);
+    assert_eq!(ask(&mut machine, 3, "deliver"), None);
+    assert_eq!(ask(&mut machine, 4, "source"), None);
+    assert_eq!(ask(&mut machine, 5, "source"), Some(Reject::ServiceBusy));
+    assert_eq!(ask(&mut machine, 6, "receive"), Some(Reject::ServiceBusy));
+    did(&mut machine, |m, out| m.receiving(NOW, &service("receive"), true, out));
+    assert_eq!(ask(&mut machine, 7, "receive"), None);
+    assert_eq!(ask(&mut machine, 8, "receive"), Some(Reject::ServiceBusy));
+    let busy: Vec<_> = machine.services().into_iter().map(|s| (s.source, s.busy)).collect();
+    assert_eq!(busy, [(false, false), (true, true), (false, true)]);
+    let out = did(&mut machine, |m, out| m.receiving(NOW, &service("receive"), false, out));
+    assert_eq!(
+        out,
+        [
+            send(PREV, release(7, 1, ReleaseCause::Closed, 2)),
+            Action::CloseEnd { channel: tx(7, 1).channel },
+        ]
+    );
+}
+
+#[test]
+fn a17_a_later_attempt_uses_the_same_socket() {
+    let (mut machine, label) = served(1);
+    let again = Message::Reserve(reserve(1, 2, 2));
+    let out = did(&mut machine, |m, out| m.message(NOW, PREV, again, out));
+    let (old, new) = out.split_at(2);
+    let moved = release(1, 1, ReleaseCause::Moved, 2);
+    assert_eq!(old, [Action::RemoveLabel { label }, send(PREV, moved)]);
+    assert_eq!(new, attached(2, labels(new)[0]));
+    let late = Message::Reserve(reserve(1, 1, 2));
+    let out = did(&mut machine, |m, out| m.message(NOW, PREV, late, out));
+    assert!(matches!(&out[..], [Action::Send { message: Message::Nack(_), .. }]));
+    let stale = release(1, 1, ReleaseCause::Closed, 0);
+    let out = did(&mut machine, |m, out| m.message(NOW, PREV, stale, out));
+    assert_eq!(out, [ignored(1, "release", STALE)]);
+}
+
+#[test]
+fn a17_a_service_end_gives_up_alone_when_nobody_comes_back() {
+    let (mut machine, label) = served(1);
+    let id = tx(1, 1).channel;
+    let broken = release(1, 1, ReleaseCause::Broken, 1);
+    let out = did(&mut machine, |m, out| m.message(NOW, PREV, broken, out));
+    let why = "the path broke at peer-01".to_owned();
+    assert_eq!(
+        out,
+        [
+            Action::RemoveLabel { label },
+            Action::SetEntry { channel: id.clone(), to: None },
+            Action::Event(Event::ChannelMoving { channel: id.clone(), why }),
+        ]
+    );
+    assert_eq!(machine.free(PREV), Some((bps(100), bps(100))));
+    // The refresh timer may ring once more for nothing.
+    let end = NOW + limits::LEASE;
+    let mut out = Vec::new();
+    while let Some((at, _)) = machine.poll_timeout() {
+        assert!(out.is_empty() && at <= end);
+        out = did(&mut machine, |m, out| m.handle_timeout(at, &Line, out));
+    }
+    assert!(matches!(
+        &out[..],
+        [
+            Action::CloseEnd { .. },
+            Action::Event(Event::ChannelClosed { reason: Some(Reject::Broken), .. })
+        ]
+    ));
+    // Whoever was moving too slowly learns that it is over.
+    let late = Message::Reserve(reserve(1, 2, 2));
+    let out = did(&mut machine, |m, out| m.message(end, PREV, late, out));
+    assert!(matches!(&out[..], [Action::Send { message: Message::Nack(nack), .. }]
+        if nack.reason == Reject::Cancelled));
+}
+
+#[test]
+fn the_end_of_a_stream_is_reported_once_and_acknowledged_each_time() {
+    let (mut machine, _) = served(1);
+    let finish = || Message::Finish { tx: tx(1, 1), frames: 9 };
+    let ack = send(PREV, Message::FinishAck { tx: tx(1, 1) });
+    let event = Event::StreamFinished { channel: tx(1, 1).channel, frames: 9 };
+    let out = did(&mut machine, |m, out| m.message(NOW, PREV, finish(), out));
+    assert_eq!(out, [Action::Event(event), ack.clone()]);
+    let out = did(&mut machine, |m, out| m.message(NOW, PREV, finish(), out));
+    assert_eq!(out, [ack]);
+}
+
+#[test]
+fn a_service_for_one_is_free_again_when_its_user_has_restarted() {
+    let mut machine = machine(2);
+    let mut asked = reserve(1, 1, 2);
+    asked.service = service("source");
+    did(&mut machine, |m, out| m.message(NOW, PREV, Message::Reserve(asked.clone()), out));
+    did(&mut machine, |m, out| m.end_opened(NOW, &tx(1, 1).channel, Ok(()), &Line, out));
+    did(&mut machine, |m, out| {
+        m.message(NOW, PREV, release(1, 1, ReleaseCause::Broken, 1), out);
+    });
+    asked.tx.channel.boot += 1;
+    let out = did(&mut machine, |m, out| m.message(NOW, PREV, Message::Reserve(asked), out));
+    assert!(matches!(
+        &out[..],
+        [
+            Action::CloseEnd { .. },
+            Action::Event(Event::ChannelClosed { .. }),
+            Action::OpenEnd { .. },
+        ]
+    ));
+}
+
+#[test]
+fn a2_a_peer_that_leaves_closes_its_ends_and_breaks_what_crosses() {
+    let (mut relay, back, forward) = relay_open();
+    let out = did(&mut relay, |m, out| m.leave(NOW, out));
+    let broken = release(1, 1, ReleaseCause::Broken, 1);
+    assert_eq!(
+        out,
+        [
+            Action::RemoveLabel { label: forward },
+            Action::RemoveLabel { label: back },
+            send(PREV, broken.clone()),
+            send(NEXT, broken),
+        ]
+    );
+    let out =
+        did(&mut relay, |m, out| m.message(NOW, PREV, Message::Reserve(reserve(2, 1, 1)), out));
+    let detail = "this peer leaves the overlay";
+    assert_eq!(out, [send(PREV, nack(2, 1, Reject::ShuttingDown, 0, detail))]);
+
+    let (mut source, label) = source_reserving();
+    let out = did(&mut source, |m, out| m.leave(NOW, out));
+    let why = "peer-00 leaves".to_owned();
+    assert_eq!(
+        out,
+        [
+            Action::RemoveLabel { label },
+            send(NEXT, release(1, 1, ReleaseCause::Closed, 0)),
+            Action::CloseEnd { channel: tx(1, 1).channel },
+            rejected(RequestId(1), Reject::ShuttingDown, why),
+        ]
+    );
+}
+
+// --- Many machines in a seeded world ---
+
+/// Draws what happens to a world: opens, closes and finishes, and with `faults` cuts and crashes.
+fn stir(world: &mut World, steps: u64, faults: bool) {
+    for _ in 0..steps {
+        let hosts = world.hosts.len();
+        match world.dice.below(if faults { 11 } else { 8 }) {
+            0..=4 => {
+                let (from, to) = (world.dice.index(hosts), world.dice.index(hosts));
+                let name = ["deliver", "deliver", "source", "radio"][world.dice.index(4)];
+                let rates = [1 + world.dice.below(40), 1 + world.dice.below(15)];
+                if world.hosts[from].alive {
+                    world.open(from, to, name, rates);
+                }
+            }
+            5..=7 => {
+                let ends: Vec<_> = world.views().filter(|(_, v)| v.side.is_some()).collect();
+                if !ends.is_empty() {
+                    let (at, view) = ends[world.dice.index(ends.len())].clone();
+                    match world.dice.below(3) {
+                        0 => world.finish(at, &view.id, 5),
+                        _ => world.close(at, &view.id),
+                    };
+                }
+            }
+            8 | 9 => {
+                let wire = world.dice.index(world.wires.len());
+                if world.wires[wire].cut { world.mend(wire) } else { world.cut(wire) }
+            }
+            _ => {
+                let host = world.dice.index(hosts);
+                if world.hosts[host].alive { world.crash(host) } else { world.restart(host) }
+            }
+        }
+        let pause = [1, 10, 50, 300, 2_000][world.dice.index(5)];
+        let pause = world.dice.below(pause) + 1;
+        world.run(Duration::from_millis(pause));
+    }
+}
+
+fn shown(seed: u64) -> impl Drop {
+    struct Shown(u64);
+    impl Drop for Shown {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("seed {}", self.0);
+            }
+        }
+    }
+    Shown(seed)
+}
+
+#[test]
+fn a12_no_link_is_ever_oversold_and_a16_closed_channels_leave_nothing() {
+    let mut opened = 0;
+    for seed in 0..150 {
+        let _shown = shown(seed);
+        let mut world = World::random(seed);
+        stir(&mut world, 40, false);
+        world.run(Duration::from_secs(6));
+        world.judge_rest();
+        opened += world.views().filter(|(_, view)| view.side == Some(Side::Source)).count();
+        let mut ends: Vec<_> = world.views().filter(|(_, view)| view.side.is_some()).collect();
+        ends.dedup_by(|a, b| a.1.id == b.1.id);
+        for (at, view) in ends {
+            if world.views().any(|(other, v)| other == at && v.id == view.id) {
+                world.close(at, &view.id);
+            }
+        }
+        world.run(Duration::from_secs(1));
+        assert_eq!(world.views().count(), 0, "a16: everything is closed");
+        for host in &world.hosts {
+            host.machine.links.values().for_each(|n| assert!(n.ledger.is_empty(), "a16"));
+        }
+    }
+    assert!(opened > 300, "the worlds open too little to prove anything: {opened}");
+}
+
+#[test]
+fn a11_and_a16_crashes_and_cuts_leave_no_request_unanswered_and_nothing_reserved() {
+    let (mut moved, mut open) = (0, 0);
+    for seed in 1_000..1_150 {
+        let _shown = shown(seed);
+        let mut world = World::random(seed);
+        stir(&mut world, 50, true);
+        world.heal();
+        world.run(limits::LEASE + limits::MOVE_DEADLINE + limits::HOLD);
+        world.judge_rest();
+        let events = || world.hosts.iter().flat_map(|host| &host.events);
+        moved += events().filter(|e| matches!(e, Event::ChannelMoving { .. })).count();
+        open += world.views().filter(|(_, view)| view.side == Some(Side::Source)).count();
+    }
+    assert!(moved > 100 && open > 50, "too little happened: {moved} moved, {open} open");
+}
+
+#[test]
+fn a17_channels_that_crossed_the_cut_move_and_others_see_no_action() {
+    let (mut moved, mut untouched) = (0, 0);
+    for seed in 0..100 {
+        let _shown = shown(seed);
+        // A ring with a chord: any one link may go, and there is room for everything.
+        let edges: Vec<_> =
+            (0..6).map(|a| (a, (a + 1) % 6, 1_000)).chain([(0, 3, 1_000)]).collect();
+        let mut world = World::new(seed, 6, &edges);
+        for _ in 0..8 {
+            let (from, to) = (world.dice.index(6), world.dice.index(6));
+            if from != to {
+                world.open(from, to, "deliver", [20, 5]);
+            }
+        }
+        world.run(Duration::from_secs(1));
+        let before: Vec<_> = world.views().collect();
+        let touched: Vec<_> = world.hosts.iter().map(|host| host.touched.clone()).collect();
+        let wire = world.dice.index(7);
+        world.cut(wire);
+        world.run(Duration::from_secs(2));
+        for (at, view) in before.iter().filter(|(_, view)| view.side == Some(Side::Source)) {
+            let crosses =
+                view.path.windows(2).any(|hop| world.wire_between(&hop[0], &hop[1]) == wire);
+            assert!(world.is_open(&view.id), "a17: {view:?}");
+            if crosses {
+                moved += 1;
+                let new = world.views().find(|(at2, v)| at2 == at && v.id == view.id);
+                assert_ne!(new.map(|(_, v)| v.path), Some(view.path.clone()));
+            } else {
+                untouched += 1;
+                for (host, touched) in world.hosts.iter().zip(&touched) {
+                    assert_eq!(host.touched.get(&view.id), touched.get(&view.id), "a17");
+                }
+            }
+        }
+        world.judge_rest();
+    }
+    assert!(moved > 50 && untouched > 200, "{moved} moved, {untouched} did not");
+}
+
+#[test]
+fn a15_two_peers_keep_channels_in_both_directions_at_the_same_time() {
+    let mut world = World::new(3, 3, &[(0, 1, 100), (1, 2, 100)]);
+    let asked = [(0, 2), (2, 0), (0, 2)].map(|(from, to)| world.open(from, to, "deliver", [40, 5]));
+    world.run(Duration::from_secs(1));
+    for id in asked {
+        assert!(matches!(world.answer(id), Some(Answer::Open(_))), "{:?}", world.answer(id));
+    }
+    world.judge_rest();
+    // 85 of 100 are promised from peer-00 to peer-01, and 50 back.
+    let id = world.open(0, 2, "deliver", [40, 5]);
+    world.run(Duration::from_secs(1));
+    assert!(matches!(world.answer(id), Some(Answer::Rejected(no)) if no.reason == Reject::NoRoom));
+}
+
+#[test]
+fn a16_a_peer_that_stops_without_a_word_is_forgotten_within_one_lease() {
+    for (seed, end) in [(1, 0), (2, 3)] {
+        let _shown = shown(seed);
+        let mut world = World::new(seed, 4, &[(0, 1, 100), (1, 2, 100), (2, 3, 100)]);
+        let id = world.open(0, 3, "deliver", [40, 5]);
+        // Refreshes carry it over several leases.
+        world.run(limits::LEASE * 5);
+        assert!(matches!(world.answer(id), Some(Answer::Open(_))));
+        world.judge_rest();
+        world.hosts[end].frozen = true;
+        world.run(limits::LEASE + Duration::from_secs(1));
+        let kept = world.views().filter(|(_, view)| view.state == ChannelState::Open).count();
+        assert_eq!(kept, 0, "a16: nothing stays committed");
+        world.run(limits::MOVE_DEADLINE);
+        assert_eq!(world.views().count(), 0, "a16: both ends gave up");
+    }
+}
+
+#[test]
+fn a17_refreshes_outlast_every_path_of_the_greatest_length() {
+    let edges: Vec<_> = (1..limits::PATH_PEERS_MAX).map(|a| (a - 1, a, 100)).collect();
+    let mut world = World::new(5, limits::PATH_PEERS_MAX, &edges);
+    let id = world.open(0, limits::PATH_PEERS_MAX - 1, "deliver", [40, 5]);
+    world.run(limits::LEASE * 6);
+    assert!(matches!(world.answer(id), Some(Answer::Open(_))));
+    world.judge_rest();
+    let moving = |event: &Event| matches!(event, Event::ChannelMoving { .. });
+    assert!(!world.hosts.iter().flat_map(|host| &host.events).any(moving));
+}
+
+#[test]
+fn a_finished_stream_is_acknowledged_although_its_path_breaks() {
+    for seed in 0..20 {
+        let _shown = shown(seed);
+        let mut world = World::new(seed, 4, &[(0, 1, 99), (1, 3, 99), (0, 2, 99), (2, 3, 99)]);
+        let id = world.open(0, 3, "deliver", [40, 5]);
+        world.run(Duration::from_millis(300));
+        let Some(Answer::Open(opened)) = world.answer(id).cloned() else { panic!("it opens") };
+        let finished = world.finish(0, &opened.channel, 5);
+        let wire = world.wire_between(&opened.path[0], &opened.path[1]);
+        world.cut(wire);
+        world.run(Duration::from_secs(2));
+        assert_eq!(world.answer(finished), Some(&Answer::Finished));
+        let told = |event: &&Event| matches!(event, Event::StreamFinished { frames: 5, .. });
+        assert_eq!(world.hosts[3].events.iter().filter(told).count(), 1);
+    }
+}
