@@ -21,7 +21,10 @@ use crate::types::{Bandwidth, ChannelId, PeerName, Reject, RequestId, ServiceNam
 
 /// A client that waits for the node's answer.
 pub(crate) enum Asking {
-    Open { answers: Answers, rate: Bandwidth },
+    Open {
+        answers: Answers,
+        rate: Bandwidth,
+    },
     /// `close`, `finish`, `services`, `verify`, `recompute`.
     Plain(Answers),
     /// A signal has nobody to tell.
@@ -181,7 +184,8 @@ impl Control {
     }
 
     fn check_open(&self, open: &dto::Open) -> Result<OpenerAddresses, String> {
-        let rates = [("bandwidth", Some(open.bandwidth_bps)), ("bandwidth back", open.bandwidth_back_bps)];
+        let rates =
+            [("bandwidth", Some(open.bandwidth_bps)), ("bandwidth back", open.bandwidth_back_bps)];
         for (what, rate) in rates {
             match rate {
                 Some(Bandwidth::ZERO) => {
@@ -262,7 +266,12 @@ impl Control {
         let refuse = |message: String| answers.failed(FailureKind::Failed, message);
         let service = self.config.services.iter().find(|service| service.name == name);
         match service.map(|service| &service.kind) {
-            None => return refuse(format!("there is no [service.{name}] in {}", self.config.file.display())),
+            None => {
+                return refuse(format!(
+                    "there is no [service.{name}] in {}",
+                    self.config.file.display()
+                ));
+            }
             Some(ServiceAddress::Deliver(_) | ServiceAddress::Listen(_)) => {
                 return refuse(format!(
                     "service {name} has an address of its own: `recv` takes one without `deliver` and `listen`"

@@ -37,9 +37,22 @@ const WRITE_BYTES: usize = 64 << 10;
 /// What the connections tell the control loop.
 pub(crate) enum Arrival {
     /// A neighbour was authenticated on this stream.
-    Joined { link: LinkId, stream: TcpStream, secured: Secured, remote: SocketAddr },
-    Message { link: LinkId, number: u64, message: Message },
-    Ended { link: LinkId, number: u64, why: String },
+    Joined {
+        link: LinkId,
+        stream: TcpStream,
+        secured: Secured,
+        remote: SocketAddr,
+    },
+    Message {
+        link: LinkId,
+        number: u64,
+        message: Message,
+    },
+    Ended {
+        link: LinkId,
+        number: u64,
+        why: String,
+    },
 }
 
 /// The ring into the control loop; full = the neighbour's TCP waits.
@@ -194,7 +207,10 @@ impl Reader {
             .map_err(|_| "a message did not decrypt".to_owned())?;
         self.received += 1;
         Message::parse(&bytes[..length]).map_err(|error| {
-            format!("a message was not understood: {error}; this peer speaks control versions {}-{}", VERSIONS.0, VERSIONS.1)
+            format!(
+                "a message was not understood: {error}; this peer speaks control versions {}-{}",
+                VERSIONS.0, VERSIONS.1
+            )
         })
     }
 }

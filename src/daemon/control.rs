@@ -174,7 +174,11 @@ impl Control {
     }
 
     /// Until the daemon leaves or cannot go on.
-    pub(crate) async fn run(mut self, mut inbound: Inbound, clients: &Clients) -> Result<(), String> {
+    pub(crate) async fn run(
+        mut self,
+        mut inbound: Inbound,
+        clients: &Clients,
+    ) -> Result<(), String> {
         let event_fd = self.engine.event_fd().try_clone_to_owned();
         let event_fd = event_fd
             .and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE))
@@ -374,10 +378,13 @@ impl Control {
         if now.since(*since) < spec.interval * spec.missed_max.saturating_sub(1) {
             return;
         }
-        self.disconnect(link, match why {
-            Silence::NotHeard => "no heartbeat was heard",
-            Silence::NotHearing => "the neighbour hears no heartbeat of ours",
-        });
+        self.disconnect(
+            link,
+            match why {
+                Silence::NotHeard => "no heartbeat was heard",
+                Silence::NotHearing => "the neighbour hears no heartbeat of ours",
+            },
+        );
     }
 
     /// Closes the connection of a link and tells the node.
@@ -529,7 +536,9 @@ impl Control {
             (SocketAddr::V4(_), SocketAddr::V6(_)) => {
                 SocketAddr::new(address.ip().to_canonical(), port)
             }
-            (SocketAddr::V4(_), SocketAddr::V4(_)) | (SocketAddr::V6(_), SocketAddr::V6(_)) => address,
+            (SocketAddr::V4(_), SocketAddr::V4(_)) | (SocketAddr::V6(_), SocketAddr::V6(_)) => {
+                address
+            }
         }
     }
 }

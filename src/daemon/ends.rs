@@ -79,11 +79,7 @@ impl EndPlan {
                 if !is_loopback(listen.ip()) && service.from.is_none() {
                     return Err(needs_from(name.as_str(), listen));
                 }
-                Ok(Self {
-                    bind: listen,
-                    from: allowed(service.from),
-                    deliver: Deliver::LastSender,
-                })
+                Ok(Self { bind: listen, from: allowed(service.from), deliver: Deliver::LastSender })
             }
             ServiceAddress::Receive => {
                 let receiver =
@@ -100,8 +96,7 @@ impl EndPlan {
     }
 
     fn try_bind(&self) -> io::Result<UdpSocket> {
-        let socket =
-            Socket::new(Domain::for_address(self.bind), Type::DGRAM, Some(Protocol::UDP))?;
+        let socket = Socket::new(Domain::for_address(self.bind), Type::DGRAM, Some(Protocol::UDP))?;
         if self.bind.is_ipv6() {
             socket.set_only_v6(true)?;
         }
@@ -132,7 +127,8 @@ pub(crate) fn in_words(error: &io::Error) -> String {
 
 /// An address prefix as `ADDRESS/BITS`.
 pub(crate) fn parse_prefix(text: &str) -> Result<(IpAddr, u8), String> {
-    let wrong = || format!("{text:?} is not an address prefix: write ADDRESS/BITS, as in 10.1.0.0/16");
+    let wrong =
+        || format!("{text:?} is not an address prefix: write ADDRESS/BITS, as in 10.1.0.0/16");
     let (address, bits) = text.split_once('/').ok_or_else(wrong)?;
     let address: IpAddr = address.parse().map_err(|_| wrong())?;
     let bits: u8 = bits.parse().map_err(|_| wrong())?;
@@ -143,7 +139,9 @@ pub(crate) fn parse_prefix(text: &str) -> Result<(IpAddr, u8), String> {
 /// A local address can only be delivered to if it is one host's and has a port.
 fn check_deliver(address: SocketAddr) -> Result<(), String> {
     if address.port() == 0 || address.ip().is_unspecified() {
-        return Err(format!("{address} is nowhere to deliver to: an address and a port are needed"));
+        return Err(format!(
+            "{address} is nowhere to deliver to: an address and a port are needed"
+        ));
     }
     Ok(())
 }
@@ -196,14 +194,18 @@ mod tests {
     fn a19_the_opener_gets_a_loopback_port_that_answers_its_last_sender() {
         let plan = EndPlan::of_opener(&OpenerAddresses::default()).expect("a plan");
         assert_eq!(plan.bind, address("127.0.0.1:0"));
-        assert_eq!((plan.from.clone(), plan.deliver.clone()), (AllowedFrom::Loopback, Deliver::LastSender));
+        assert_eq!(
+            (plan.from.clone(), plan.deliver.clone()),
+            (AllowedFrom::Loopback, Deliver::LastSender)
+        );
         let socket = plan.bind().expect("bound");
         assert!(socket.local_addr().expect("an address").ip().is_loopback());
     }
 
     #[test]
     fn a_local_address_beyond_loopback_needs_a_prefix() {
-        let mut open = OpenerAddresses { listen: Some(address("0.0.0.0:5000")), ..Default::default() };
+        let mut open =
+            OpenerAddresses { listen: Some(address("0.0.0.0:5000")), ..Default::default() };
         let refused = EndPlan::of_opener(&open).expect_err("refused");
         assert!(refused.contains("--from") && refused.contains("0.0.0.0:5000"), "{refused}");
         open.from = Some(parse_prefix("198.18.0.0/15").expect("a prefix"));

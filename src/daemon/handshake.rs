@@ -66,7 +66,9 @@ pub(crate) enum HandshakeError {
         got = .key.fingerprint()
     )]
     UnknownPeer { name: PeerName, key: PublicKey },
-    #[error("peer {got} answered where {expected} was expected: correct the address of its [[link]]")]
+    #[error(
+        "peer {got} answered where {expected} was expected: correct the address of its [[link]]"
+    )]
     WrongName { expected: PeerName, got: PeerName },
     #[error(
         "peer {name} has another key than its [[link]] says: expected {}, got {}",

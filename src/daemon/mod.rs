@@ -1,6 +1,187 @@
-//! stub
-pub mod connection;
-pub mod control;
+//! The daemon of one peer: where the control plane, the data plane and the outside meet.
+//!
+//! Who runs where:
+//!
+//! | thread | runs | waits in |
+//! | --- | --- | --- |
+//! | main | control lane: [`control`] loop, connections of links, local clients, signals | the runtime's epoll |
+//! | `spanway-wN` | worker N of the engine, pinned if configured; forwards frames | its io_uring or epoll |
+//! | blocking pool | file writes where io_uring is not allowed | - |
+//!
+//! Start: configuration, key, state folder (lock), TCP and UDP ports, local socket, runtime, loop. What
+//! is wrong is said before anything joins the overlay. Stop: Leave (channels closed, Bye said), answers
+//! of local clients, workers, local socket, lock.
+//!
+//! All clocks of the program are read here and in the workers.
+
+mod actions;
+mod asks;
+pub(crate) mod connection;
+pub(crate) mod control;
+mod ends;
+pub(crate) mod handshake;
 pub mod identity;
-pub mod runtime;
+mod neighbours;
+pub(crate) mod runtime;
 pub mod store;
+mod views;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Instant;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::mpsc;
+
+use self::control::{Control, Facts, Inbound, Signals};
+use self::handshake::{Credentials, HandshakeError};
+use self::identity::{Identity, IdentityError};
+use self::neighbours::Neighbours;
+use self::runtime::Runtime;
+use self::store::{StateDir, StoreError};
+use crate::api::server::Clients;
+use crate::config::{Config, ConfigError};
+use crate::engine::{BackendChoice, Engine, EngineConfig, EngineError};
+use crate::{limits, trace};
+
+/// Connections the kernel may hold until the listener takes them.
+const BACKLOG: i32 = 128;
+
+/// Why a daemon did not start or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot listen on {protocol} {address}: {why}")]
+    Listen { protocol: &'static str, address: SocketAddr, why: String },
+    #[error(transparent)]
+    Engine(EngineError),
+    #[error("cannot make the local socket {path}: {error}", path = .path.display())]
+    LocalSocket { path: PathBuf, error: io::Error },
+    #[error("cannot start the control lane: {0}")]
+    Runtime(io::Error),
+    #[error("cannot make the key of this run: {0}")]
+    Credentials(String),
+    #[error("the daemon had to stop: {0}")]
+    Stopped(String),
+}
+
+/// Runs a peer until it leaves. Everything that may fail at the start fails before it joins.
+pub fn run(config_file: &Path) -> Result<(), DaemonError> {
+    trace::start();
+    let config = Config::load(config_file)?;
+    let identity = Identity::load(&config.key_file)?;
+    let state = StateDir::open(&config.state_dir)?;
+    #[expect(clippy::disallowed_methods, reason = "the origin of the daemon's clock")]
+    let origin = Instant::now();
+    let links = listen_tcp(config.listen)?;
+    let engine = start_engine(&config, origin)?;
+    let clients = listen_local(state.socket_path())?;
+    let uring = config.engine.backend != BackendChoice::Mmsg;
+    let runtime = Runtime::start(uring).map_err(DaemonError::Runtime)?;
+    let facts = Facts { origin, key: identity.public_key().to_string(), runtime: runtime.kind() };
+    let result = runtime.block_on(serve(config, &identity, engine, links, clients, facts));
+    // The lock is still held, so the socket is this daemon's.
+    let _ = std::fs::remove_file(state.socket_path());
+    result
+}
+
+async fn serve(
+    config: Config,
+    identity: &Identity,
+    engine: Engine,
+    links: TcpListener,
+    clients: UnixListener,
+    facts: Facts,
+) -> Result<(), DaemonError> {
+    let signals = Signals::new().map_err(DaemonError::Runtime)?;
+    let links = tokio::net::TcpListener::from_std(links).map_err(DaemonError::Runtime)?;
+    let listener = tokio::net::UnixListener::from_std(clients).map_err(DaemonError::Runtime)?;
+    let no_key = |error: HandshakeError| DaemonError::Credentials(error.to_string());
+    let credentials = Credentials::new(config.name.clone(), identity).map_err(no_key)?;
+    let (arrivals_in, arrivals) = mpsc::channel(limits::ARRIVALS_MAX);
+    // Bounded by the number of clients, each of which asks once and goes once.
+    let (asks_in, asks) = mpsc::unbounded_channel();
+    let neighbours = Rc::new(Neighbours::new(credentials, config.listen.ip(), arrivals_in));
+    let clients = Clients::new(move |ask| {
+        // The loop that would take it has ended: so will the client's connection.
+        let _ = asks_in.send(ask);
+    });
+    log_start(&config, identity, &engine, &facts);
+    let control = Control::new(config, identity, engine, Rc::clone(&neighbours), facts)
+        .map_err(DaemonError::Runtime)?;
+    let accepting = tokio::task::spawn_local(neighbours.accept(links));
+    let serving = tokio::task::spawn_local(clients.clone().serve(listener));
+    let inbound = Inbound { arrivals, asks, signals };
+    let result = control.run(inbound, &clients).await;
+    accepting.abort();
+    serving.abort();
+    result.map_err(DaemonError::Stopped)
+}
+
+fn log_start(config: &Config, identity: &Identity, engine: &Engine, facts: &Facts) {
+    let (backend, why) = engine.backend();
+    tracing::info!(
+        name = %config.name,
+        fingerprint = identity.public_key().fingerprint(),
+        listen = %config.listen,
+        workers = engine.workers().len(),
+        backend,
+        why,
+        runtime = facts.runtime,
+        "peer is running"
+    );
+}
+
+fn listen_tcp(address: SocketAddr) -> Result<TcpListener, DaemonError> {
+    let listen = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // A restarted daemon must not wait for the old connections' TIME_WAIT.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    listen().map_err(|error| DaemonError::Listen {
+        protocol: "TCP",
+        address,
+        why: ends::in_words(&error),
+    })
+}
+
+fn start_engine(config: &Config, origin: Instant) -> Result<Engine, DaemonError> {
+    let engine = EngineConfig {
+        listen: config.listen,
+        cpus: config.engine_workers(),
+        backend: config.engine.backend,
+        origin,
+    };
+    Engine::start(engine).map_err(|error| match error {
+        EngineError::Bind { address, source } => {
+            DaemonError::Listen { protocol: "UDP", address, why: ends::in_words(&source) }
+        }
+        other => DaemonError::Engine(other),
+    })
+}
+
+/// The socket for local clients; a dead daemon's is replaced (the lock says that it is dead).
+fn listen_local(path: &Path) -> Result<UnixListener, DaemonError> {
+    let wrong = |error| DaemonError::LocalSocket { path: path.to_owned(), error };
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(wrong(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).map_err(wrong)?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).map_err(wrong)?;
+    listener.set_nonblocking(true).map_err(wrong)?;
+    Ok(listener)
+}

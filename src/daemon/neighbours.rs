@@ -100,7 +100,11 @@ impl Neighbours {
     }
 
     /// Starts dialling one neighbour whenever `connected` says that it has no connection.
-    pub(crate) fn dial(self: &Rc<Self>, dial: Dial, connected: watch::Receiver<bool>) -> AbortHandle {
+    pub(crate) fn dial(
+        self: &Rc<Self>,
+        dial: Dial,
+        connected: watch::Receiver<bool>,
+    ) -> AbortHandle {
         let this = Rc::clone(self);
         tokio::task::spawn_local(async move { this.keep(dial, connected).await }).abort_handle()
     }
@@ -246,8 +250,7 @@ struct Complaints(BTreeMap<String, Instant>);
 impl Complaints {
     fn is_due(&mut self, about: &str) -> bool {
         let now = Instant::now();
-        let due =
-            self.0.get(about).is_none_or(|last| now - *last >= limits::COMPLAINT_INTERVAL);
+        let due = self.0.get(about).is_none_or(|last| now - *last >= limits::COMPLAINT_INTERVAL);
         if due {
             self.0.insert(about.to_owned(), now);
         }

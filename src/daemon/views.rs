@@ -163,10 +163,9 @@ pub(crate) fn event_line(at_ms: u64, event: &Event) -> EventLine {
             ("session_started", format!("session {session}: {why}"))
         }
         Event::SessionAdopted { session } => ("session_adopted", format!("session {session}")),
-        Event::TreeCommitted { session, peers, edges } => (
-            "tree_committed",
-            format!("session {session}: {peers} peers, {} edges", edges.len()),
-        ),
+        Event::TreeCommitted { session, peers, edges } => {
+            ("tree_committed", format!("session {session}: {peers} peers, {} edges", edges.len()))
+        }
         Event::ChannelOpen { channel, path } => {
             let path: Vec<_> = path.iter().map(|peer| peer.as_str()).collect();
             ("channel_open", format!("channel {channel}: {}", path.join(" - ")))
