@@ -1,1 +1,517 @@
-//! stub
+//! The root machine of a peer: owns the others, routes inputs to them, and is the only place where
+//! they meet.
+//!
+//! Assumes its driver follows the contract of [`super`]: actions in their order, no input of a
+//! connection after it was closed or replaced, time that never goes backwards.
+
+use std::collections::BTreeMap;
+
+use ed25519_dalek::SigningKey;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+
+use super::link::{Greeting, Link, Misconduct, MyEnd};
+use super::overlay::Overlay;
+use super::query::{Here, Queries};
+use super::session::{Counters, LinkFacts, Sessions};
+use super::view::{ChannelView, LinkState, LinkView, PeerState, PeerView, TreeView};
+use super::{
+    Action, Answer, Event, Input, LinkConfig, NodeConfig, Rejection, Request, ServiceKind, Timer,
+};
+use crate::types::{
+    Bandwidth, Incarnation, Label, LinkId, PeerName, Reject, RequestId, SessionId, Time, WorkerId,
+};
+use crate::wire::control::{Hello, LinkInfo, Message, ServiceInfo};
+use crate::wire::heartbeat::HeartbeatKey;
+
+/// One peer's control plane.
+#[derive(Debug)]
+pub struct Node {
+    config: NodeConfig,
+    rng: ChaCha20Rng,
+    boot: u64,
+    links: BTreeMap<LinkId, Link>,
+    sessions: Sessions,
+    queries: Queries,
+    leaving: bool,
+    last: Time,
+}
+
+impl Node {
+    /// A peer that just started. `seed` must be unpredictable: labels and incarnations come from it.
+    pub fn new(config: NodeConfig, identity: SigningKey, seed: [u8; 32], now: Time) -> Self {
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let name = config.name.clone();
+        let mut node = Self {
+            boot: rng.next_u64(),
+            sessions: Sessions::new(name, identity, fork(&mut rng), now),
+            queries: Queries::new(fork(&mut rng)),
+            rng,
+            links: BTreeMap::new(),
+            leaving: false,
+            last: now,
+            config,
+        };
+        for link in node.config.links.clone() {
+            node.add_link(link);
+        }
+        node.configure_keys();
+        node
+    }
+
+    /// Drawn when this peer started: part of the ids of its channels.
+    pub fn boot(&self) -> u64 {
+        self.boot
+    }
+
+    /// Handles one thing that happened.
+    pub fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Action>) {
+        self.advance(now);
+        match input {
+            Input::Connected { link, ipv6 } => self.on_connected(now, link, ipv6, out),
+            Input::Disconnected { link, why } => self.take_down(now, link, &why, out),
+            Input::Message { link, message } => self.on_message(now, link, message, out),
+            Input::Request { id, request } => self.on_request(now, id, request, out),
+            Input::Configured(config) => self.on_configured(now, config, out),
+            Input::EndOpened { .. } | Input::Receiving { .. } => {}
+        }
+        self.settle();
+    }
+
+    /// When to call [`Node::handle_timeout`], and what for.
+    pub fn poll_timeout(&self) -> Option<(Time, Timer)> {
+        let greeting = self.links.values().filter_map(Link::greeting_deadline).min();
+        [
+            greeting.map(|at| (at, Timer::Greeting)),
+            self.sessions.poll_timeout(),
+            self.queries.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Does everything that is due.
+    pub fn handle_timeout(&mut self, now: Time, out: &mut Vec<Action>) {
+        self.advance(now);
+        let late = |link: &&Link| link.greeting_deadline().is_some_and(|at| at <= now);
+        let silent: Vec<LinkId> =
+            self.links.values().filter(late).map(|link| link.config().link).collect();
+        for link in silent {
+            self.close(now, link, "the other end did not greet in time", out);
+        }
+        loop {
+            match self.sessions.handle_timeout(now, out) {
+                Ok(late) if late.is_empty() => break,
+                Ok(late) => {
+                    for link in late {
+                        self.close(now, link, "the other end did not answer START in time", out);
+                    }
+                }
+                Err(misconduct) => self.punish(now, &misconduct, out),
+            }
+        }
+        let here = Myself { config: &self.config, links: &self.links, sessions: &self.sessions };
+        self.queries.handle_timeout(now, &here, out);
+        self.settle();
+    }
+
+    /// Panics if a machine broke its own rules.
+    pub fn invariants(&self) {
+        self.sessions.invariants();
+        self.queries.invariants();
+    }
+
+    pub fn links(&self) -> Vec<LinkView> {
+        let view = |link: &Link| {
+            let capacity = link.capacity();
+            let peer = &link.config().peer;
+            LinkView {
+                link: link.config().link,
+                peer: peer.clone(),
+                state: link.state(),
+                capacity,
+                free_out: capacity,
+                free_in: capacity,
+                tree: self.overlay().is_some_and(|tree| tree.is_branch(peer)),
+            }
+        };
+        self.links.values().map(view).collect()
+    }
+
+    /// Every peer of the tree and every configured neighbour, sorted by name.
+    pub fn peers(&self) -> Vec<PeerView> {
+        let mut peers = BTreeMap::new();
+        for link in self.links.values() {
+            let name = link.config().peer.clone();
+            let view = PeerView {
+                name: name.clone(),
+                state: PeerState::Unreachable,
+                next_hop: None,
+                distance: None,
+            };
+            peers.insert(name, view);
+        }
+        if let Some(tree) = self.overlay() {
+            for (name, distance) in tree.distances() {
+                let view = PeerView {
+                    name: name.clone(),
+                    state: PeerState::Reachable,
+                    next_hop: tree.next_hop(name).cloned(),
+                    distance: Some(distance),
+                };
+                peers.insert(name.clone(), view);
+            }
+        }
+        let name = self.config.name.clone();
+        let myself = PeerView {
+            name: name.clone(),
+            state: PeerState::Myself,
+            next_hop: None,
+            distance: Some(0),
+        };
+        peers.insert(name, myself);
+        peers.into_values().collect()
+    }
+
+    pub fn tree(&self) -> TreeView {
+        let tree = self.overlay();
+        let hop = |(to, via): (&PeerName, &PeerName)| (to.clone(), via.clone());
+        TreeView {
+            session: tree.map(|tree| tree.session().clone()),
+            complete: self.sessions.complete(),
+            edges: tree.map(|tree| tree.edges().to_vec()).unwrap_or_default(),
+            parent: tree.and_then(|tree| tree.parent().cloned()),
+            next_hops: tree.map(|tree| tree.next_hops().map(hop).collect()).unwrap_or_default(),
+        }
+    }
+
+    pub fn channels(&self) -> Vec<ChannelView> {
+        Vec::new()
+    }
+
+    /// The committed tree.
+    pub fn overlay(&self) -> Option<&Overlay> {
+        self.sessions.committed()
+    }
+
+    /// The highest session adopted here; its tree may not be committed yet.
+    pub fn session(&self) -> Option<&SessionId> {
+        self.sessions.highest()
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.sessions.counters()
+    }
+
+    /// A computation is under way whose tree is not committed here.
+    pub fn computing(&self) -> bool {
+        self.session() != self.overlay().map(Overlay::session)
+    }
+
+    /// No message waits inside this peer.
+    pub fn nothing_held(&self) -> bool {
+        self.sessions.nothing_held()
+    }
+
+    /// A new connection: the older one is down first, then both ends greet.
+    fn on_connected(&mut self, now: Time, id: LinkId, ipv6: bool, out: &mut Vec<Action>) {
+        if self.leaving || !self.links.contains_key(&id) {
+            let why = if self.leaving { "this peer leaves" } else { "the link was removed" };
+            out.push(Action::CloseLink { link: id, why: why.into() });
+            return;
+        }
+        self.take_down(now, id, "a newer connection replaced it", out);
+        let mut key = [0; 32];
+        self.rng.fill_bytes(&mut key);
+        let greeting = Greeting {
+            incarnation: Incarnation(self.rng.next_u64()),
+            heartbeat_label: Label::new(WorkerId(0), self.rng.next_u64()),
+            heartbeat_key: HeartbeatKey(key),
+            ipv6,
+        };
+        let mine = MyEnd {
+            name: self.config.name.clone(),
+            data_port: self.config.data_port,
+            workers: self.config.workers,
+            session: self.sessions.highest().cloned(),
+        };
+        let link = self.links.get_mut(&id).expect("checked above");
+        let hello = link.connect(now, greeting, mine);
+        out.push(Action::Send { link: id, message: Message::Hello(hello) });
+    }
+
+    fn on_message(&mut self, now: Time, id: LinkId, message: Message, out: &mut Vec<Action>) {
+        let Some(link) = self.links.get(&id) else { return };
+        let misconduct = |why| Misconduct { link: id, why };
+        let result = match (link.state(), message) {
+            // The last words of a connection that was given up here.
+            (LinkState::Down, _) => Ok(()),
+            (_, Message::Hello(hello)) => return self.on_hello(now, id, &hello, out),
+            (_, Message::Bye(why)) => return self.close(now, id, &format!("it left: {why}"), out),
+            (LinkState::Greeting, _) => Err(misconduct("a message before Hello")),
+            (LinkState::Up, message) => self.on_neighbour(now, id, message, out),
+        };
+        if let Err(misconduct) = result {
+            self.punish(now, &misconduct, out);
+        }
+    }
+
+    /// A message of a neighbour that greeted.
+    fn on_neighbour(
+        &mut self,
+        now: Time,
+        id: LinkId,
+        message: Message,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Misconduct> {
+        let link = self.links.get_mut(&id).expect("the link is up");
+        match message {
+            Message::Capacity(capacity) => link.on_capacity(capacity),
+            Message::Start(start) => self.sessions.handle_start(now, id, start, out),
+            Message::Ghs { .. }
+            | Message::Done { .. }
+            | Message::Members { .. }
+            | Message::Commit { .. } => self.sessions.handle(now, id, message, out),
+            Message::Routed(routed) => {
+                let from = link.config().peer.clone();
+                let here =
+                    Myself { config: &self.config, links: &self.links, sessions: &self.sessions };
+                let result = self.queries.handle(now, &from, routed, &here, out);
+                result.map_err(|why| Misconduct { link: id, why })
+            }
+            Message::Reserve(_)
+            | Message::Accept(_)
+            | Message::Nack(_)
+            | Message::Release(_)
+            | Message::Refresh(_)
+            | Message::Finish { .. }
+            | Message::FinishAck { .. } => Ok(()),
+            Message::Hello(_) | Message::Bye(_) => unreachable!("handled by on_message"),
+        }
+    }
+
+    fn on_hello(&mut self, now: Time, id: LinkId, hello: &Hello, out: &mut Vec<Action>) {
+        let link = self.links.get_mut(&id).expect("the link is known");
+        match link.on_hello(now, hello) {
+            Err(why) => self.close(now, id, &why, out),
+            Ok(greeted) => {
+                let peer = link.config().peer.clone();
+                let capacity = link.capacity();
+                let facts = LinkFacts {
+                    incarnation: greeted.incarnation,
+                    capacity: link.capacity_ours(),
+                    hop: greeted.hop,
+                    session: greeted.session,
+                };
+                out.push(Action::LinkUp { link: id, data: greeted.data });
+                out.push(Action::Event(Event::LinkUp { peer: peer.clone(), capacity }));
+                self.sessions.link_up(now, id, peer, facts);
+            }
+        }
+    }
+
+    fn on_request(&mut self, now: Time, id: RequestId, request: Request, out: &mut Vec<Action>) {
+        let rejection = |reason, detail: &str| {
+            Answer::Rejected(Rejection { reason, detail: detail.to_owned() })
+        };
+        let answer = match request {
+            Request::Leave => {
+                self.leave(now, out);
+                Answer::Left
+            }
+            _ if self.leaving => rejection(Reject::ShuttingDown, "this peer leaves"),
+            Request::Recompute => Answer::Recomputing(self.sessions.recompute(now, out)),
+            Request::Services { peer } => return self.ask_services(now, id, &peer, out),
+            Request::CollectLinks => {
+                let here =
+                    Myself { config: &self.config, links: &self.links, sessions: &self.sessions };
+                return self.queries.collect(now, id, &here, out);
+            }
+            Request::Open(_) | Request::Close { .. } | Request::Finish { .. } => {
+                rejection(Reject::Unreachable, "this peer has no channels")
+            }
+        };
+        out.push(Action::Answer { id, answer });
+    }
+
+    fn ask_services(&mut self, now: Time, id: RequestId, peer: &PeerName, out: &mut Vec<Action>) {
+        let here = Myself { config: &self.config, links: &self.links, sessions: &self.sessions };
+        let answer = if *peer == self.config.name {
+            Answer::Services(here.services())
+        } else if let Some(path) = self.sessions.committed().and_then(|tree| tree.path(peer)) {
+            return self.queries.ask_services(now, id, path, &here, out);
+        } else if self.links.values().any(|link| link.config().peer == *peer) {
+            let detail = format!("{peer} is a neighbour, but no path leads there now");
+            Answer::Rejected(Rejection { reason: Reject::Unreachable, detail })
+        } else {
+            let detail = format!("no peer {peer} is in this component of the overlay");
+            Answer::Rejected(Rejection { reason: Reject::NoSuchPeer, detail })
+        };
+        out.push(Action::Answer { id, answer });
+    }
+
+    /// Says Bye everywhere; this machine accepts no connection any more.
+    fn leave(&mut self, now: Time, out: &mut Vec<Action>) {
+        self.leaving = true;
+        for id in self.links.keys().copied().collect::<Vec<_>>() {
+            self.dismiss(now, id, "this peer leaves", out);
+        }
+    }
+
+    /// A reload: links that are gone say Bye, changed ones say so, new ones wait for a connection.
+    fn on_configured(&mut self, now: Time, config: NodeConfig, out: &mut Vec<Action>) {
+        assert_eq!(config.name, self.config.name, "a reload keeps the name");
+        let wanted: BTreeMap<LinkId, &LinkConfig> =
+            config.links.iter().map(|link| (link.link, link)).collect();
+        for id in self.links.keys().copied().collect::<Vec<_>>() {
+            let old = self.links[&id].config();
+            let same = |new: &&&LinkConfig| new.peer == old.peer && new.key == old.key;
+            match wanted.get(&id).filter(same) {
+                None => {
+                    self.dismiss(now, id, "the link was removed from the configuration", out);
+                    self.links.remove(&id);
+                }
+                Some(new) => self.reconfigure(now, (*new).clone(), out),
+            }
+        }
+        for link in config.links.clone() {
+            self.add_link(link);
+        }
+        self.config = config;
+        self.configure_keys();
+    }
+
+    /// The link stays; its capacity or mtu may differ.
+    fn reconfigure(&mut self, now: Time, new: LinkConfig, out: &mut Vec<Action>) {
+        let id = new.link;
+        let link = self.links.get_mut(&id).expect("the link is known");
+        if new.mtu != link.config().mtu {
+            // Agreed in Hello, so both ends must greet again.
+            if link.state() != LinkState::Down {
+                self.close(now, id, "its mtu was changed", out);
+            }
+            self.links.insert(id, Link::new(new));
+            return;
+        }
+        let before = link.capacity_ours();
+        link.set_capacity(new.capacity);
+        let capacity = link.capacity_ours();
+        if capacity == before {
+            return;
+        }
+        match link.state() {
+            LinkState::Down => {}
+            // Our Hello said the old capacity; the neighbour may not have greeted yet.
+            LinkState::Greeting => {
+                out.push(Action::Send { link: id, message: Message::Capacity(capacity) });
+            }
+            LinkState::Up => {
+                out.push(Action::Send { link: id, message: Message::Capacity(capacity) });
+                self.sessions.capacity_changed(now, id, capacity);
+            }
+        }
+    }
+
+    fn add_link(&mut self, config: LinkConfig) {
+        self.links.entry(config.link).or_insert_with(|| Link::new(config));
+    }
+
+    fn configure_keys(&mut self) {
+        let key = |link: &Link| (link.config().peer.clone(), link.config().key);
+        self.sessions.configure(self.links.values().map(key).collect());
+    }
+
+    /// Bye, then closed.
+    fn dismiss(&mut self, now: Time, id: LinkId, why: &str, out: &mut Vec<Action>) {
+        if self.links[&id].state() != LinkState::Down {
+            out.push(Action::Send { link: id, message: Message::Bye(why.to_owned()) });
+            self.close(now, id, why, out);
+        }
+    }
+
+    fn punish(&mut self, now: Time, misconduct: &Misconduct, out: &mut Vec<Action>) {
+        self.close(now, misconduct.link, &misconduct.to_string(), out);
+    }
+
+    /// Closes the connection of a link from this end.
+    fn close(&mut self, now: Time, id: LinkId, why: &str, out: &mut Vec<Action>) {
+        out.push(Action::CloseLink { link: id, why: why.to_owned() });
+        self.take_down(now, id, why, out);
+    }
+
+    /// The connection of a link is gone: everybody who relied on it learns so.
+    fn take_down(&mut self, now: Time, id: LinkId, why: &str, out: &mut Vec<Action>) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let before = link.disconnect();
+        if before == LinkState::Down {
+            return;
+        }
+        let peer = link.config().peer.clone();
+        if before == LinkState::Up {
+            out.push(Action::LinkDown { link: id });
+            self.sessions.link_down(now, id);
+        }
+        out.push(Action::Event(Event::LinkDown { peer, why: why.to_owned() }));
+    }
+
+    /// What one machine did that the others must know.
+    fn settle(&mut self) {
+        self.sessions.take_fresh();
+    }
+
+    fn advance(&mut self, now: Time) {
+        assert!(now >= self.last, "time goes backwards");
+        self.last = now;
+    }
+}
+
+/// What the queries may know of this peer.
+struct Myself<'a> {
+    config: &'a NodeConfig,
+    links: &'a BTreeMap<LinkId, Link>,
+    sessions: &'a Sessions,
+}
+
+impl Here for Myself<'_> {
+    fn name(&self) -> &PeerName {
+        &self.config.name
+    }
+
+    fn link_to(&self, neighbour: &PeerName) -> Option<LinkId> {
+        let up = |link: &&Link| link.state() == LinkState::Up && link.config().peer == *neighbour;
+        self.links.values().find(up).map(|link| link.config().link)
+    }
+
+    fn services(&self) -> Vec<ServiceInfo> {
+        let info = |service: &super::ServiceConfig| ServiceInfo {
+            name: service.name.clone(),
+            source: service.kind == ServiceKind::Source,
+            busy: false,
+        };
+        self.config.services.iter().map(info).collect()
+    }
+
+    fn links(&self) -> Vec<LinkInfo> {
+        let tree = self.sessions.committed();
+        let info = |link: &Link| {
+            let up = link.established()?;
+            let peer = link.config().peer.clone();
+            let frozen: Option<Bandwidth> =
+                self.sessions.frozen(link.config().link, up.incarnation);
+            Some(LinkInfo {
+                capacity: frozen.unwrap_or_else(|| link.capacity()),
+                branch: tree.is_some_and(|tree| tree.is_branch(&peer)),
+                peer,
+            })
+        };
+        self.links.values().filter_map(info).collect()
+    }
+}
+
+/// A generator of its own for a machine, so that machines do not disturb each other's draws.
+fn fork(rng: &mut ChaCha20Rng) -> ChaCha20Rng {
+    let mut seed = [0; 32];
+    rng.fill_bytes(&mut seed);
+    ChaCha20Rng::from_seed(seed)
+}
