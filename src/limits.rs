@@ -44,8 +44,28 @@ pub const MTU_MIN: u16 = 1_280;
 pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Workers of one peer: the byte of a label that names one.
 pub const WORKERS_MAX: usize = 64;
-/// Largest number of a CPU: the kernel's `CPU_SETSIZE` less one.
-pub const CPU_NUMBER_MAX: u64 = 1_023;
+/// Buffers of one worker; see the sum at `engine::pool`. A power of two: io_uring's buffer ring.
+pub const BUFFERS_PER_WORKER: u16 = 512;
+/// Datagrams a worker takes at once: 64 to a socket (measured: more brings nothing), four sockets.
+pub const BATCH_MAX: usize = 256;
+/// Datagrams of one receive call at one socket (measured: the best of 16 to 256).
+pub const RECEIVE_MAX: usize = 64;
+/// Commands on their way to one worker; more wait in order on the control side.
+pub const COMMANDS_MAX: usize = 1_024;
+/// Commands a worker applies between two batches: about 0.1 ms, so that frames do not wait for them.
+pub const COMMANDS_PER_TURN: u64 = 64;
+/// Events on their way from one worker: two for each link it may have.
+pub const EVENTS_MAX: usize = 2 * LINKS_MAX;
+/// An address in use is tried again for this long: a ring's teardown lets go of its sockets later.
+pub const BIND_RETRY: Duration = Duration::from_secs(2);
+/// A new link is not judged before this, unless the neighbour was heard earlier.
+pub const LINK_GRACE: Duration = Duration::from_secs(1);
+/// Heartbeats due within this are sent together, so that many links cost few wake-ups.
+pub const HEARTBEAT_TICK: Duration = Duration::from_millis(1);
+/// Full batches in a row after which links are judged although more waits in the sockets.
+pub const JUDGE_AFTER_BATCHES: u32 = 64;
+/// Failed receives in a row after which a socket is given up.
+pub const RECEIVE_ERRORS_MAX: u32 = 16;
 /// UDP ports one peer keeps from its listen port upwards: `init` puts peers this far apart.
 pub const PORTS_PER_PEER: u16 = 16;
 
@@ -195,5 +215,7 @@ const _: () = {
     );
     assert!(HOLD.as_millis() >= OPEN_DEADLINE.as_millis());
     assert!(MTU_MIN <= MTU_DEFAULT);
+    assert!(BATCH_MAX < BUFFERS_PER_WORKER as usize && BUFFERS_PER_WORKER.is_power_of_two());
+    assert!(RECEIVE_MAX <= BATCH_MAX);
     assert!(MESSAGE_BYTES_MAX < SEND_QUEUE_BYTES_MAX);
 };

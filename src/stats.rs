@@ -50,8 +50,10 @@ const REASONS: usize = DropReason::ALL.len();
 /// Buckets of a [`LatencyBuckets`]: 27 octaves of microseconds, 8 steps each.
 pub const LATENCY_BUCKETS: usize = 27 * 8;
 
-/// Counters of one channel at one peer. In = out + drops, once nothing is in flight.
+/// Counters of one channel at one peer. Entered + received = sent + delivered + drops, once nothing
+/// is in flight. One cache line of its own at least: neighbours in memory belong to other workers.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct ChannelStats {
     /// Datagrams that entered the overlay here.
     pub entered: AtomicU64,
@@ -66,6 +68,9 @@ pub struct ChannelStats {
     pub bytes_out: AtomicU64,
     /// One more than the highest sequence seen on frames for this end.
     pub next_sequence: AtomicU64,
+    /// The sequence the next datagram that enters here gets. Those that are dropped after they were
+    /// allowed in count too, so that the far end sees the gap.
+    pub entry_sequence: AtomicU64,
     drops: [AtomicU64; REASONS],
     /// From the stamp (entry into the overlay) to the arrival here.
     pub latency: LatencyBuckets,
@@ -81,6 +86,7 @@ impl Default for ChannelStats {
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             next_sequence: AtomicU64::new(0),
+            entry_sequence: AtomicU64::new(0),
             drops: [const { AtomicU64::new(0) }; REASONS],
             latency: LatencyBuckets::default(),
         }
@@ -112,6 +118,7 @@ impl ChannelStats {
 
 /// Counters of a worker: drops that belong to no channel, and sign of life.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct WorkerStats {
     drops: [AtomicU64; REASONS],
     pub batches: AtomicU64,

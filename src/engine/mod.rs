@@ -12,14 +12,23 @@
 //! Each worker owns its forwarding table and changes it itself, between two batches, when a
 //! [`Command`] arrives. Nothing else can reach the table, so the frame path has no lock, no reference
 //! count and no pointer to swap, and one channel costs one command however many there are.
-//! [`Engine::flush`] tells when everything sent so far is applied; the daemon waits for it before it
+//! [`Engine::applied`] tells when everything sent so far is applied; the daemon waits for it before it
 //! sends the message that lets frames come.
 //!
 //! Never imports `proto`: the daemon translates its actions into commands.
 
+pub mod forward;
+mod handle;
+pub mod liveness;
+pub mod pool;
+pub mod table;
+mod worker;
+
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use handle::{Engine, EngineError, WorkerInfo};
 
 use crate::stats::ChannelStats;
 use crate::types::{Bandwidth, ChannelId, Label, LinkId, Time};

@@ -1,0 +1,375 @@
+//! What happens to one datagram: the judgement, and the edit of its header in place.
+//!
+//! ```text
+//! from a neighbour   forward()  parse ─► label ─► link ─► hop limit ─► Relay: label swapped in place
+//!                                                                      Deliver: leave() says to whom
+//! from a program     enter()    sender ─► path ─► size ─► header written in front, tag room behind
+//! ```
+//!
+//! Pure: no clock, no socket, no heap; peers' mistakes are a [`DropReason`], never a panic. Nothing is
+//! ever answered. Counting and sending are [`super::worker`]'s.
+
+use core::net::{IpAddr, SocketAddr};
+
+use super::table::{Account, End, EndSlot, Table, Way};
+use super::{AllowedFrom, Deliver};
+use crate::limits::HOP_LIMIT_START;
+use crate::stats::DropReason;
+use crate::types::LinkId;
+use crate::wire::frame::{self, END_TAG_BYTES, FrameType, HEADER_BYTES, Header, OVERHEAD_BYTES};
+
+/// What a datagram from the overlay is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judged {
+    /// Names this link; its MAC is still to be checked.
+    Heartbeat { link: LinkId, header: Header },
+    /// Of a channel, from its link.
+    Frame { account: Account, from: LinkId, header: Header, verdict: Verdict },
+}
+
+/// Where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Out of the overlay here.
+    Deliver(EndSlot),
+    /// To the next hop; the datagram has been relabelled.
+    Relay(SocketAddr),
+    Drop(DropReason),
+}
+
+/// Judges a datagram that came to the worker's port, and relabels it if it is relayed. An `Err` is a
+/// drop that belongs to no channel.
+#[inline]
+pub fn forward(
+    datagram: &mut [u8],
+    source: SocketAddr,
+    table: &Table,
+) -> Result<Judged, DropReason> {
+    let header = frame::parse(datagram).map_err(|_| DropReason::Malformed)?;
+    if header.frame_type == FrameType::Heartbeat {
+        let link = table.heartbeat_link(header.label).ok_or(DropReason::BadHeartbeat)?;
+        return Ok(Judged::Heartbeat { link, header });
+    }
+    let route = table.route(header.label).ok_or(DropReason::UnknownLabel)?;
+    if !table.link(route.from).is_some_and(|link| link.sends_from(source)) {
+        return Err(DropReason::ForeignLabel);
+    }
+    let verdict = match route.ways.first() {
+        Some(&Way::Local(end)) => Verdict::Deliver(end),
+        Some(&way) => relay(datagram, header.hop_limit, way, table),
+        None => Verdict::Drop(DropReason::UnknownLabel),
+    };
+    Ok(Judged::Frame { account: route.account, from: route.from, header, verdict })
+}
+
+fn relay(datagram: &mut [u8], hop_limit: u8, way: Way, table: &Table) -> Verdict {
+    let Way::Hop { link, label, port } = way else {
+        return Verdict::Drop(DropReason::UnknownLabel);
+    };
+    let Some(hop_limit) = hop_limit.checked_sub(1).filter(|&left| left > 0) else {
+        return Verdict::Drop(DropReason::HopLimit);
+    };
+    let Some(link) = table.link(link) else {
+        return Verdict::Drop(DropReason::NoLink);
+    };
+    frame::relabel(datagram, label, hop_limit);
+    Verdict::Relay(link.worker_address(port))
+}
+
+/// Judges a datagram a program sent into a channel end, without looking at its content: where it goes
+/// if it may enter. Remembers the sender.
+#[inline]
+pub fn admit(payload_bytes: usize, source: SocketAddr, end: &mut End) -> Result<Way, DropReason> {
+    if !allowed(&end.from, source) {
+        return Err(DropReason::ForeignSender);
+    }
+    end.last_sender = Some(source);
+    // From here on it is a datagram of the stream: it takes a sequence even if it is dropped, so that
+    // the other end sees that something is missing.
+    end.sequence += 1;
+    let Some(entry) = &end.entry else {
+        return Err(DropReason::Moving);
+    };
+    if payload_bytes > usize::from(entry.max_payload) {
+        return Err(DropReason::TooBig);
+    }
+    Ok(entry.way)
+}
+
+/// Writes header and end-to-end tag around an admitted payload. `frame` is the payload with
+/// [`HEADER_BYTES`] in front and [`END_TAG_BYTES`] behind it.
+#[inline]
+pub fn enter(frame: &mut [u8], way: Way, sequence: u64, stamp: u32, table: &Table) -> Verdict {
+    let (label, verdict) = match way {
+        Way::Local(end) => (crate::types::Label(0), Verdict::Deliver(end)),
+        Way::Hop { link, label, port } => match table.link(link) {
+            Some(link) => (label, Verdict::Relay(link.worker_address(port))),
+            None => return Verdict::Drop(DropReason::NoLink),
+        },
+    };
+    let Ok(payload_length) = u16::try_from(frame.len() - OVERHEAD_BYTES) else {
+        return Verdict::Drop(DropReason::TooBig);
+    };
+    let header = Header {
+        frame_type: FrameType::Data,
+        flags: 0,
+        hop_limit: HOP_LIMIT_START,
+        payload_length,
+        label,
+        sequence,
+        stamp,
+    };
+    header.emit(frame);
+    let tag = frame.len() - END_TAG_BYTES;
+    frame[tag..].fill(0);
+    verdict
+}
+
+/// To whom a frame leaves the overlay at `end`, and which part of it.
+#[inline]
+pub fn leave(
+    end: &End,
+    payload_bytes: usize,
+) -> Result<(SocketAddr, std::ops::Range<usize>), DropReason> {
+    let payload = HEADER_BYTES..HEADER_BYTES + payload_bytes;
+    match (&end.deliver, end.last_sender) {
+        (&Deliver::To(to), _) | (Deliver::LastSender, Some(to)) => Ok((to, payload)),
+        (Deliver::Framed(to), _) => Ok((*to, 0..payload_bytes + OVERHEAD_BYTES)),
+        (Deliver::LastSender, None) => Err(DropReason::NoReceiver),
+    }
+}
+
+/// Microseconds a frame with this stamp was on its way; clocks that disagree give zero.
+#[inline]
+pub fn latency_us(now: u32, stamp: u32) -> u32 {
+    let passed = now.wrapping_sub(stamp);
+    if passed > u32::MAX / 2 { 0 } else { passed }
+}
+
+fn allowed(from: &AllowedFrom, source: SocketAddr) -> bool {
+    match from {
+        AllowedFrom::Loopback => source.ip().is_loopback(),
+        AllowedFrom::Prefix(prefix, bits) => {
+            source.ip().is_loopback() || in_prefix(source.ip(), *prefix, *bits)
+        }
+        AllowedFrom::Only(address) => source == *address,
+    }
+}
+
+fn in_prefix(ip: IpAddr, prefix: IpAddr, bits: u8) -> bool {
+    let shift = |width: u32| width.saturating_sub(u32::from(bits));
+    match (ip, prefix) {
+        (IpAddr::V4(ip), IpAddr::V4(prefix)) => {
+            let differ = ip.to_bits() ^ prefix.to_bits();
+            differ.checked_shr(shift(32)).unwrap_or(0) == 0
+        }
+        (IpAddr::V6(ip), IpAddr::V6(prefix)) => {
+            let differ = ip.to_bits() ^ prefix.to_bits();
+            differ.checked_shr(shift(128)).unwrap_or(0) == 0
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::engine::table::SocketId;
+    use crate::engine::{EntrySpec, Target};
+    use crate::types::{Bandwidth, ChannelId, Label, PeerName};
+    use crate::wire::heartbeat::{Heartbeat, HeartbeatKey};
+
+    const IN: LinkId = LinkId(0);
+    const OUT: LinkId = LinkId(1);
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn neighbour() -> SocketAddr {
+        address("10.0.0.1:4000")
+    }
+
+    fn channel() -> ChannelId {
+        ChannelId { source: PeerName::new("peer-1").unwrap(), boot: 1, count: 1 }
+    }
+
+    /// Label 1 is relayed to link 1 as label 2, label 3 is local.
+    fn table() -> Table {
+        let mut table = Table::default();
+        table.set_link(IN, neighbour(), 2, Label(100));
+        table.set_link(OUT, address("10.0.0.2:5000"), 1, Label(200));
+        let hop = Target::Hop { link: OUT, label: Label(2), port: 5_003 };
+        table.add_label(Label(1), IN, hop, Arc::default());
+        table.add_label(Label(3), IN, Target::Local(channel()), Arc::default());
+        table
+    }
+
+    fn frame(label: u64, hop_limit: u8) -> Vec<u8> {
+        let header = Header {
+            frame_type: FrameType::Data,
+            flags: 0,
+            hop_limit,
+            payload_length: 5,
+            label: Label(label),
+            sequence: 7,
+            stamp: 8,
+        };
+        let mut bytes = vec![9; header.frame_bytes()];
+        header.emit(&mut bytes);
+        bytes
+    }
+
+    fn verdict(judged: Result<Judged, DropReason>) -> Result<Verdict, DropReason> {
+        judged.map(|judged| match judged {
+            Judged::Frame { verdict, .. } => verdict,
+            Judged::Heartbeat { .. } => panic!("a heartbeat"),
+        })
+    }
+
+    fn end(table: &mut Table, from: AllowedFrom, deliver: Deliver) -> EndSlot {
+        let slot = table.reserve_end(&channel());
+        table.open_end(slot, SocketId(1), from, deliver, Arc::default());
+        slot
+    }
+
+    #[test]
+    fn a_frame_is_relabelled_in_place_and_only_there() {
+        let table = table();
+        let mut bytes = frame(1, 64);
+        let to = verdict(forward(&mut bytes, neighbour(), &table));
+        assert_eq!(to, Ok(Verdict::Relay(address("10.0.0.2:5003"))));
+        assert_eq!(bytes, frame(2, 63));
+    }
+
+    #[test]
+    fn a_frame_whose_hops_are_used_up_is_dropped() {
+        let table = table();
+        for (hop_limit, passes) in [(2, true), (1, false), (0, false)] {
+            let mut bytes = frame(1, hop_limit);
+            let verdict = verdict(forward(&mut bytes, neighbour(), &table)).unwrap();
+            assert_eq!(verdict != Verdict::Drop(DropReason::HopLimit), passes, "{hop_limit}");
+        }
+    }
+
+    #[test]
+    fn a22_a_label_is_worth_nothing_on_another_link() {
+        let table = table();
+        for source in ["10.0.0.2:4000", "10.0.0.1:3999", "10.0.0.1:4002", "[::1]:4000"] {
+            let judged = forward(&mut frame(1, 64), address(source), &table);
+            assert_eq!(judged, Err(DropReason::ForeignLabel), "{source}");
+        }
+        assert!(forward(&mut frame(1, 64), address("10.0.0.1:4001"), &table).is_ok());
+    }
+
+    #[test]
+    fn a22_a_label_nobody_gave_out_reaches_nobody() {
+        let mut table = table();
+        let unknown = Err(DropReason::UnknownLabel);
+        assert_eq!(forward(&mut frame(2, 64), neighbour(), &table), unknown);
+        assert_eq!(forward(&mut frame(100, 64), neighbour(), &table), unknown);
+        table.remove_label(Label(1));
+        assert_eq!(forward(&mut frame(1, 64), neighbour(), &table), unknown);
+    }
+
+    #[test]
+    fn a_hop_without_a_link_is_named() {
+        let mut table = table();
+        table.remove_link(OUT);
+        let judged = verdict(forward(&mut frame(1, 64), neighbour(), &table));
+        assert_eq!(judged, Ok(Verdict::Drop(DropReason::NoLink)));
+        table.remove_link(IN);
+        let judged = forward(&mut frame(1, 64), neighbour(), &table);
+        assert_eq!(judged, Err(DropReason::ForeignLabel));
+    }
+
+    #[test]
+    fn a_heartbeat_names_its_link_and_an_unknown_one_is_dropped() {
+        let table = table();
+        let beat = |label| {
+            let beat = Heartbeat { label: Label(label), sequence: 1, heard: 0, heard_age_us: 0 };
+            beat.emit(&HeartbeatKey([0; 32]))
+        };
+        let judged = forward(&mut beat(200), address("1.2.3.4:5"), &table);
+        assert!(matches!(judged, Ok(Judged::Heartbeat { link: OUT, .. })), "{judged:?}");
+        let judged = forward(&mut beat(1), neighbour(), &table);
+        assert_eq!(judged, Err(DropReason::BadHeartbeat));
+    }
+
+    #[test]
+    fn what_enters_leaves_as_it_came() {
+        let mut table = table();
+        let slot = end(&mut table, AllowedFrom::Loopback, Deliver::LastSender);
+        let source = address("127.0.0.1:9");
+        let hop = Target::Hop { link: OUT, label: Label(2), port: 1 };
+        let entry = EntrySpec { to: hop, rate: Bandwidth::ZERO, max_payload: 100 };
+        table.set_entry(&channel(), Some(entry));
+        let way = admit(5, source, table.end_mut(slot).unwrap()).unwrap();
+        let mut bytes = vec![0xaa; OVERHEAD_BYTES + 5];
+        bytes[HEADER_BYTES..HEADER_BYTES + 5].copy_from_slice(b"hello");
+        let verdict = enter(&mut bytes, way, 4, 5, &table);
+        assert_eq!(verdict, Verdict::Relay(address("10.0.0.2:1")));
+        let header = frame::parse(&bytes).unwrap();
+        assert_eq!((header.label, header.sequence, header.stamp), (Label(2), 4, 5));
+        assert_eq!(header.hop_limit, HOP_LIMIT_START);
+        assert_eq!(bytes[HEADER_BYTES + 5..], [0; END_TAG_BYTES]);
+        let (to, part) = leave(table.end(slot).unwrap(), 5).unwrap();
+        assert_eq!((to, &bytes[part]), (source, b"hello".as_slice()));
+        table.set_deliver(&channel(), Deliver::Framed(source));
+        let (_, part) = leave(table.end(slot).unwrap(), 5).unwrap();
+        assert_eq!(part, 0..bytes.len());
+    }
+
+    #[test]
+    fn what_may_not_enter_is_named_and_leaves_a_gap_if_it_was_the_streams() {
+        let mut table = table();
+        let slot = end(&mut table, AllowedFrom::Loopback, Deliver::LastSender);
+        let end = |table: &mut Table, bytes, source: &str| {
+            let end = table.end_mut(slot).unwrap();
+            (admit(bytes, address(source), end), end.sequence)
+        };
+        assert_eq!(leave(table.end(slot).unwrap(), 1), Err(DropReason::NoReceiver));
+        assert_eq!(end(&mut table, 5, "10.9.9.9:1"), (Err(DropReason::ForeignSender), 0));
+        assert_eq!(end(&mut table, 5, "127.0.0.1:1"), (Err(DropReason::Moving), 1));
+        let hop = Target::Hop { link: LinkId(9), label: Label(2), port: 1 };
+        let entry = EntrySpec { to: hop, rate: Bandwidth::ZERO, max_payload: 100 };
+        table.set_entry(&channel(), Some(entry));
+        assert_eq!(end(&mut table, 101, "127.0.0.1:1"), (Err(DropReason::TooBig), 2));
+        let (way, sequence) = end(&mut table, 100, "127.0.0.1:1");
+        assert_eq!(sequence, 3);
+        let verdict = enter(&mut [0; OVERHEAD_BYTES], way.unwrap(), 2, 0, &table);
+        assert_eq!(verdict, Verdict::Drop(DropReason::NoLink));
+    }
+
+    #[test]
+    fn senders_are_allowed_by_address() {
+        let prefix = |text: &str, bits| AllowedFrom::Prefix(text.parse().unwrap(), bits);
+        let cases = [
+            (AllowedFrom::Loopback, "127.9.9.9:1", true),
+            (AllowedFrom::Loopback, "[::1]:1", true),
+            (AllowedFrom::Loopback, "192.168.1.1:1", false),
+            (prefix("192.168.1.0", 24), "192.168.1.77:1", true),
+            (prefix("192.168.1.0", 24), "192.168.2.77:1", false),
+            (prefix("192.168.1.0", 24), "127.0.0.1:1", true),
+            (prefix("192.168.1.7", 32), "192.168.1.6:1", false),
+            (prefix("0.0.0.0", 0), "8.8.8.8:1", true),
+            (prefix("0.0.0.0", 0), "[fe80::1]:1", false),
+            (prefix("fd00::", 8), "[fd12::1]:1", true),
+            (prefix("fd00::", 8), "[fe12::1]:1", false),
+            (AllowedFrom::Only(address("127.0.0.1:5")), "127.0.0.1:5", true),
+            (AllowedFrom::Only(address("127.0.0.1:5")), "127.0.0.1:6", false),
+        ];
+        for (from, source, expected) in cases {
+            assert_eq!(allowed(&from, address(source)), expected, "{from:?} {source}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_gives_no_latency_of_an_hour() {
+        assert_eq!(latency_us(10, 3), 7);
+        assert_eq!(latency_us(3, u32::MAX), 4);
+        assert_eq!(latency_us(3, 10), 0);
+    }
+}

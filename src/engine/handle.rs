@@ -1,0 +1,305 @@
+//! The control thread's handle of the engine: start, commands in, events out, stop.
+//!
+//! Assumes one control thread. Commands to one worker are applied in the order they were sent; what
+//! does not fit into its ring waits here, in order. Knows nothing of frames.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::worker::{Shared, Worker};
+use super::{Command, EngineConfig, Event};
+use crate::limits::{BIND_RETRY, WORKERS_MAX};
+use crate::net::{self, Backend, EventFd, Net};
+use crate::stats::WorkerStats;
+use crate::types::WorkerId;
+
+/// Why the engine cannot start: the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("cannot listen on UDP {address}: {source}")]
+    Bind { address: SocketAddr, source: io::Error },
+    #[error(
+        "{workers} workers from UDP port {port} upwards: 1 to {WORKERS_MAX} workers are allowed and the last port is 65535"
+    )]
+    Workers { workers: usize, port: u16 },
+    #[error("engine backend: {0}")]
+    Backend(String),
+    #[error("worker {worker} cannot start: {text}")]
+    Start { worker: usize, text: String },
+}
+
+/// A worker as the outside sees it.
+#[derive(Debug, Clone)]
+pub struct WorkerInfo {
+    /// Where it receives frames.
+    pub address: SocketAddr,
+    pub port: u16,
+    pub cpu: Option<usize>,
+    /// Bytes of receive buffer the kernel granted its socket.
+    pub receive_buffer: usize,
+    pub stats: Arc<WorkerStats>,
+}
+
+/// The running workers. Dropping it stops them.
+#[derive(Debug)]
+pub struct Engine {
+    running: Vec<Running>,
+    infos: Vec<WorkerInfo>,
+    control: Arc<EventFd>,
+    backend: Backend,
+    why: String,
+}
+
+#[derive(Debug)]
+struct Running {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    /// Commands its ring had no room for, in order.
+    waiting: VecDeque<Command>,
+    sent: u64,
+    end_told: bool,
+}
+
+impl Engine {
+    /// Binds all sockets, chooses the back end and starts the workers. With port 0 the kernel chooses
+    /// the first worker's port.
+    pub fn start(config: EngineConfig) -> Result<Self, EngineError> {
+        let (backend, why) = net::probe(config.backend).map_err(EngineError::Backend)?;
+        let sockets = bind(config.listen, config.cpus.len())?;
+        let internal = |error: io::Error| EngineError::Start { worker: 0, text: error.to_string() };
+        let control = Arc::new(EventFd::new().map_err(internal)?);
+        let mut engine = Self { running: Vec::new(), infos: Vec::new(), control, backend, why };
+        for (worker, ((socket, receive_buffer), cpu)) in
+            sockets.into_iter().zip(config.cpus).enumerate()
+        {
+            let failed = |error: io::Error| EngineError::Start { worker, text: error.to_string() };
+            let address = socket.local_addr().map_err(failed)?;
+            let shared = Shared::new(Arc::clone(&engine.control)).map_err(failed)?;
+            let start = Start {
+                worker,
+                socket,
+                cpu,
+                backend,
+                origin: config.origin,
+                shared: Arc::new(shared),
+                stats: Arc::default(),
+            };
+            let stats = Arc::clone(&start.stats);
+            engine.running.push(start.spawn()?);
+            let port = address.port();
+            engine.infos.push(WorkerInfo { address, port, cpu, receive_buffer, stats });
+        }
+        Ok(engine)
+    }
+
+    /// A worker that does not exist is the caller's mistake.
+    pub fn send(&mut self, worker: WorkerId, command: Command) {
+        let running = &mut self.running[usize::from(worker.0)];
+        running.sent += 1;
+        running.waiting.push_back(command);
+        running.push_waiting();
+    }
+
+    /// The same command to every worker.
+    pub fn broadcast(&mut self, make: impl Fn() -> Command) {
+        for worker in &mut self.running {
+            worker.sent += 1;
+            worker.waiting.push_back(make());
+            worker.push_waiting();
+        }
+    }
+
+    /// Pushes on what waits, and whether everything sent so far has been applied.
+    pub fn applied(&mut self) -> bool {
+        self.running.iter_mut().for_each(Running::push_waiting);
+        let applied = |worker: &Running| worker.shared.applied.load(Ordering::Acquire);
+        self.running.iter().all(|worker| applied(worker) == worker.sent)
+    }
+
+    /// Everything the workers told since the last call, appended to `out`.
+    pub fn poll_events(&mut self, out: &mut Vec<Event>) {
+        // Drained first: what is told from here on makes it readable again.
+        self.control.drain();
+        for (index, worker) in self.running.iter_mut().enumerate() {
+            worker.push_waiting();
+            let before = out.len();
+            out.extend(std::iter::from_fn(|| worker.shared.events.pop()));
+            if !worker.end_told && worker.shared.ended.load(Ordering::Acquire) {
+                worker.end_told = true;
+                out.extend(std::iter::from_fn(|| worker.shared.events.pop()));
+                if !out[before..].iter().any(|event| matches!(event, Event::Failed(_))) {
+                    out.push(Event::Failed(format!("worker {index} ended unexpectedly")));
+                }
+            }
+        }
+    }
+
+    /// Readable when a worker has an event or has applied commands; [`Engine::poll_events`] makes it
+    /// unreadable again.
+    pub fn event_fd(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    pub fn workers(&self) -> &[WorkerInfo] {
+        &self.infos
+    }
+
+    /// The back end in use, and why it is that one.
+    pub fn backend(&self) -> (&'static str, &str) {
+        (self.backend.as_str(), &self.why)
+    }
+
+    /// Stops all workers and waits for them; their ports are free afterwards.
+    pub fn stop(&mut self) {
+        for worker in &mut self.running {
+            worker.end_told = true;
+            worker.waiting.clear();
+            worker.waiting.push_back(Command::Stop);
+        }
+        for worker in &mut self.running {
+            let Some(thread) = worker.thread.take() else { continue };
+            while !worker.waiting.is_empty() && !thread.is_finished() {
+                worker.push_waiting();
+                thread::sleep(Duration::from_micros(100));
+            }
+            // A panic of the worker was printed by its own thread.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Running {
+    fn push_waiting(&mut self) {
+        let mut pushed = false;
+        while let Some(command) = self.waiting.pop_front() {
+            if let Err(command) = self.shared.commands.push(command) {
+                self.waiting.push_front(command);
+                break;
+            }
+            pushed = true;
+        }
+        if pushed {
+            self.shared.wake.notify();
+        }
+    }
+}
+
+/// What a worker's thread takes with it.
+struct Start {
+    worker: usize,
+    socket: UdpSocket,
+    cpu: Option<usize>,
+    backend: Backend,
+    origin: Instant,
+    shared: Arc<Shared>,
+    stats: Arc<WorkerStats>,
+}
+
+impl Start {
+    /// Starts the thread and waits until it runs or says why not.
+    fn spawn(self) -> Result<Running, EngineError> {
+        let worker = self.worker;
+        let failed = |text: String| EngineError::Start { worker, text };
+        let shared = Arc::clone(&self.shared);
+        let started = Arc::new(OnceLock::new());
+        let (told, starter) = (Arc::clone(&started), thread::current());
+        let thread = thread::Builder::new()
+            .name(format!("spanway-w{worker}"))
+            .spawn(move || {
+                let _ended = Ended(Arc::clone(&self.shared));
+                let shared = Arc::clone(&self.shared);
+                let prepared = self.prepare();
+                let answer = prepared.as_ref().map(|_| ()).map_err(Clone::clone);
+                told.set(answer).expect("only set here");
+                starter.unpark();
+                let Ok(worker) = prepared else { return };
+                if let Err(text) = worker.run() {
+                    // The ring may be full; then `ended` tells.
+                    let _ = shared.events.push(Event::Failed(text));
+                }
+            })
+            .map_err(|error| failed(error.to_string()))?;
+        while started.get().is_none() && !thread.is_finished() {
+            thread::park_timeout(Duration::from_millis(10));
+        }
+        match started.get() {
+            Some(Ok(())) => {}
+            Some(Err(text)) => return Err(failed(text.clone())),
+            None => return Err(failed("its thread ended at once".to_owned())),
+        }
+        let thread = Some(thread);
+        Ok(Running { shared, thread, waiting: VecDeque::new(), sent: 0, end_told: false })
+    }
+
+    /// On the worker's own thread: io_uring wants to be used by the thread that made it.
+    fn prepare(self) -> Result<Worker, String> {
+        if let Some(cpu) = self.cpu {
+            net::pin_to_cpu(cpu).map_err(|error| {
+                format!("cannot be pinned to CPU {cpu}: {error}; choose `[engine] cpus` that exist")
+            })?;
+        }
+        let mut net = Net::open(self.backend, &self.shared.wake)
+            .map_err(|error| format!("no {} sockets: {error}", self.backend.as_str()))?;
+        let socket = net.add_socket(self.socket.into()).map_err(|error| error.to_string())?;
+        assert_eq!(socket, net::WORKER_SOCKET, "the first socket");
+        Ok(Worker::new(self.worker == 0, net, self.shared, self.stats, self.origin))
+    }
+}
+
+/// Tells the control thread when the worker's thread ends, also by a panic.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Release);
+        self.0.control.notify();
+    }
+}
+
+/// The sockets of all workers, each with the receive buffer granted.
+fn bind(listen: SocketAddr, workers: usize) -> Result<Vec<(UdpSocket, usize)>, EngineError> {
+    let wrong = EngineError::Workers { workers, port: listen.port() };
+    if workers == 0 || workers > WORKERS_MAX {
+        return Err(wrong);
+    }
+    if usize::from(listen.port()) + workers - 1 > usize::from(u16::MAX) {
+        return Err(wrong);
+    }
+    let give_up = Instant::now() + BIND_RETRY;
+    loop {
+        match bind_all(listen, workers) {
+            // A free port whose neighbour is taken is no failure: the kernel chooses another.
+            Err(EngineError::Bind { source, .. })
+                if source.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up =>
+            {
+                thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
+
+fn bind_all(listen: SocketAddr, workers: usize) -> Result<Vec<(UdpSocket, usize)>, EngineError> {
+    let mut sockets: Vec<(UdpSocket, usize)> = Vec::with_capacity(workers);
+    let mut address = listen;
+    for _ in 0..workers {
+        let failed = |source| EngineError::Bind { address, source };
+        let bound = net::bind_worker(address).map_err(failed)?;
+        let port = bound.0.local_addr().map_err(failed)?.port();
+        address.set_port(port.wrapping_add(1));
+        sockets.push(bound);
+    }
+    Ok(sockets)
+}

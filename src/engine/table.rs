@@ -1,0 +1,441 @@
+//! The forwarding table of one worker: what a label, a link and a channel end mean here.
+//!
+//! Pure: owned by one worker and changed by its commands between two batches; no clock, no socket.
+//! Every look-up of the frame path is one hash look-up or an index. Commands may come in any order: a
+//! label may name an end that is not there yet, an entry a link that is down; frames then drop with
+//! a reason.
+//!
+//! Does not judge frames: that is [`super::forward`]'s.
+
+use core::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use super::{AllowedFrom, Deliver, EntrySpec, Target};
+use crate::stats::ChannelStats;
+use crate::types::{ChannelId, Label, LinkId};
+
+/// Number of a socket at the worker's back end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketId(pub u32);
+
+/// Number of a channel that has, had or will have its end at this worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndSlot(u32);
+
+/// Number of a set of counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account(u32);
+
+/// Where a frame goes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Hop { link: LinkId, label: Label, port: u16 },
+    Local(EndSlot),
+}
+
+/// What a label means.
+#[derive(Debug)]
+pub struct Route {
+    /// The only link it may come from.
+    pub from: LinkId,
+    /// One today; a list, so that one-to-many streams will not need a second engine.
+    pub ways: Vec<Way>,
+    pub account: Account,
+}
+
+/// A neighbour's address.
+#[derive(Debug)]
+pub struct Link {
+    /// Of its worker 0; the others listen on the next ports.
+    address: SocketAddr,
+    workers: u8,
+    receive_label: Label,
+}
+
+/// A channel end with an open socket.
+#[derive(Debug)]
+pub struct End {
+    pub socket: SocketId,
+    pub account: Account,
+    pub from: AllowedFrom,
+    pub deliver: Deliver,
+    pub last_sender: Option<SocketAddr>,
+    pub entry: Option<Entry>,
+    /// Of the next datagram that enters.
+    pub sequence: u64,
+}
+
+/// Where datagrams go that enter at an end.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub way: Way,
+    pub max_payload: u16,
+}
+
+#[derive(Debug)]
+struct Slot {
+    channel: ChannelId,
+    end: Option<End>,
+    /// The end, and every way that leads to it.
+    users: u32,
+}
+
+#[derive(Debug, Default)]
+pub struct Table {
+    labels: HashMap<Label, Route, BuildHasherDefault<LabelHasher>>,
+    heartbeat_labels: HashMap<Label, LinkId, BuildHasherDefault<LabelHasher>>,
+    /// By link number.
+    links: Vec<Option<Link>>,
+    slots: Vec<Option<Slot>>,
+    slot_of: BTreeMap<ChannelId, EndSlot>,
+    accounts: Vec<Option<Arc<ChannelStats>>>,
+    free_slots: Vec<EndSlot>,
+    free_accounts: Vec<Account>,
+}
+
+impl Table {
+    // --- The frame path ---
+
+    #[inline]
+    pub fn route(&self, label: Label) -> Option<&Route> {
+        self.labels.get(&label)
+    }
+
+    /// The link whose heartbeats carry `label`.
+    #[inline]
+    pub fn heartbeat_link(&self, label: Label) -> Option<LinkId> {
+        self.heartbeat_labels.get(&label).copied()
+    }
+
+    #[inline]
+    pub fn link(&self, link: LinkId) -> Option<&Link> {
+        self.links.get(usize::from(link.0))?.as_ref()
+    }
+
+    #[inline]
+    pub fn end(&self, slot: EndSlot) -> Option<&End> {
+        self.slots.get(slot.0 as usize)?.as_ref()?.end.as_ref()
+    }
+
+    #[inline]
+    pub fn end_mut(&mut self, slot: EndSlot) -> Option<&mut End> {
+        self.slots.get_mut(slot.0 as usize)?.as_mut()?.end.as_mut()
+    }
+
+    #[inline]
+    pub fn stats(&self, account: Account) -> &ChannelStats {
+        self.accounts[account.0 as usize].as_ref().expect("routes and ends keep their account")
+    }
+
+    // --- Commands ---
+
+    pub fn set_link(&mut self, link: LinkId, address: SocketAddr, workers: u8, receive: Label) {
+        self.remove_link(link);
+        let index = usize::from(link.0);
+        if self.links.len() <= index {
+            self.links.resize_with(index + 1, || None);
+        }
+        self.links[index] =
+            Some(Link { address: canonical(address), workers, receive_label: receive });
+        self.heartbeat_labels.insert(receive, link);
+    }
+
+    /// Frames go to the new address from now on.
+    pub fn move_link(&mut self, link: LinkId, address: SocketAddr) {
+        if let Some(Some(link)) = self.links.get_mut(usize::from(link.0)) {
+            link.address = canonical(address);
+        }
+    }
+
+    pub fn remove_link(&mut self, link: LinkId) {
+        let old = self.links.get_mut(usize::from(link.0)).and_then(Option::take);
+        if let Some(old) = old {
+            self.heartbeat_labels.remove(&old.receive_label);
+        }
+    }
+
+    pub fn add_label(&mut self, label: Label, from: LinkId, to: Target, stats: Arc<ChannelStats>) {
+        self.remove_label(label);
+        let ways = vec![self.way(to)];
+        let account = self.open_account(stats);
+        self.labels.insert(label, Route { from, ways, account });
+    }
+
+    pub fn remove_label(&mut self, label: Label) {
+        if let Some(route) = self.labels.remove(&label) {
+            route.ways.into_iter().for_each(|way| self.drop_way(way));
+            self.close_account(route.account);
+        }
+    }
+
+    /// The number of the channel's end, for [`Table::open_end`].
+    pub fn reserve_end(&mut self, channel: &ChannelId) -> EndSlot {
+        if let Some(&slot) = self.slot_of.get(channel) {
+            return slot;
+        }
+        let fresh = Some(Slot { channel: channel.clone(), end: None, users: 0 });
+        let slot = match self.free_slots.pop() {
+            Some(slot) => {
+                self.slots[slot.0 as usize] = fresh;
+                slot
+            }
+            None => {
+                self.slots.push(fresh);
+                EndSlot(number(self.slots.len() - 1))
+            }
+        };
+        self.slot_of.insert(channel.clone(), slot);
+        slot
+    }
+
+    /// The end of the channel is `socket` from now on. The caller closed an earlier one.
+    pub fn open_end(
+        &mut self,
+        slot: EndSlot,
+        socket: SocketId,
+        from: AllowedFrom,
+        deliver: Deliver,
+        stats: Arc<ChannelStats>,
+    ) {
+        let from = match from {
+            AllowedFrom::Only(address) => AllowedFrom::Only(canonical(address)),
+            AllowedFrom::Prefix(ip, bits) => AllowedFrom::Prefix(ip.to_canonical(), bits),
+            AllowedFrom::Loopback => AllowedFrom::Loopback,
+        };
+        let sequence = stats.entry_sequence.load(std::sync::atomic::Ordering::Relaxed);
+        let account = self.open_account(stats);
+        let last_sender = None;
+        let end = End { socket, account, from, deliver, last_sender, entry: None, sequence };
+        let slot = self.slots[slot.0 as usize].as_mut().expect("reserved before it is opened");
+        assert!(slot.end.is_none(), "closed before it is opened again");
+        slot.end = Some(end);
+        slot.users += 1;
+    }
+
+    /// The end is gone; labels that lead to it stay until they are removed. Returns its socket.
+    pub fn close_end(&mut self, channel: &ChannelId) -> Option<SocketId> {
+        let slot = *self.slot_of.get(channel)?;
+        let end = self.slots[slot.0 as usize].as_mut()?.end.take()?;
+        self.close_account(end.account);
+        if let Some(entry) = end.entry {
+            self.drop_way(entry.way);
+        }
+        self.drop_way(Way::Local(slot));
+        Some(end.socket)
+    }
+
+    /// Nothing happens if the channel has no end here (any more).
+    pub fn set_deliver(&mut self, channel: &ChannelId, deliver: Deliver) {
+        let slot = self.slot_of.get(channel).copied();
+        if let Some(end) = slot.and_then(|slot| self.end_mut(slot)) {
+            end.deliver = deliver;
+        }
+    }
+
+    /// Nothing happens if the channel has no end here (any more).
+    pub fn set_entry(&mut self, channel: &ChannelId, to: Option<EntrySpec>) {
+        let Some(slot) = self.slot_of.get(channel).copied() else { return };
+        if self.end(slot).is_none() {
+            return;
+        }
+        let entry = to.map(|to| Entry { way: self.way(to.to), max_payload: to.max_payload });
+        let end = self.end_mut(slot).expect("looked at above");
+        if let Some(old) = std::mem::replace(&mut end.entry, entry) {
+            self.drop_way(old.way);
+        }
+    }
+
+    pub fn labels(&self) -> usize {
+        self.labels.len()
+    }
+
+    fn way(&mut self, target: Target) -> Way {
+        match target {
+            Target::Hop { link, label, port } => Way::Hop { link, label, port },
+            Target::Local(channel) => {
+                let slot = self.reserve_end(&channel);
+                self.slots[slot.0 as usize].as_mut().expect("just reserved").users += 1;
+                Way::Local(slot)
+            }
+        }
+    }
+
+    fn drop_way(&mut self, way: Way) {
+        let Way::Local(slot) = way else { return };
+        let held = self.slots[slot.0 as usize].as_mut().expect("a way keeps its slot");
+        held.users -= 1;
+        if held.users == 0 {
+            self.slot_of.remove(&held.channel);
+            self.slots[slot.0 as usize] = None;
+            self.free_slots.push(slot);
+        }
+    }
+
+    fn open_account(&mut self, stats: Arc<ChannelStats>) -> Account {
+        match self.free_accounts.pop() {
+            Some(account) => {
+                self.accounts[account.0 as usize] = Some(stats);
+                account
+            }
+            None => {
+                self.accounts.push(Some(stats));
+                Account(number(self.accounts.len() - 1))
+            }
+        }
+    }
+
+    fn close_account(&mut self, account: Account) {
+        self.accounts[account.0 as usize] = None;
+        self.free_accounts.push(account);
+    }
+}
+
+impl Link {
+    /// Whether a datagram from `source` may be one of its workers'.
+    #[inline]
+    pub fn sends_from(&self, source: SocketAddr) -> bool {
+        let first = u32::from(self.address.port());
+        let ports = first..first + u32::from(self.workers.max(1));
+        source.ip() == self.address.ip() && ports.contains(&u32::from(source.port()))
+    }
+
+    /// Where its worker with this port is.
+    #[inline]
+    pub fn worker_address(&self, port: u16) -> SocketAddr {
+        let mut address = self.address;
+        address.set_port(port);
+        address
+    }
+}
+
+/// IPv4-mapped IPv6 addresses, as a dual-stack socket reports them, as IPv4.
+#[inline]
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) if address.is_ipv6() => SocketAddr::new(IpAddr::V4(ip), address.port()),
+        IpAddr::V4(_) | IpAddr::V6(_) => address,
+    }
+}
+
+fn number(index: usize) -> u32 {
+    u32::try_from(index).expect("fewer than 2^32 channels")
+}
+
+/// Labels are random and ours, so nobody can aim at a bucket. One multiplication spreads the random
+/// bits over the top ones, which the map uses too; the top byte of a label is the worker's, the same
+/// for all.
+#[derive(Debug, Default)]
+pub struct LabelHasher(u64);
+
+impl Hasher for LabelHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(self.0 ^ u64::from(byte)));
+    }
+
+    #[inline]
+    fn write_u64(&mut self, label: u64) {
+        self.0 = label.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Bandwidth, PeerName};
+
+    fn channel(count: u64) -> ChannelId {
+        ChannelId { source: PeerName::new("peer-1").unwrap(), boot: 1, count }
+    }
+
+    fn stats() -> Arc<ChannelStats> {
+        Arc::default()
+    }
+
+    fn hop(label: u64) -> Target {
+        Target::Hop { link: LinkId(1), label: Label(label), port: 9 }
+    }
+
+    fn open(table: &mut Table, channel: &ChannelId, socket: u32) -> EndSlot {
+        let slot = table.reserve_end(channel);
+        let socket = SocketId(socket);
+        table.open_end(slot, socket, AllowedFrom::Loopback, Deliver::LastSender, stats());
+        slot
+    }
+
+    #[test]
+    fn a_label_may_come_before_the_end_it_leads_to() {
+        let mut table = Table::default();
+        table.add_label(Label(7), LinkId(1), Target::Local(channel(1)), stats());
+        let Way::Local(slot) = table.route(Label(7)).unwrap().ways[0] else { panic!() };
+        assert!(table.end(slot).is_none());
+        assert_eq!(open(&mut table, &channel(1), 3), slot);
+        assert_eq!(table.end(slot).unwrap().socket, SocketId(3));
+        assert_eq!(table.close_end(&channel(1)), Some(SocketId(3)));
+        assert!(table.end(slot).is_none());
+        assert_eq!(table.close_end(&channel(1)), None);
+    }
+
+    #[test]
+    fn nothing_is_left_of_channels_that_were_closed() {
+        let mut table = Table::default();
+        for count in 0..100 {
+            open(&mut table, &channel(count), 1);
+            table.add_label(Label(count + 1), LinkId(1), Target::Local(channel(count)), stats());
+            table.add_label(Label(count + 1_000), LinkId(1), hop(5), stats());
+            let entry = EntrySpec { to: hop(6), rate: Bandwidth::ZERO, max_payload: 9 };
+            table.set_entry(&channel(count), Some(entry));
+            table.remove_label(Label(count + 1));
+            table.remove_label(Label(count + 1_000));
+            table.close_end(&channel(count));
+        }
+        assert_eq!(table.labels(), 0);
+        assert_eq!((table.slots.len(), table.accounts.len()), (1, 3));
+        assert!(table.slot_of.is_empty() && table.slots[0].is_none());
+        assert!(table.accounts.iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn a_second_link_of_the_same_number_replaces_the_first() {
+        let mut table = Table::default();
+        let address: SocketAddr = "127.0.0.1:10".parse().unwrap();
+        table.set_link(LinkId(2), address, 2, Label(1));
+        table.set_link(LinkId(2), address, 2, Label(2));
+        assert_eq!(table.heartbeat_link(Label(1)), None);
+        assert_eq!(table.heartbeat_link(Label(2)), Some(LinkId(2)));
+        table.remove_link(LinkId(2));
+        assert_eq!(table.heartbeat_link(Label(2)), None);
+        assert!(table.link(LinkId(2)).is_none() && table.link(LinkId(60_000)).is_none());
+    }
+
+    #[test]
+    fn frames_may_come_from_the_ports_of_the_neighbours_workers_only() {
+        let mut table = Table::default();
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        table.set_link(LinkId(0), address("[::ffff:127.0.0.1]:65534"), 2, Label(1));
+        let link = table.link(LinkId(0)).unwrap();
+        assert!(link.sends_from(address("127.0.0.1:65534")));
+        assert!(link.sends_from(address("127.0.0.1:65535")));
+        assert!(!link.sends_from(address("127.0.0.1:65533")));
+        assert!(!link.sends_from(address("127.0.0.2:65534")));
+        assert_eq!(link.worker_address(7), address("127.0.0.1:7"));
+    }
+
+    #[test]
+    fn labels_of_one_worker_spread_over_the_buckets() {
+        let mut low = std::collections::BTreeSet::new();
+        let mut high = std::collections::BTreeSet::new();
+        for random in 0..128u64 {
+            let mut hasher = LabelHasher::default();
+            hasher.write_u64(3 << 56 | (random * 0x0001_2345_6789_abcd) & 0x00ff_ffff_ffff_ffff);
+            low.insert(hasher.finish() & 127);
+            high.insert(hasher.finish() >> 57);
+        }
+        assert!(low.len() > 64 && high.len() > 48, "{} {}", low.len(), high.len());
+    }
+}
