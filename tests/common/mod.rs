@@ -2,4 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses another part")]
 
+pub(crate) mod netns;
+pub(crate) mod overlay;
+pub(crate) mod program;
 pub(crate) mod source;
+pub(crate) mod transport_stream;

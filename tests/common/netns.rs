@@ -1,0 +1,97 @@
+//! Network namespaces as values: made by `ip`, named by process and count, gone when dropped, also
+//! when a test panics. Needs root.
+
+use std::process::Command;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::program::output;
+
+/// Set by CI: a skipped test fails.
+const REQUIRED: &str = "SPANWAY_REQUIRE_NETNS";
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+static SKIPPED: Once = Once::new();
+
+/// Whether namespaces can be made here. Says so loudly, once, if not; panics if they are required.
+pub(crate) fn available() -> bool {
+    let probe = Command::new("unshare").args(["--net", "true"]).output();
+    let missing = if probe.is_ok_and(|out| out.status.success()) {
+        let lacks = |program: &&str| {
+            let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+            !found.is_ok_and(|out| out.status.success())
+        };
+        let programs = ["ip", "ffmpeg", "srt-live-transmit", "socat"];
+        programs.iter().find(|program| lacks(program)).map(|program| format!("no `{program}`"))
+    } else {
+        Some("this user may not make network namespaces (run as root)".to_owned())
+    };
+    let Some(missing) = missing else { return true };
+    assert!(std::env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, but: {missing}");
+    SKIPPED.call_once(|| {
+        println!("\n##### NETWORK NAMESPACE TESTS SKIPPED: {missing} #####\n");
+    });
+    false
+}
+
+/// A host of a test: its own interfaces, addresses and ports.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    name: String,
+    interfaces: AtomicU32,
+}
+
+impl Namespace {
+    pub(crate) fn new() -> Self {
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("spanway-{}-{count}", std::process::id());
+        ip(&["netns", "add", &name]);
+        let namespace = Self { name, interfaces: AtomicU32::new(0) };
+        ip(&["-n", &namespace.name, "link", "set", "lo", "up"]);
+        namespace
+    }
+
+    /// `program` inside the namespace; its process id is the child's.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+
+    fn next_interface(&self) -> String {
+        format!("wire{}", self.interfaces.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn set_up(&self, interface: &str, address: &str) {
+        let mut add = vec!["-n", &self.name, "address", "add", address, "dev", interface];
+        if address.contains(':') {
+            // Without duplicate detection the address can be used at once.
+            add.push("nodad");
+        }
+        ip(&add);
+        ip(&["-n", &self.name, "link", "set", interface, "up"]);
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // Its interfaces go with it, and with them their other ends.
+        let _ = Command::new("ip").args(["netns", "delete", &self.name]).output();
+    }
+}
+
+/// A wire between two hosts, with an address (`ADDRESS/BITS`) at either end.
+pub(crate) fn wire(ends: [(&Namespace, &str); 2]) {
+    let [(one, one_address), (other, other_address)] = ends;
+    let (near, far) = (one.next_interface(), other.next_interface());
+    ip(&[
+        "link", "add", &near, "netns", &one.name, "type", "veth", "peer", "name", &far, "netns",
+        &other.name,
+    ]);
+    one.set_up(&near, one_address);
+    other.set_up(&far, other_address);
+}
+
+fn ip(arguments: &[&str]) {
+    output(Command::new("ip").args(arguments));
+}

@@ -1,0 +1,279 @@
+//! An overlay of real daemons: planned peer by peer and link by link, then started on loopback or in
+//! one network namespace each, asked by the real command line.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::netns::{self, Namespace};
+use super::program::{Program, output, wait_for};
+
+pub(crate) const SPANWAY: &str = env!("CARGO_BIN_EXE_spanway");
+/// Long enough for a tree on a busy machine of two cores.
+pub(crate) const SETTLED: Duration = Duration::from_secs(20);
+/// Every peer of a namespace has the same.
+const PORT: u16 = 7_000;
+const PORTS_PER_PEER: u16 = 16;
+
+/// Who is there and who is linked to whom.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    peers: Vec<(String, String)>,
+    links: Vec<(usize, usize, String)>,
+}
+
+impl Plan {
+    pub(crate) fn new(peers: &[&str]) -> Self {
+        let peers = peers.iter().map(|&name| (name.to_owned(), String::new())).collect();
+        Self { peers, links: Vec::new() }
+    }
+
+    pub(crate) fn link(mut self, one: &str, other: &str, capacity: &str) -> Self {
+        let at = |name| self.peers.iter().position(|peer| peer.0 == name).expect("a planned peer");
+        let link = (at(one), at(other), capacity.to_owned());
+        self.links.push(link);
+        self
+    }
+
+    /// Appends sections of the configuration file of one peer.
+    pub(crate) fn section(mut self, peer: &str, toml: &str) -> Self {
+        let found = self.peers.iter_mut().find(|planned| planned.0 == peer);
+        let _ = writeln!(found.expect("a planned peer").1, "\n{toml}");
+        self
+    }
+
+    /// All daemons on 127.0.0.1.
+    pub(crate) fn on_loopback(self) -> Overlay {
+        let base = free_ports(self.peers.len());
+        let port = |peer: usize| base + PORTS_PER_PEER * u16::try_from(peer).expect("few peers");
+        let listen = (0..self.peers.len()).map(|peer| format!("127.0.0.1:{}", port(peer)));
+        let listen: Vec<String> = listen.collect();
+        let address = |_: usize, peer: usize| listen[peer].clone();
+        self.start(&listen, address, |_| None)
+    }
+
+    /// A namespace for each daemon, a wire for each link: 198.18.LINK.0/24 or fd00:5a:0:LINK::/64.
+    pub(crate) fn in_namespaces(self, ipv6: bool) -> Overlay {
+        let namespaces: Vec<Namespace> = self.peers.iter().map(|_| Namespace::new()).collect();
+        let ip = |link: usize, end: usize| match ipv6 {
+            true => format!("fd00:5a:0:{link}::{end}"),
+            false => format!("198.18.{link}.{end}"),
+        };
+        let bits = if ipv6 { 64 } else { 24 };
+        for (link, &(one, other, _)) in self.links.iter().enumerate() {
+            let ends = [1, 2].map(|end| format!("{}/{bits}", ip(link, end)));
+            netns::wire([(&namespaces[one], &ends[0]), (&namespaces[other], &ends[1])]);
+        }
+        let any = if ipv6 { format!("[::]:{PORT}") } else { format!("0.0.0.0:{PORT}") };
+        let ends: Vec<(usize, usize)> = self.links.iter().map(|link| (link.0, link.1)).collect();
+        let address = |link: usize, peer: usize| {
+            let end = if ends[link].0 == peer { 1 } else { 2 };
+            let ip: IpAddr = ip(link, end).parse().expect("an address");
+            std::net::SocketAddr::new(ip, PORT).to_string()
+        };
+        let listen = vec![any; self.peers.len()];
+        let mut namespaces = namespaces.into_iter();
+        self.start(&listen, address, |_| namespaces.next())
+    }
+
+    fn start(
+        self,
+        listen: &[String],
+        address: impl Fn(usize, usize) -> String,
+        mut namespace: impl FnMut(usize) -> Option<Namespace>,
+    ) -> Overlay {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let file = |name: &str| folder.path().join(format!("{name}.toml"));
+        let keys: Vec<String> =
+            self.peers.iter().map(|(name, _)| new_key(&folder.path().join(name))).collect();
+        let mut peers = Vec::new();
+        for (at, (name, sections)) in self.peers.iter().enumerate() {
+            let mut text = format!("name = \"{name}\"\nlisten = \"{}\"\n", listen[at]);
+            for (link, (one, other, capacity)) in self.links.iter().enumerate() {
+                let neighbour = match at {
+                    at if at == *one => *other,
+                    at if at == *other => *one,
+                    _ => continue,
+                };
+                let _ = write!(
+                    text,
+                    "\n[[link]]\npeer = \"{}\"\naddress = \"{}\"\ncapacity = \"{capacity}\"\nkey = \"{}\"\n",
+                    self.peers[neighbour].0,
+                    address(link, neighbour),
+                    keys[neighbour]
+                );
+            }
+            text.push_str(sections);
+            fs::write(file(name), text).expect("the scratch folder is writable");
+            peers.push(Peer {
+                name: name.clone(),
+                config: file(name),
+                namespace: namespace(at),
+                daemon: None,
+            });
+        }
+        let mut overlay = Overlay { peers, folder };
+        for name in self.peers.iter().map(|peer| &peer.0) {
+            overlay.run(name);
+        }
+        overlay.settle();
+        overlay
+    }
+}
+
+/// Running daemons; everything is ended and removed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Overlay {
+    // Daemons end before their namespaces and their files go.
+    peers: Vec<Peer>,
+    folder: TempDir,
+}
+
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) name: String,
+    config: PathBuf,
+    daemon: Option<Program>,
+    namespace: Option<Namespace>,
+}
+
+impl Overlay {
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn peer(&self, name: &str) -> &Peer {
+        self.peers.iter().find(|peer| peer.name == name).expect("a planned peer")
+    }
+
+    /// Starts the daemon of `name`, or starts it again.
+    pub(crate) fn run(&mut self, name: &str) {
+        let folder = self.folder.path().to_owned();
+        let peer = self.peers.iter_mut().find(|peer| peer.name == name).expect("a planned peer");
+        let mut command = peer.command(SPANWAY);
+        command.args(["run", "--while-stdin", "--config"]).arg(&peer.config);
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        peer.daemon = Some(Program::start(name, &folder, &mut command));
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self, name: &str) {
+        let peer = self.peers.iter_mut().find(|peer| peer.name == name).expect("a planned peer");
+        peer.daemon.take().expect("a running daemon").kill();
+    }
+
+    /// Waits until all running peers have one complete tree over all of them.
+    pub(crate) fn settle(&self) {
+        let running: Vec<&Peer> = self.peers.iter().filter(|peer| peer.daemon.is_some()).collect();
+        wait_for("one tree over all peers", SETTLED, || {
+            let trees: Vec<Value> =
+                running.iter().map(|peer| peer.try_ask(&["tree"])).collect::<Option<_>>()?;
+            let whole = |tree: &Value| {
+                tree["complete"] == true
+                    && tree["edges"].as_array().is_some_and(|edges| edges.len() + 1 == running.len())
+                    && tree["session"] == trees[0]["session"]
+            };
+            trees.iter().all(whole).then_some(())
+        });
+    }
+}
+
+impl Peer {
+    /// `program` on the host of this peer.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        match &self.namespace {
+            Some(namespace) => namespace.command(program),
+            None => Command::new(program),
+        }
+    }
+
+    /// The command line of this peer, as a client of its daemon.
+    pub(crate) fn client(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(SPANWAY);
+        command.args(arguments).arg("--config").arg(&self.config);
+        command
+    }
+
+    /// The JSON answer; panics if the command fails.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Value {
+        let text = output(self.client(arguments).arg("--json"));
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {text}"))
+    }
+
+    /// The JSON answer of a command that may fail, with its exit code.
+    pub(crate) fn answer(&self, arguments: &[&str]) -> (Option<i32>, Value) {
+        let mut command = self.client(arguments);
+        let out = command.arg("--json").stdin(Stdio::null()).output().expect("spanway starts");
+        (out.status.code(), serde_json::from_slice(&out.stdout).unwrap_or(Value::Null))
+    }
+
+    fn try_ask(&self, arguments: &[&str]) -> Option<Value> {
+        let (code, value) = self.answer(arguments);
+        (code == Some(0)).then_some(value)
+    }
+
+    /// Opens a channel and returns the answer; panics unless it is open.
+    pub(crate) fn open(&self, destination: &str, rate: &str, more: &[&str]) -> Value {
+        let mut arguments = vec!["open", destination, "--bandwidth", rate];
+        arguments.extend(more);
+        let reply = self.ask(&arguments);
+        assert_eq!(reply["outcome"], "open", "{reply}");
+        reply
+    }
+
+    /// The channel called `name` as this peer lists it.
+    pub(crate) fn channel(&self, name: &str) -> Option<Value> {
+        let listed = self.ask(&["channels"]);
+        let rows = listed.as_array().expect("a list of channels");
+        rows.iter().find(|row| row["name"] == name).cloned()
+    }
+
+    /// What the daemon wrote to its log so far.
+    pub(crate) fn log(&self) -> String {
+        self.daemon.as_ref().map(Program::log).unwrap_or_default()
+    }
+}
+
+/// The names on the path of an answer or a row.
+pub(crate) fn path_of(row: &Value) -> Vec<&str> {
+    let path = row["path"].as_array().map(Vec::as_slice).unwrap_or_default();
+    path.iter().filter_map(Value::as_str).collect()
+}
+
+/// Makes `NAME.key` and returns the public key.
+fn new_key(stem: &Path) -> String {
+    let file = stem.with_extension("key");
+    let text = output(Command::new(SPANWAY).args(["key", "--new"]).arg(&file));
+    let is_key = |word: &&str| word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit());
+    let key = text.split_whitespace().find(is_key);
+    key.unwrap_or_else(|| panic!("`spanway key --new` printed no key: {text}")).to_owned()
+}
+
+/// A base below the ephemeral ports where every peer finds its TCP and first UDP port free. Other
+/// test programs start from elsewhere: the process id decides.
+fn free_ports(peers: usize) -> u16 {
+    let span = PORTS_PER_PEER * u16::try_from(peers).expect("few peers");
+    let offset = u16::try_from(std::process::id() % 97).expect("small");
+    let candidates = (0..90_u16).map(|n| 10_000 + (offset + n * 7) % 97 * 224);
+    let free = |&base: &u16| {
+        (0..span).step_by(usize::from(PORTS_PER_PEER)).all(|peer| {
+            let address = ("127.0.0.1", base + peer);
+            TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
+        })
+    };
+    candidates.clone().find(|base| claim(*base) && free(base)).expect("free ports on loopback")
+}
+
+/// Whether no other overlay of this test program has taken this base.
+fn claim(base: u16) -> bool {
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    TAKEN.lock().expect("nobody panics while holding it").insert(base)
+}
