@@ -19,6 +19,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -179,9 +180,7 @@ impl Control {
         mut inbound: Inbound,
         clients: &Clients,
     ) -> Result<(), String> {
-        let event_fd = self.engine.event_fd().try_clone_to_owned();
-        let event_fd = event_fd
-            .and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE))
+        let event_fd = watch_readable(self.engine.event_fd())
             .map_err(|error| format!("cannot watch the engine: {error}"))?;
         loop {
             let wake = self.wake();
@@ -541,6 +540,16 @@ impl Control {
             }
         }
     }
+}
+
+/// A descriptor of our own for the engine's eventfd, so that it lives as long as it is watched.
+fn watch_readable(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
+    let fd = fd.try_clone_to_owned()?;
+    #[expect(
+        deprecated,
+        reason = "an OwnedFd keeps its descriptor, which is what the new form asks"
+    )]
+    AsyncFd::with_interest(fd, Interest::READABLE)
 }
 
 fn time_since(origin: Instant) -> Time {

@@ -120,11 +120,13 @@ impl Neighbours {
                 self.attempt(&dial).await
             };
             let attempted = tokio::select! {
-                attempted = attempt => attempted,
-                _ = connected.wait_for(|connected| *connected) => {
-                    backoff.lived(live(&mut connected).await);
-                    continue;
-                }
+                attempted = attempt => Some(attempted),
+                _ = connected.wait_for(|connected| *connected) => None,
+            };
+            let Some(attempted) = attempted else {
+                // The neighbour was faster.
+                backoff.lived(live(&mut connected).await);
+                continue;
             };
             match attempted {
                 Ok((stream, remote, secured)) => {
