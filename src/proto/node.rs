@@ -10,19 +10,30 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
+use super::channel::{Channels, Paths};
 use super::link::{Greeting, Link, Misconduct, MyEnd};
 use super::overlay::Overlay;
 use super::query::{Here, Queries};
 use super::session::{Counters, LinkFacts, Sessions};
 use super::view::{ChannelView, LinkState, LinkView, PeerState, PeerView, TreeView};
-use super::{
-    Action, Answer, Event, Input, LinkConfig, NodeConfig, Rejection, Request, ServiceKind, Timer,
-};
+use super::{Action, Answer, Event, Input, LinkConfig, NodeConfig, Rejection, Request, Timer};
 use crate::types::{
     Bandwidth, Incarnation, Label, LinkId, PeerName, Reject, RequestId, SessionId, Time, WorkerId,
 };
 use crate::wire::control::{Hello, LinkInfo, Message, ServiceInfo};
 use crate::wire::heartbeat::HeartbeatKey;
+
+/// What the queries may see while they are borrowed themselves.
+macro_rules! myself {
+    ($node:expr) => {
+        Myself {
+            config: &$node.config,
+            links: &$node.links,
+            sessions: &$node.sessions,
+            channels: &$node.channels,
+        }
+    };
+}
 
 /// One peer's control plane.
 #[derive(Debug)]
@@ -33,6 +44,7 @@ pub struct Node {
     links: BTreeMap<LinkId, Link>,
     sessions: Sessions,
     queries: Queries,
+    channels: Channels,
     leaving: bool,
     last: Time,
 }
@@ -42,10 +54,19 @@ impl Node {
     pub fn new(config: NodeConfig, identity: SigningKey, seed: [u8; 32], now: Time) -> Self {
         let mut rng = ChaCha20Rng::from_seed(seed);
         let name = config.name.clone();
+        let boot = rng.next_u64();
         let mut node = Self {
-            boot: rng.next_u64(),
-            sessions: Sessions::new(name, identity, fork(&mut rng), now),
+            boot,
+            sessions: Sessions::new(name.clone(), identity, fork(&mut rng), now),
             queries: Queries::new(fork(&mut rng)),
+            channels: Channels::new(
+                name,
+                boot,
+                seed_of(&mut rng),
+                config.workers,
+                config.data_port,
+                config.services.clone(),
+            ),
             rng,
             links: BTreeMap::new(),
             leaving: false,
@@ -73,9 +94,13 @@ impl Node {
             Input::Message { link, message } => self.on_message(now, link, message, out),
             Input::Request { id, request } => self.on_request(now, id, request, out),
             Input::Configured(config) => self.on_configured(now, config, out),
-            Input::EndOpened { .. } | Input::Receiving { .. } => {}
+            Input::EndOpened { channel, result } => {
+                let ways = Ways { sessions: &self.sessions, links: &self.links };
+                self.channels.end_opened(now, &channel, result, &ways, out);
+            }
+            Input::Receiving { service, on } => self.channels.receiving(now, &service, on, out),
         }
-        self.settle();
+        self.settle(now, out);
     }
 
     /// When to call [`Node::handle_timeout`], and what for.
@@ -85,6 +110,7 @@ impl Node {
             greeting.map(|at| (at, Timer::Greeting)),
             self.sessions.poll_timeout(),
             self.queries.poll_timeout(),
+            self.channels.poll_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -111,28 +137,32 @@ impl Node {
                 Err(misconduct) => self.punish(now, &misconduct, out),
             }
         }
-        let here = Myself { config: &self.config, links: &self.links, sessions: &self.sessions };
-        self.queries.handle_timeout(now, &here, out);
-        self.settle();
+        self.queries.handle_timeout(now, &myself!(self), out);
+        let ways = Ways { sessions: &self.sessions, links: &self.links };
+        self.channels.handle_timeout(now, &ways, out);
+        self.settle(now, out);
     }
 
     /// Panics if a machine broke its own rules.
     pub fn invariants(&self) {
         self.sessions.invariants();
         self.queries.invariants();
+        self.channels.invariants();
     }
 
     pub fn links(&self) -> Vec<LinkView> {
         let view = |link: &Link| {
             let capacity = link.capacity();
             let peer = &link.config().peer;
+            let free = self.channels.free(link.config().link);
+            let (free_out, free_in) = free.unwrap_or((capacity, capacity));
             LinkView {
                 link: link.config().link,
                 peer: peer.clone(),
                 state: link.state(),
                 capacity,
-                free_out: capacity,
-                free_in: capacity,
+                free_out,
+                free_in,
                 tree: self.overlay().is_some_and(|tree| tree.is_branch(peer)),
             }
         };
@@ -187,7 +217,7 @@ impl Node {
     }
 
     pub fn channels(&self) -> Vec<ChannelView> {
-        Vec::new()
+        self.channels.views()
     }
 
     /// The committed tree.
@@ -267,7 +297,11 @@ impl Node {
     ) -> Result<(), Misconduct> {
         let link = self.links.get_mut(&id).expect("the link is up");
         match message {
-            Message::Capacity(capacity) => link.on_capacity(capacity),
+            Message::Capacity(capacity) => {
+                link.on_capacity(capacity)?;
+                self.channels.capacity_changed(id, link.capacity());
+                Ok(())
+            }
             Message::Start(start) => self.sessions.handle_start(now, id, start, out),
             Message::Ghs { .. }
             | Message::Done { .. }
@@ -275,9 +309,7 @@ impl Node {
             | Message::Commit { .. } => self.sessions.handle(now, id, message, out),
             Message::Routed(routed) => {
                 let from = link.config().peer.clone();
-                let here =
-                    Myself { config: &self.config, links: &self.links, sessions: &self.sessions };
-                let result = self.queries.handle(now, &from, routed, &here, out);
+                let result = self.queries.handle(now, &from, routed, &myself!(self), out);
                 result.map_err(|why| Misconduct { link: id, why })
             }
             Message::Reserve(_)
@@ -286,7 +318,10 @@ impl Node {
             | Message::Release(_)
             | Message::Refresh(_)
             | Message::Finish { .. }
-            | Message::FinishAck { .. } => Ok(()),
+            | Message::FinishAck { .. } => {
+                self.channels.message(now, id, message, out);
+                Ok(())
+            }
             Message::Hello(_) | Message::Bye(_) => unreachable!("handled by on_message"),
         }
     }
@@ -298,6 +333,7 @@ impl Node {
             Ok(greeted) => {
                 let peer = link.config().peer.clone();
                 let capacity = link.capacity();
+                let max_payload = link.established().map_or(0, |up| up.max_payload);
                 let facts = LinkFacts {
                     incarnation: greeted.incarnation,
                     capacity: link.capacity_ours(),
@@ -306,6 +342,7 @@ impl Node {
                 };
                 out.push(Action::LinkUp { link: id, data: greeted.data });
                 out.push(Action::Event(Event::LinkUp { peer: peer.clone(), capacity }));
+                self.channels.link_up(now, id, peer.clone(), capacity, max_payload, out);
                 self.sessions.link_up(now, id, peer, facts);
             }
         }
@@ -324,23 +361,25 @@ impl Node {
             Request::Recompute => Answer::Recomputing(self.sessions.recompute(now, out)),
             Request::Services { peer } => return self.ask_services(now, id, &peer, out),
             Request::CollectLinks => {
-                let here =
-                    Myself { config: &self.config, links: &self.links, sessions: &self.sessions };
-                return self.queries.collect(now, id, &here, out);
+                return self.queries.collect(now, id, &myself!(self), out);
             }
-            Request::Open(_) | Request::Close { .. } | Request::Finish { .. } => {
-                rejection(Reject::Unreachable, "this peer has no channels")
+            Request::Open(request) => {
+                let ways = Ways { sessions: &self.sessions, links: &self.links };
+                return self.channels.open(now, id, request, &ways, out);
+            }
+            Request::Close { channel } => return self.channels.close(now, id, &channel, out),
+            Request::Finish { channel, frames } => {
+                return self.channels.finish(now, id, &channel, frames, out);
             }
         };
         out.push(Action::Answer { id, answer });
     }
 
     fn ask_services(&mut self, now: Time, id: RequestId, peer: &PeerName, out: &mut Vec<Action>) {
-        let here = Myself { config: &self.config, links: &self.links, sessions: &self.sessions };
         let answer = if *peer == self.config.name {
-            Answer::Services(here.services())
+            Answer::Services(self.channels.services())
         } else if let Some(path) = self.sessions.committed().and_then(|tree| tree.path(peer)) {
-            return self.queries.ask_services(now, id, path, &here, out);
+            return self.queries.ask_services(now, id, path, &myself!(self), out);
         } else if self.links.values().any(|link| link.config().peer == *peer) {
             let detail = format!("{peer} is a neighbour, but no path leads there now");
             Answer::Rejected(Rejection { reason: Reject::Unreachable, detail })
@@ -351,9 +390,10 @@ impl Node {
         out.push(Action::Answer { id, answer });
     }
 
-    /// Says Bye everywhere; this machine accepts no connection any more.
+    /// Closes what ends here and says Bye everywhere; this machine accepts no connection any more.
     fn leave(&mut self, now: Time, out: &mut Vec<Action>) {
         self.leaving = true;
+        self.channels.leave(now, out);
         for id in self.links.keys().copied().collect::<Vec<_>>() {
             self.dismiss(now, id, "this peer leaves", out);
         }
@@ -378,6 +418,7 @@ impl Node {
         for link in config.links.clone() {
             self.add_link(link);
         }
+        self.channels.services_changed(config.services.clone());
         self.config = config;
         self.configure_keys();
     }
@@ -396,6 +437,7 @@ impl Node {
         }
         let before = link.capacity_ours();
         link.set_capacity(new.capacity);
+        self.channels.capacity_changed(id, link.capacity());
         let capacity = link.capacity_ours();
         if capacity == before {
             return;
@@ -450,14 +492,18 @@ impl Node {
         let peer = link.config().peer.clone();
         if before == LinkState::Up {
             out.push(Action::LinkDown { link: id });
+            self.channels.link_down(now, id, out);
             self.sessions.link_down(now, id);
         }
         out.push(Action::Event(Event::LinkDown { peer, why: why.to_owned() }));
     }
 
     /// What one machine did that the others must know.
-    fn settle(&mut self) {
-        self.sessions.take_fresh();
+    fn settle(&mut self, now: Time, out: &mut Vec<Action>) {
+        if self.sessions.take_fresh() {
+            let ways = Ways { sessions: &self.sessions, links: &self.links };
+            self.channels.tree_committed(now, &ways, out);
+        }
     }
 
     fn advance(&mut self, now: Time) {
@@ -471,6 +517,7 @@ struct Myself<'a> {
     config: &'a NodeConfig,
     links: &'a BTreeMap<LinkId, Link>,
     sessions: &'a Sessions,
+    channels: &'a Channels,
 }
 
 impl Here for Myself<'_> {
@@ -484,12 +531,7 @@ impl Here for Myself<'_> {
     }
 
     fn services(&self) -> Vec<ServiceInfo> {
-        let info = |service: &super::ServiceConfig| ServiceInfo {
-            name: service.name.clone(),
-            source: service.kind == ServiceKind::Source,
-            busy: false,
-        };
-        self.config.services.iter().map(info).collect()
+        self.channels.services()
     }
 
     fn links(&self) -> Vec<LinkInfo> {
@@ -509,9 +551,30 @@ impl Here for Myself<'_> {
     }
 }
 
+/// What the channels may know of the way to other peers: the tree that is in use.
+struct Ways<'a> {
+    sessions: &'a Sessions,
+    links: &'a BTreeMap<LinkId, Link>,
+}
+
+impl Paths for Ways<'_> {
+    fn path(&self, to: &PeerName) -> Option<Vec<PeerName>> {
+        self.sessions.committed()?.path(to)
+    }
+
+    fn knows(&self, peer: &PeerName) -> bool {
+        let in_tree = self.sessions.committed().is_some_and(|tree| tree.knows(peer));
+        in_tree || self.links.values().any(|link| link.config().peer == *peer)
+    }
+}
+
 /// A generator of its own for a machine, so that machines do not disturb each other's draws.
 fn fork(rng: &mut ChaCha20Rng) -> ChaCha20Rng {
+    ChaCha20Rng::from_seed(seed_of(rng))
+}
+
+fn seed_of(rng: &mut ChaCha20Rng) -> [u8; 32] {
     let mut seed = [0; 32];
     rng.fill_bytes(&mut seed);
-    ChaCha20Rng::from_seed(seed)
+    seed
 }
