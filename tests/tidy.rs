@@ -26,11 +26,53 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // The pure half of the engine: the contract in engine/mod.rs, never a worker or a socket.
     ("engine::forward", ENGINE_PURE),
     ("engine::table", ENGINE_PURE),
-    ("engine::pool", &["limits", "types"]),
+    ("engine::pool", &["wire::frame", "types", "limits"]),
     ("engine", &["net", "wire", "stats", "types", "limits"]),
-    ("net", &["engine::pool", "wire::frame", "stats", "types", "limits"]),
-    ("config", &["engine::BackendChoice", "types", "limits"]),
-    ("daemon", &["api", "config", "proto", "engine", "net", "wire", "stats", "types", "limits"]),
+    // Buffers, and the words of the engine for what a socket is.
+    (
+        "net",
+        &[
+            "engine::pool",
+            "engine::table",
+            "engine::BackendChoice",
+            "wire::frame",
+            "stats",
+            "types",
+            "limits",
+        ],
+    ),
+    ("trace", &["types", "limits"]),
+    // The shapes it fills for both halves, and the identity that `init` makes.
+    (
+        "config",
+        &[
+            "proto::LinkConfig",
+            "proto::NodeConfig",
+            "proto::ServiceConfig",
+            "proto::ServiceKind",
+            "engine::BackendChoice",
+            "daemon::identity",
+            "types",
+            "limits",
+        ],
+    ),
+    // `verify` asks the simulator's judge, which shares nothing with the machines it judges.
+    (
+        "daemon",
+        &[
+            "api",
+            "config",
+            "proto",
+            "engine",
+            "net",
+            "sim::check",
+            "trace",
+            "wire",
+            "stats",
+            "types",
+            "limits",
+        ],
+    ),
     // Sees what a daemon answers as plain values, never the machines behind it.
     ("api::dto", &["types", "limits", "stats"]),
     ("api", &["config", "stats", "types", "limits"]),
@@ -93,7 +135,10 @@ const FILE_LINES_MAX: usize = 800;
 /// `cargo fmt` keeps code below 100 columns; comments, which it does not wrap, may run a little longer.
 const LINE_WIDTH_MAX: usize = 110;
 /// `(file, function, lines)`: may shrink, may not grow, and goes when it is short enough.
-const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[];
+const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[
+    // One arm for each kind of message.
+    ("src/wire/control.rs", "emit", 77),
+];
 /// `(file, lines without tests)`, in the same way.
 const LONG_FILES: &[(&str, usize)] = &[];
 
@@ -235,7 +280,11 @@ fn unsafe_stands_only_next_to_the_kernel() {
 #[test]
 fn every_file_says_first_what_it_is() {
     let headless = everything().into_iter().filter(|source| {
-        source.raw.first().is_none_or(|first| !first.starts_with("//! ") || first.len() < 20)
+        let mut lines = source.raw.iter();
+        // Files that may be unsafe say that even before.
+        let first =
+            lines.find(|line| !line.starts_with("#![allow(unsafe_code") && !line.is_empty());
+        first.is_none_or(|first| !first.starts_with("//! ") || first.len() < 20)
     });
     assert_none(headless.map(|source| format!("{}: begin with `//! ...`", source.path)).collect());
 }
@@ -294,7 +343,8 @@ fn functions_files_and_lines_are_short() {
             files.insert(source.path.clone(), source.production);
         }
         for (line, width) in (1..).zip(&source.widths) {
-            if *width > LINE_WIDTH_MAX {
+            let is_table = source.raw[line - 1].starts_with("//! |");
+            if *width > LINE_WIDTH_MAX && !is_table {
                 wrong.push(format!("{}:{line}: {width} columns", source.path));
             }
         }

@@ -6,4 +6,5 @@ pub(crate) mod netns;
 pub(crate) mod overlay;
 pub(crate) mod program;
 pub(crate) mod source;
+pub(crate) mod stream;
 pub(crate) mod transport_stream;

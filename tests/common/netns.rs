@@ -85,7 +85,17 @@ pub(crate) fn wire(ends: [(&Namespace, &str); 2]) {
     let [(one, one_address), (other, other_address)] = ends;
     let (near, far) = (one.next_interface(), other.next_interface());
     ip(&[
-        "link", "add", &near, "netns", &one.name, "type", "veth", "peer", "name", &far, "netns",
+        "link",
+        "add",
+        &near,
+        "netns",
+        &one.name,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        &far,
+        "netns",
         &other.name,
     ]);
     one.set_up(&near, one_address);

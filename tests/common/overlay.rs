@@ -25,7 +25,16 @@ const PORTS_PER_PEER: u16 = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     peers: Vec<(String, String)>,
-    links: Vec<(usize, usize, String)>,
+    links: Vec<Wire>,
+}
+
+#[derive(Debug)]
+struct Wire {
+    one: usize,
+    other: usize,
+    capacity: String,
+    /// Only `other` knows where the first one is.
+    one_way: bool,
 }
 
 impl Plan {
@@ -34,10 +43,19 @@ impl Plan {
         Self { peers, links: Vec::new() }
     }
 
-    pub(crate) fn link(mut self, one: &str, other: &str, capacity: &str) -> Self {
+    pub(crate) fn link(self, one: &str, other: &str, capacity: &str) -> Self {
+        self.wire(one, other, capacity, false)
+    }
+
+    /// A link that only `other` can dial.
+    pub(crate) fn one_way_link(self, one: &str, other: &str, capacity: &str) -> Self {
+        self.wire(one, other, capacity, true)
+    }
+
+    fn wire(mut self, one: &str, other: &str, capacity: &str, one_way: bool) -> Self {
         let at = |name| self.peers.iter().position(|peer| peer.0 == name).expect("a planned peer");
-        let link = (at(one), at(other), capacity.to_owned());
-        self.links.push(link);
+        let (one, other) = (at(one), at(other));
+        self.links.push(Wire { one, other, capacity: capacity.to_owned(), one_way });
         self
     }
 
@@ -66,14 +84,14 @@ impl Plan {
             false => format!("198.18.{link}.{end}"),
         };
         let bits = if ipv6 { 64 } else { 24 };
-        for (link, &(one, other, _)) in self.links.iter().enumerate() {
+        for (link, wire) in self.links.iter().enumerate() {
             let ends = [1, 2].map(|end| format!("{}/{bits}", ip(link, end)));
-            netns::wire([(&namespaces[one], &ends[0]), (&namespaces[other], &ends[1])]);
+            netns::wire([(&namespaces[wire.one], &ends[0]), (&namespaces[wire.other], &ends[1])]);
         }
         let any = if ipv6 { format!("[::]:{PORT}") } else { format!("0.0.0.0:{PORT}") };
-        let ends: Vec<(usize, usize)> = self.links.iter().map(|link| (link.0, link.1)).collect();
+        let ends: Vec<usize> = self.links.iter().map(|link| link.one).collect();
         let address = |link: usize, peer: usize| {
-            let end = if ends[link].0 == peer { 1 } else { 2 };
+            let end = if ends[link] == peer { 1 } else { 2 };
             let ip: IpAddr = ip(link, end).parse().expect("an address");
             std::net::SocketAddr::new(ip, PORT).to_string()
         };
@@ -95,28 +113,23 @@ impl Plan {
         let mut peers = Vec::new();
         for (at, (name, sections)) in self.peers.iter().enumerate() {
             let mut text = format!("name = \"{name}\"\nlisten = \"{}\"\n", listen[at]);
-            for (link, (one, other, capacity)) in self.links.iter().enumerate() {
+            for (link, wire) in self.links.iter().enumerate() {
                 let neighbour = match at {
-                    at if at == *one => *other,
-                    at if at == *other => *one,
+                    at if at == wire.one => wire.other,
+                    at if at == wire.other => wire.one,
                     _ => continue,
                 };
-                let _ = write!(
-                    text,
-                    "\n[[link]]\npeer = \"{}\"\naddress = \"{}\"\ncapacity = \"{capacity}\"\nkey = \"{}\"\n",
-                    self.peers[neighbour].0,
-                    address(link, neighbour),
-                    keys[neighbour]
-                );
+                let (peer, key) = (&self.peers[neighbour].0, &keys[neighbour]);
+                let _ = writeln!(text, "\n[[link]]\npeer = \"{peer}\"\nkey = \"{key}\"");
+                let _ = writeln!(text, "capacity = \"{}\"", wire.capacity);
+                if !(wire.one_way && at == wire.one) {
+                    let _ = writeln!(text, "address = \"{}\"", address(link, neighbour));
+                }
             }
             text.push_str(sections);
             fs::write(file(name), text).expect("the scratch folder is writable");
-            peers.push(Peer {
-                name: name.clone(),
-                config: file(name),
-                namespace: namespace(at),
-                daemon: None,
-            });
+            let (name, config, namespace) = (name.clone(), file(name), namespace(at));
+            peers.push(Peer { name, config, namespace, daemon: None });
         }
         let mut overlay = Overlay { peers, folder };
         for name in self.peers.iter().map(|peer| &peer.0) {
@@ -164,8 +177,29 @@ impl Overlay {
 
     /// SIGKILL.
     pub(crate) fn kill(&mut self, name: &str) {
+        self.take_daemon(name).kill();
+    }
+
+    /// Waits for a daemon that was told to go.
+    pub(crate) fn ended(&mut self, name: &str) {
+        let status = self.take_daemon(name).join(SETTLED);
+        assert!(status.success(), "{name}: {status}");
+    }
+
+    fn take_daemon(&mut self, name: &str) -> Program {
         let peer = self.peers.iter_mut().find(|peer| peer.name == name).expect("a planned peer");
-        peer.daemon.take().expect("a running daemon").kill();
+        peer.daemon.take().expect("a running daemon")
+    }
+
+    /// Writes other ports of loopback into the configuration of a peer that does not run.
+    pub(crate) fn move_to_other_ports(&self, name: &str) {
+        let file = &self.peer(name).config;
+        let text = fs::read_to_string(file).expect("its configuration");
+        let moved = text.lines().map(|line| match line.starts_with("listen = ") {
+            true => format!("listen = \"127.0.0.1:{}\"\n", free_ports(1)),
+            false => format!("{line}\n"),
+        });
+        fs::write(file, moved.collect::<String>()).expect("the scratch folder is writable");
     }
 
     /// Waits until all running peers have one complete tree over all of them.
@@ -176,7 +210,9 @@ impl Overlay {
                 running.iter().map(|peer| peer.try_ask(&["tree"])).collect::<Option<_>>()?;
             let whole = |tree: &Value| {
                 tree["complete"] == true
-                    && tree["edges"].as_array().is_some_and(|edges| edges.len() + 1 == running.len())
+                    && tree["edges"]
+                        .as_array()
+                        .is_some_and(|edges| edges.len() + 1 == running.len())
                     && tree["session"] == trees[0]["session"]
             };
             trees.iter().all(whole).then_some(())

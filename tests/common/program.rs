@@ -100,11 +100,7 @@ pub(crate) fn poll<T>(deadline: Duration, mut answer: impl FnMut() -> Option<T>)
 }
 
 /// [`poll`] that panics with what was waited for.
-pub(crate) fn wait_for<T>(
-    what: &str,
-    deadline: Duration,
-    answer: impl FnMut() -> Option<T>,
-) -> T {
+pub(crate) fn wait_for<T>(what: &str, deadline: Duration, answer: impl FnMut() -> Option<T>) -> T {
     poll(deadline, answer).unwrap_or_else(|| panic!("{what}: not within {deadline:?}"))
 }
 
