@@ -1,13 +1,17 @@
-//! Judges of the tree that share no code with the algorithm: Kruskal with its own union-find, and the
-//! comparison of what peers say of themselves with what Kruskal makes of it (A10).
+//! Judges that share no code with what they judge: Kruskal with its own union-find, the comparison of
+//! what peers say of themselves with what Kruskal makes of it (A10), sums of what channels take of links
+//! (A12), and frames pushed through the tables that the peers installed (A22).
 //!
 //! Pure; used by the simulator's tests and by `spanway verify`. It trusts nobody: a link or branch
 //! counts for what both its ends say of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::proto::Collected;
-use crate::types::{EdgeKey, PeerName};
+use super::Peer;
+use crate::proto::node::Node;
+use crate::proto::view::LinkState;
+use crate::proto::{Collected, Target};
+use crate::types::{Bandwidth, ChannelId, EdgeKey, LinkId, PeerName};
 use crate::wire::control::LinkInfo;
 
 /// The maximum spanning forest of the overlay with these edges (Kruskal).
@@ -124,6 +128,104 @@ fn claims<'a>(
         }
     }
     claims
+}
+
+/// I4 (A12): what the channels of a peer take of each of its links, in the direction it sends, must fit
+/// the link's usable capacity and be what the peer says is not free. Counted from the paths and rates
+/// of its channels. Returns what is wrong.
+pub fn oversold(peers: &[Peer]) -> Vec<String> {
+    let nodes = peers.iter().filter_map(|peer| Some((&peer.name, peer.node.as_ref()?)));
+    nodes.flat_map(|(name, node)| oversold_at(name, node)).collect()
+}
+
+fn oversold_at(name: &PeerName, node: &Node) -> Vec<String> {
+    let mut taken: BTreeMap<PeerName, u128> = BTreeMap::new();
+    for channel in node.channels() {
+        let Some(here) = channel.path.iter().position(|peer| peer == name) else { continue };
+        let before = here.checked_sub(1).and_then(|before| channel.path.get(before));
+        let sends = [(channel.path.get(here + 1), channel.rate), (before, channel.rate_back)];
+        for (neighbour, rate) in sends {
+            if let Some(neighbour) = neighbour {
+                *taken.entry(neighbour.clone()).or_default() += u128::from(rate.bps());
+            }
+        }
+    }
+    let bps = |rate: Bandwidth| u128::from(rate.bps());
+    let mut wrong = Vec::new();
+    for link in node.links() {
+        let sum = taken.remove(&link.peer).unwrap_or_default();
+        let (capacity, free) = (bps(link.capacity), bps(link.free_out));
+        let down = link.state != LinkState::Up;
+        if (down && sum > 0) || sum > capacity || free != capacity - sum {
+            let text = format!("{name} to {}: {sum} of {capacity}, {free} free", link.peer);
+            wrong.push(format!("{text}, {:?}", link.state));
+        }
+    }
+    wrong.extend(taken.into_keys().map(|peer| format!("{name} to {peer}: no such link")));
+    wrong
+}
+
+/// Where a frame that enters at the end of a channel at `from` comes out: a peer's position and the
+/// channel it is delivered for. `None`: it is dropped on the way.
+///
+/// Follows what the peers told their engines: entries, labels, ports.
+pub fn follow(
+    peers: &[Peer],
+    from: usize,
+    channel: &ChannelId,
+) -> Result<Option<(usize, ChannelId)>, String> {
+    let Some(Some(entry)) = peers[from].entries.get(channel) else { return Ok(None) };
+    let (mut at, mut to, mut of) = (from, &entry.to, None);
+    for _ in 0..=peers.len() {
+        let (link, label, port) = match to {
+            Target::Local => return Ok(of.map(|channel: &ChannelId| (at, channel.clone()))),
+            Target::Hop { link, label, port } => (*link, *label, *port),
+        };
+        let Some((next, back)) = other_end(peers, at, link) else {
+            return Err(format!("{} sends to a link it has not", peers[at].name));
+        };
+        let Some((known, came, onward)) = peers[next].labels.get(&label) else { return Ok(None) };
+        if *came != back {
+            return Err(format!("{} has {label:?} for another link", peers[next].name));
+        }
+        if port != peers[next].config.data_port + u16::from(label.worker().0) {
+            return Err(format!("{} sends {label:?} to another worker", peers[at].name));
+        }
+        (at, to, of) = (next, onward, Some(known));
+    }
+    Err(format!("frames of {channel} go round in a circle"))
+}
+
+/// Route oracle (A22): a frame that entered anywhere comes out at the other end of its own channel, or
+/// not at all. Returns what is wrong.
+pub fn misrouted(peers: &[Peer]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (from, peer) in peers.iter().enumerate() {
+        for channel in peer.entries.keys() {
+            match follow(peers, from, channel) {
+                Ok(None) => {}
+                Ok(Some((at, out))) => {
+                    let end = at != from && peers[at].ends.contains(channel);
+                    if out != *channel || !end {
+                        let text = format!("a frame of {channel} from {}", peer.name);
+                        wrong.push(format!("{text} comes out at {} for {out}", peers[at].name));
+                    }
+                }
+                Err(text) => wrong.push(text),
+            }
+        }
+    }
+    wrong
+}
+
+/// The peer at the other end of a link, and what it calls the link.
+fn other_end(peers: &[Peer], at: usize, link: LinkId) -> Option<(usize, LinkId)> {
+    let of = |peer: &'_ Peer, other: &PeerName| {
+        peer.config.links.iter().find(|l| l.peer == *other).map(|l| l.link)
+    };
+    let name = &peers[at].config.links.iter().find(|l| l.link == link)?.peer;
+    let next = peers.iter().position(|peer| peer.name == *name)?;
+    Some((next, of(&peers[next], &peers[at].name)?))
 }
 
 /// Union-find over names.
