@@ -19,6 +19,8 @@
 
 mod message;
 pub mod mmsg;
+mod op;
+pub mod uring;
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -103,14 +105,21 @@ impl Backend {
 pub fn probe(choice: BackendChoice) -> Result<(Backend, String), String> {
     match choice {
         BackendChoice::Mmsg => Ok((Backend::Mmsg, "chosen in the configuration".to_owned())),
-        BackendChoice::Uring => Err("not built".to_owned()),
-        BackendChoice::Auto => Ok((Backend::Mmsg, "not built".to_owned())),
+        BackendChoice::Uring => match uring::probe() {
+            Ok(why) => Ok((Backend::Uring, why)),
+            Err(why) => Err(format!("{why}; set `[engine] backend` to \"auto\" or \"mmsg\"")),
+        },
+        BackendChoice::Auto => match uring::probe() {
+            Ok(why) => Ok((Backend::Uring, why)),
+            Err(why) => Ok((Backend::Mmsg, why)),
+        },
     }
 }
 
 /// The sockets of one worker.
 #[derive(Debug)]
 pub enum Net {
+    Uring(Box<uring::Uring>),
     Mmsg(Box<mmsg::Mmsg>),
 }
 
@@ -118,13 +127,14 @@ impl Net {
     /// `wake` ends a wait from outside; the worker's own thread must call this.
     pub fn open(backend: Backend, wake: &EventFd) -> io::Result<Self> {
         match backend {
-            Backend::Uring => Err(io::Error::other("not built")),
+            Backend::Uring => Ok(Self::Uring(Box::new(uring::Uring::new(wake)?))),
             Backend::Mmsg => Ok(Self::Mmsg(Box::new(mmsg::Mmsg::new(wake)?))),
         }
     }
 
     pub fn pool(&self) -> &Pool {
         match self {
+            Self::Uring(uring) => uring.pool(),
             Self::Mmsg(mmsg) => mmsg.pool(),
         }
     }
@@ -133,6 +143,7 @@ impl Net {
     pub fn add_socket(&mut self, socket: OwnedFd) -> io::Result<SocketId> {
         set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
         match self {
+            Self::Uring(uring) => uring.add_socket(socket),
             Self::Mmsg(mmsg) => mmsg.add_socket(socket),
         }
     }
@@ -140,6 +151,7 @@ impl Net {
     /// Closes the socket: its port is free when this returns.
     pub fn remove_socket(&mut self, socket: SocketId) {
         match self {
+            Self::Uring(uring) => uring.remove_socket(socket),
             Self::Mmsg(mmsg) => mmsg.remove_socket(socket),
         }
     }
@@ -147,6 +159,7 @@ impl Net {
     /// Adds what has come to `batch`; waits for something, a wake or the time-out if nothing has.
     pub fn reap(&mut self, timeout: Option<Duration>, batch: &mut Batch) -> io::Result<()> {
         match self {
+            Self::Uring(uring) => uring.reap(timeout, batch),
             Self::Mmsg(mmsg) => mmsg.reap(timeout, batch),
         }
     }
@@ -156,6 +169,7 @@ impl Net {
     pub fn submit(&mut self, sends: &mut [Outgoing]) -> io::Result<()> {
         assert!(sends.len() <= BATCH_MAX);
         match self {
+            Self::Uring(uring) => uring.submit(sends)?,
             Self::Mmsg(mmsg) => mmsg.submit(sends),
         }
         for send in sends.iter_mut().filter(|send| send.errno == libc::ECONNREFUSED) {
@@ -172,6 +186,7 @@ impl Net {
     /// Sends one datagram outside any batch; never waits.
     pub fn send_now(&self, socket: SocketId, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         let (fd, ipv6) = match self {
+            Self::Uring(uring) => uring.socket(socket),
             Self::Mmsg(mmsg) => mmsg.socket(socket),
         };
         let to = match to {
@@ -185,6 +200,7 @@ impl Net {
     /// The buffer is free again.
     pub fn release(&mut self, buffer: Filled) {
         match self {
+            Self::Uring(uring) => uring.release(buffer),
             Self::Mmsg(mmsg) => mmsg.release(buffer),
         }
     }

@@ -1,0 +1,577 @@
+#![allow(unsafe_code, reason = "io_uring: memory that is shared with the kernel")]
+//! The io_uring back end: one ring a worker, a multishot receive for each socket over one ring of
+//! provided buffers, sends that are finished when the call that submits them returns.
+//!
+//! ```text
+//! pool buffer ──lend──► buffer ring ──► kernel fills ──► completion (buffer id) ──► Received
+//!      ▲                                                                              │
+//!      └───────────────────────── release, after forward and send ◄───────────────────┘
+//! ```
+//!
+//! Sends carry MSG_DONTWAIT and complete only if they fail, so that no send waits and none needs a
+//! completion. A receive that ends (no buffer left, or an error) is armed again at the next
+//! [`Uring::reap`]; what waits in its socket stays there.
+//!
+//! Assumes that one thread makes, uses and drops it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use io_uring::types::{BufRingEntry, CancelBuilder, Fd, RecvMsgOut, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use socket2::SockRef;
+
+use super::message::{
+    CONTROL_BYTES, NAME_BYTES, SendHeaders, empty_header, parse_address, parse_overflow, to_u32,
+};
+use super::op::{GENERATION_MASK, Op};
+use super::{Batch, EventFd, Outgoing, Received, is_ipv6};
+use crate::engine::pool::{DATAGRAM_ROOM, Filled, HEADROOM, Pool, Unfilled};
+use crate::engine::table::SocketId;
+use crate::limits::{BATCH_MAX, BUFFERS_PER_WORKER, RECEIVE_ERRORS_MAX};
+
+/// Requests between two submissions: a batch of sends and as many receives.
+const REQUESTS: u32 = 512;
+/// Completions between two collections: every buffer, and thousands of sockets at once.
+const COMPLETIONS: u32 = 8_192;
+/// The only buffer ring.
+const BUFFER_GROUP: u16 = 0;
+/// `io_uring_recvmsg_out`, which the kernel writes in front of name and control data.
+const RECEIVE_HEADER_BYTES: usize = 16;
+/// Where in a pool buffer the kernel starts, so that the datagram lies behind the headroom.
+const LEND_OFFSET: usize = HEADROOM - RECEIVE_HEADER_BYTES - NAME_BYTES - CONTROL_BYTES;
+/// What the kernel may write from there.
+const LEND_BYTES: usize = HEADROOM - LEND_OFFSET + DATAGRAM_ROOM;
+/// Rounds of waiting for the kernel to let go of something; each is at most [`PATIENCE`].
+const ROUNDS: u32 = 50;
+const PATIENCE: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+pub struct Uring {
+    ring: Ring,
+    buffers: BufferRing,
+    wake: EventFd,
+    wake_armed: bool,
+    pool: Pool,
+    sockets: Vec<Slot>,
+    free_sockets: Vec<SocketId>,
+    /// Completions of receives, not looked at yet.
+    pending: VecDeque<Completion>,
+    /// Sockets whose receive has ended, with their generation.
+    rearm: VecDeque<(SocketId, u32)>,
+    /// Says how large names and control data may be; read by the kernel when a receive is armed.
+    template: Box<libc::mmsghdr>,
+    send: SendHeaders,
+    send_generation: u32,
+    /// Failed sends: generation, index, errno.
+    failed: Vec<(u32, u32, i32)>,
+    /// Receives and polls the kernel holds.
+    armed: u32,
+    flags: &'static str,
+}
+
+struct Ring(IoUring);
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    fd: OwnedFd,
+    ipv6: bool,
+    armed: bool,
+    /// The kernel's count of drops, as last reported.
+    overflow: u32,
+    /// Failed receives in a row.
+    errors: u32,
+}
+
+#[derive(Debug)]
+struct Completion {
+    socket: SocketId,
+    generation: u32,
+    result: i32,
+    buffer: Option<Unfilled>,
+    /// The receive has ended with this one.
+    last: bool,
+}
+
+/// Tries the back end with a pair of local sockets. Says how it works here, or why it does not.
+pub(super) fn probe() -> Result<String, String> {
+    let other = |error: io::Error| format!("io_uring cannot be tried: {error}");
+    let wake = EventFd::new().map_err(other)?;
+    let mut uring = Uring::new(&wake).map_err(|error| explain(&error))?;
+    let (here, there) = UnixDatagram::pair().map_err(other)?;
+    uring.add_socket(here.into()).map_err(|error| explain(&error))?;
+    let mut batch = Batch::default();
+    for count in 1..=2 {
+        there.send(b"probe").map_err(other)?;
+        for _ in 0..ROUNDS {
+            if batch.received.len() == count || !batch.given_up.is_empty() {
+                break;
+            }
+            uring.reap(Some(PATIENCE), &mut batch).map_err(|error| explain(&error))?;
+        }
+    }
+    let received = batch.received.len();
+    batch.received.drain(..).for_each(|received| uring.release(received.buffer));
+    if received == 2 && uring.rearm.is_empty() {
+        return Ok(format!("io_uring with {}, multishot receive, provided buffers", uring.flags));
+    }
+    Err("io_uring has no multishot receive here: Linux 6.0 or later has it".to_owned())
+}
+
+fn explain(error: &io::Error) -> String {
+    let switch = "/proc/sys/kernel/io_uring_disabled";
+    let disabled = std::fs::read_to_string(switch).unwrap_or_default();
+    match (error.raw_os_error(), disabled.trim()) {
+        (Some(libc::EPERM), value @ ("1" | "2")) => {
+            format!("io_uring is disabled by kernel.io_uring_disabled={value}")
+        }
+        (Some(libc::EPERM | libc::EACCES), _) => {
+            "io_uring is not permitted to this process (a seccomp filter of a container?)"
+                .to_owned()
+        }
+        (Some(libc::ENOSYS), _) => "this kernel has no io_uring".to_owned(),
+        _ => format!("io_uring cannot be set up: {error}"),
+    }
+}
+
+impl Uring {
+    pub fn new(wake: &EventFd) -> io::Result<Self> {
+        let (ring, flags) = set_up()?;
+        if !ring.params().is_feature_skip_cqe_on_success() || !ring.params().is_feature_ext_arg() {
+            return Err(io::Error::from_raw_os_error(libc::ENOSYS));
+        }
+        let (pool, free) = Pool::new(BUFFERS_PER_WORKER)?;
+        let buffers = BufferRing::new(&ring)?;
+        let mut template = Box::new(empty_header());
+        template.msg_hdr.msg_namelen = to_u32(NAME_BYTES);
+        template.msg_hdr.msg_controllen = CONTROL_BYTES;
+        let mut uring = Self {
+            ring: Ring(ring),
+            buffers,
+            wake: wake.try_clone()?,
+            wake_armed: false,
+            pool,
+            sockets: Vec::new(),
+            free_sockets: Vec::new(),
+            pending: VecDeque::with_capacity(COMPLETIONS as usize),
+            rearm: VecDeque::with_capacity(COMPLETIONS as usize),
+            template,
+            send: SendHeaders::new(),
+            send_generation: 0,
+            failed: Vec::with_capacity(BATCH_MAX),
+            armed: 0,
+            flags,
+        };
+        free.into_iter().for_each(|buffer| uring.lend(buffer));
+        Ok(uring)
+    }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub(super) fn socket(&self, socket: SocketId) -> (BorrowedFd<'_>, bool) {
+        let slot = &self.sockets[socket.0 as usize];
+        let open = slot.open.as_ref().expect("sends name open sockets");
+        (open.fd.as_fd(), open.ipv6)
+    }
+
+    pub(super) fn add_socket(&mut self, fd: OwnedFd) -> io::Result<SocketId> {
+        // On a non-blocking socket a receive ends with EAGAIN at once and is never armed.
+        SockRef::from(&fd).set_nonblocking(false)?;
+        let ipv6 = is_ipv6(fd.as_fd());
+        let open = Some(Open { fd, ipv6, armed: false, overflow: 0, errors: 0 });
+        let id = match self.free_sockets.pop() {
+            Some(id) => {
+                self.sockets[id.0 as usize].open = open;
+                id
+            }
+            None => {
+                self.sockets.push(Slot { generation: 0, open });
+                SocketId(to_u32(self.sockets.len() - 1))
+            }
+        };
+        let generation = self.sockets[id.0 as usize].generation;
+        self.rearm.push_back((id, generation));
+        Ok(id)
+    }
+
+    /// The receive must have ended before the descriptor is closed: it would keep the port.
+    pub(super) fn remove_socket(&mut self, socket: SocketId) {
+        let index = socket.0 as usize;
+        let generation = self.sockets[index].generation;
+        let receive = Op::Receive { socket, generation };
+        for _ in 0..ROUNDS {
+            if !self.sockets[index].open.as_ref().is_some_and(|open| open.armed) {
+                break;
+            }
+            let cancel = opcode::AsyncCancel::new(receive.encode()).build();
+            let asked = self.push(cancel.user_data(Op::Cancel.encode()));
+            if asked.and_then(|()| self.enter(1, Some(PATIENCE))).is_err() {
+                break;
+            }
+            self.collect();
+        }
+        let slot = &mut self.sockets[index];
+        if slot.open.as_ref().is_some_and(|open| open.armed) {
+            // The kernel does not let go. What still comes has no owner and is dropped.
+            return;
+        }
+        if slot.open.take().is_some() {
+            slot.generation = (generation + 1) & GENERATION_MASK;
+            self.free_sockets.push(socket);
+        }
+    }
+
+    pub(super) fn reap(&mut self, timeout: Option<Duration>, batch: &mut Batch) -> io::Result<()> {
+        self.arm()?;
+        if self.pending.is_empty() {
+            self.collect();
+        }
+        if self.pending.is_empty() {
+            // Sockets that wait to be armed must not wait for others to bring something.
+            let timeout = if self.rearm.is_empty() { timeout } else { Some(Duration::ZERO) };
+            self.enter(1, timeout)?;
+            self.collect();
+        } else if !self.ring.0.submission().is_empty() {
+            self.enter(0, None)?;
+        }
+        while !batch.is_full() {
+            let Some(completion) = self.pending.pop_front() else { break };
+            self.take(completion, batch);
+        }
+        Ok(())
+    }
+
+    pub(super) fn submit(&mut self, sends: &mut [Outgoing]) -> io::Result<()> {
+        if self.ring.0.submission().len() + sends.len() > REQUESTS as usize {
+            self.submit_all()?;
+        }
+        self.send_generation = (self.send_generation + 1) & GENERATION_MASK;
+        let generation = self.send_generation;
+        let sockets = &self.sockets;
+        let open = |send: &Outgoing| sockets[send.socket.0 as usize].open.as_ref();
+        let ipv6 = |send: &Outgoing| open(send).is_some_and(|open| open.ipv6);
+        let headers = self.send.fill(sends, &self.pool, ipv6);
+        let mut queue = self.ring.0.submission();
+        for (index, (send, header)) in (0..).zip(sends.iter_mut().zip(headers)) {
+            let Some(open) = open(send) else {
+                send.errno = libc::EBADF;
+                continue;
+            };
+            send.errno = 0;
+            let flags = libc::MSG_DONTWAIT.cast_unsigned();
+            let request = opcode::SendMsg::new(Fd(open.fd.as_raw_fd()), &raw const header.msg_hdr)
+                .flags(flags)
+                .build()
+                .flags(squeue::Flags::SKIP_SUCCESS)
+                .user_data(Op::Send { index, generation }.encode());
+            // SAFETY: the header points to an address, an iovec and the bytes of a `Filled` buffer.
+            // All stay as they are until `submit_all` below has returned, and by then the send is
+            // done: MSG_DONTWAIT makes the kernel run it inside the call or fail it.
+            let pushed = unsafe { queue.push(&request) };
+            if pushed.is_err() {
+                send.errno = libc::EAGAIN;
+            }
+        }
+        drop(queue);
+        self.submit_all()?;
+        self.collect();
+        for (of, index, errno) in self.failed.drain(..) {
+            if of == generation {
+                sends[index as usize].errno = errno;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self, buffer: Filled) {
+        self.lend(buffer.released());
+    }
+
+    fn lend(&mut self, buffer: Unfilled) {
+        let (id, address) = self.pool.lend(buffer, to_u32(LEND_OFFSET));
+        self.buffers.push(id, address);
+    }
+
+    /// Arms what is not armed, as many as fit between two batches.
+    fn arm(&mut self) -> io::Result<()> {
+        if !self.wake_armed {
+            let fd = Fd(self.wake.as_fd().as_raw_fd());
+            let readable = u32::from(libc::POLLIN.cast_unsigned());
+            let poll = opcode::PollAdd::new(fd, readable).multi(true).build();
+            self.push(poll.user_data(Op::Wake.encode()))?;
+            self.wake_armed = true;
+            self.armed += 1;
+        }
+        for _ in 0..self.rearm.len().min(BATCH_MAX) {
+            let Some((socket, generation)) = self.rearm.pop_front() else { break };
+            let slot = &mut self.sockets[socket.0 as usize];
+            let Some(open) = slot.open.as_mut().filter(|_| slot.generation == generation) else {
+                continue;
+            };
+            open.armed = true;
+            let fd = Fd(open.fd.as_raw_fd());
+            let receive =
+                opcode::RecvMsgMulti::new(fd, &raw const self.template.msg_hdr, BUFFER_GROUP)
+                    .build()
+                    .user_data(Op::Receive { socket, generation }.encode());
+            self.armed += 1;
+            self.push(receive)?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, request: squeue::Entry) -> io::Result<()> {
+        if self.ring.0.submission().is_full() {
+            self.submit_all()?;
+        }
+        let mut queue = self.ring.0.submission();
+        // SAFETY: the requests pushed here are polls and cancellations, which have no memory, and
+        // receives. Those read `template`, which lives as long as the ring, and write into lent
+        // buffers of the pool, which `drop` keeps until every receive has ended.
+        let pushed = unsafe { queue.push(&request) };
+        pushed.map_err(|_| io::Error::from_raw_os_error(libc::EBUSY))
+    }
+
+    /// Until the kernel has taken every request and told about every failure.
+    fn submit_all(&mut self) -> io::Result<()> {
+        for _ in 0..ROUNDS {
+            self.enter(0, None)?;
+            let queue = self.ring.0.submission();
+            if queue.is_empty() && !queue.cq_overflow() {
+                return Ok(());
+            }
+            drop(queue);
+            self.collect();
+        }
+        Err(io::Error::from_raw_os_error(libc::EBUSY))
+    }
+
+    fn enter(&self, want: usize, timeout: Option<Duration>) -> io::Result<()> {
+        let submitter = self.ring.0.submitter();
+        let entered = match timeout {
+            None => submitter.submit_and_wait(want),
+            Some(timeout) => {
+                let timeout = Timespec::from(timeout);
+                submitter.submit_with_args(want, &SubmitArgs::new().timespec(&timeout))
+            }
+        };
+        match entered.map_err(|error| (error.raw_os_error(), error)) {
+            // The time passed, a signal came, or completions must be collected first.
+            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {
+                Ok(())
+            }
+            Err((_, error)) => Err(error),
+        }
+    }
+
+    /// Takes every completion the kernel has written.
+    fn collect(&mut self) {
+        for entry in self.ring.0.completion() {
+            let more = cqueue::more(entry.flags());
+            match Op::decode(entry.user_data()) {
+                Some(Op::Receive { socket, generation }) => {
+                    let buffer = cqueue::buffer_select(entry.flags()).map(|id| {
+                        // SAFETY: a completion names a buffer once, when the kernel has taken it out
+                        // of the ring, into which only `lend` put it, and has finished writing.
+                        unsafe { self.pool.reclaim(id) }
+                    });
+                    if !more {
+                        self.armed -= 1;
+                        if let Some(open) = &mut self.sockets[socket.0 as usize].open {
+                            open.armed = false;
+                        }
+                    }
+                    let (result, last) = (entry.result(), !more);
+                    self.pending.push_back(Completion { socket, generation, result, buffer, last });
+                }
+                Some(Op::Send { index, generation }) => {
+                    self.failed.push((generation, index, -entry.result()));
+                }
+                Some(Op::Wake) => {
+                    self.wake.drain();
+                    if !more {
+                        self.wake_armed = false;
+                        self.armed -= 1;
+                    }
+                }
+                Some(Op::Cancel) | None => {}
+            }
+        }
+    }
+
+    fn take(&mut self, completion: Completion, batch: &mut Batch) {
+        let Completion { socket, generation, result, buffer, last } = completion;
+        let slot = &mut self.sockets[socket.0 as usize];
+        let Some(open) = slot.open.as_mut().filter(|_| slot.generation == generation) else {
+            // Its socket was closed meanwhile.
+            return buffer.into_iter().for_each(|buffer| self.lend(buffer));
+        };
+        if let Some(buffer) = buffer {
+            let (received, overflow) = parse(socket, buffer, &self.pool, &self.template.msg_hdr);
+            open.errors = 0;
+            if let Some(now) = overflow.filter(|&now| now != open.overflow) {
+                batch.overflows.push((socket, now.wrapping_sub(open.overflow)));
+                open.overflow = now;
+            }
+            batch.received.push(received);
+        } else if !matches!(-result, libc::ENOBUFS | libc::ECANCELED) {
+            open.errors += 1;
+            if open.errors >= RECEIVE_ERRORS_MAX {
+                batch.given_up.push((socket, -result));
+                return;
+            }
+        }
+        if last {
+            self.rearm.push_back((socket, generation));
+        }
+    }
+}
+
+/// The datagram in a buffer that the kernel filled for a multishot receive.
+fn parse(
+    socket: SocketId,
+    buffer: Unfilled,
+    pool: &Pool,
+    template: &libc::msghdr,
+) -> (Received, Option<u32>) {
+    let whole = buffer.all_from(to_u32(LEND_OFFSET));
+    let message = RecvMsgOut::parse(pool.bytes(&whole), template)
+        .expect("a buffer has room for header, name and control data");
+    let bytes = message.payload_data().len().min(DATAGRAM_ROOM);
+    let source = parse_address(message.name_data());
+    let overflow = parse_overflow(message.control_data());
+    let truncated = message.is_payload_truncated();
+    let buffer = whole.released().filled(bytes);
+    (Received { socket, source, buffer, truncated }, overflow)
+}
+
+impl Drop for Uring {
+    /// Every receive ends before sockets and buffers go: a ring is torn down later than its
+    /// descriptor is closed, and until then it would keep ports and could write into our memory.
+    fn drop(&mut self) {
+        let cancel = opcode::AsyncCancel2::new(CancelBuilder::any().all()).build();
+        for _ in 0..ROUNDS {
+            if self.armed == 0 {
+                break;
+            }
+            let asked = self.push(cancel.clone().user_data(Op::Cancel.encode()));
+            if asked.and_then(|()| self.enter(1, Some(PATIENCE))).is_err() {
+                break;
+            }
+            self.collect();
+        }
+        if self.armed == 0 {
+            let _ = self.ring.0.submitter().unregister_buf_ring(BUFFER_GROUP);
+        } else {
+            self.pool.leak();
+        }
+    }
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ring")
+    }
+}
+
+/// The ring, with the most of the flags that this kernel takes.
+fn set_up() -> io::Result<(IoUring, &'static str)> {
+    let builder = || {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(COMPLETIONS).setup_submit_all();
+        builder
+    };
+    let refused = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
+    let mut best = builder();
+    best.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+    match best.build(REQUESTS) {
+        Err(error) if refused(&error) => {}
+        ring => return Ok((ring?, "SINGLE_ISSUER and DEFER_TASKRUN")),
+    }
+    let mut good = builder();
+    good.setup_coop_taskrun().setup_taskrun_flag();
+    match good.build(REQUESTS) {
+        Err(error) if refused(&error) => {}
+        ring => return Ok((ring?, "COOP_TASKRUN")),
+    }
+    Ok((builder().build(REQUESTS)?, "no task flags"))
+}
+
+/// The ring through which the kernel gets its buffers.
+#[derive(Debug)]
+struct BufferRing {
+    entries: NonNull<BufRingEntry>,
+    tail: u16,
+}
+
+const BUFFER_RING_BYTES: usize = BUFFERS_PER_WORKER as usize * size_of::<BufRingEntry>();
+
+impl BufferRing {
+    fn new(ring: &IoUring) -> io::Result<Self> {
+        // SAFETY: a fresh anonymous mapping at an address the kernel chooses touches nothing of ours.
+        let mapped = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                BUFFER_RING_BYTES,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let entries =
+            NonNull::new(mapped.cast::<BufRingEntry>()).ok_or_else(io::Error::last_os_error)?;
+        let buffers = Self { entries, tail: 0 };
+        let (address, count) = (mapped as u64, BUFFERS_PER_WORKER);
+        // SAFETY: the mapping is page-aligned, zeroed and has `count` entries. It lives until `drop`,
+        // which runs after the ring was told to forget it or was closed.
+        unsafe { ring.submitter().register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0) }?;
+        Ok(buffers)
+    }
+
+    /// Offers a lent buffer to the kernel. Never full: it has as many entries as there are buffers.
+    fn push(&mut self, id: u16, address: *mut u8) {
+        let index = usize::from(self.tail & (BUFFERS_PER_WORKER - 1));
+        // SAFETY: `index` is below the number of entries of the mapping.
+        let slot = unsafe { self.entries.add(index) };
+        // SAFETY: aligned and inside the mapping; the kernel does not read entries at or behind the
+        // tail, and this reference is the only one of ours. The tail field, which lies in entry 0, is
+        // only read by the kernel.
+        let entry = unsafe { &mut *slot.as_ptr() };
+        entry.set_addr(address as u64);
+        entry.set_len(to_u32(LEND_BYTES));
+        entry.set_bid(id);
+        self.tail = self.tail.wrapping_add(1);
+        // SAFETY: `entries` is the address of the first entry of a registered ring.
+        let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
+        // SAFETY: the field is 2-aligned, inside the mapping, and accessed only atomically: here, and
+        // by the kernel, which reads it with acquire.
+        let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
+        // Release: the entry is written before the kernel sees the tail behind it.
+        tail.store(self.tail, Ordering::Release);
+    }
+}
+
+impl Drop for BufferRing {
+    fn drop(&mut self) {
+        // SAFETY: exactly the mapping made in `new`. The kernel has unregistered it or holds the pages
+        // on its own, and no reference of ours is left.
+        unsafe { libc::munmap(self.entries.as_ptr().cast(), BUFFER_RING_BYTES) };
+    }
+}
