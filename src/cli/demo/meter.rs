@@ -72,10 +72,9 @@ impl Meter {
         }
     }
 
-    /// The end of the pause that a kill began, once frames come again.
-    pub(super) fn resumed_at(&self, kill: Duration) -> Option<Duration> {
-        let quiet = |&&(from, to): &&(Duration, Duration)| to > kill && to - from >= RESUME_MIN;
-        self.pauses.iter().find(quiet).map(|&(_, to)| to)
+    /// Whether frames came after `since`.
+    pub(super) fn has_arrived_after(&self, since: Duration) -> bool {
+        self.arrived_last.is_some_and(|last| last > since)
     }
 
     /// The longest pause between arriving frames around a kill. Silence up to the last frame sent is
@@ -114,9 +113,6 @@ impl Meter {
     }
 }
 
-/// Shorter pauses are no sign that a stream had stopped.
-const RESUME_MIN: Duration = Duration::from_millis(50);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,7 +137,7 @@ mod tests {
     fn a17_the_gap_is_the_longest_pause_around_the_kill() {
         let meter = stream(500..650);
         assert_eq!(meter.gap(ms(500)), ms(151));
-        assert_eq!(meter.resumed_at(ms(500)), Some(ms(651)));
+        assert!(meter.has_arrived_after(ms(500)));
         assert_eq!(meter.lost_so_far(), 150);
         assert_eq!(meter.lost_outside(&[500..=649], ms(500), ms(151)), 0);
     }
@@ -159,7 +155,7 @@ mod tests {
     fn a_stream_that_never_comes_back_is_a_gap_to_its_end() {
         let meter = stream(400..1_000);
         assert_eq!(meter.gap(ms(400)), ms(599));
-        assert_eq!(meter.resumed_at(ms(400)), None);
+        assert!(!meter.has_arrived_after(ms(401)));
     }
 
     #[test]

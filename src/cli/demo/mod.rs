@@ -158,15 +158,15 @@ impl<'a> Show<'a> {
             check_interrupt()?;
             self.world.check_children()?;
             let now = streaming.elapsed();
+            if now >= watch.next {
+                watch.next += SECOND;
+                self.progress(streaming, watch);
+            }
             if watch.kill.is_none() && watch.half.is_reached(streaming) {
                 self.kill(streaming, watch)?;
             }
             if watch.kill.is_some() && !watch.resumed {
                 self.look_for_stream(streaming, watch);
-            }
-            if now >= watch.next {
-                watch.next += SECOND;
-                self.progress(streaming, watch);
             }
         }
         Ok(())
@@ -192,14 +192,18 @@ impl<'a> Show<'a> {
     /// Says when frames come again, and which way.
     fn look_for_stream(&mut self, streaming: &Streaming, watch: &mut Watch) {
         let Some(kill) = &watch.kill else { return };
-        let Some(resumed_at) = streaming.resumed_at(kill.at) else { return };
-        let Some(path) = streaming.current_path(&self.world) else { return };
-        if path.contains(&kill.peer) {
-            return;
-        }
-        let after = resumed_at.saturating_sub(kill.at);
+        let moved_at = match watch.moved_at {
+            Some(at) => at,
+            None => {
+                let path = streaming.current_path(&self.world);
+                let Some(path) = path.filter(|path| !path.contains(&kill.peer)) else { return };
+                watch.path = path;
+                *watch.moved_at.insert(streaming.elapsed())
+            }
+        };
+        let Some(gap) = streaming.gap(kill.at, moved_at) else { return };
+        let path = watch.path.clone();
         watch.resumed = true;
-        watch.path.clone_from(&path);
         if let Some(tree) = self.world.agreed_tree() {
             self.tree = tree;
         }
@@ -208,7 +212,7 @@ impl<'a> Show<'a> {
         self.board.line(&format!(
             "{} {} ms later the stream runs on, by itself, over another path:",
             style.green("Moved"),
-            after.as_millis()
+            gap.as_millis()
         ));
         self.picture(&path);
     }
@@ -281,7 +285,8 @@ struct Watch {
     /// Who is to be killed.
     victim: Option<PeerName>,
     kill: Option<Kill>,
-    /// The stream came back after the kill.
+    /// When the channel was seen on another path, and whether the stream was seen on it.
+    moved_at: Option<Duration>,
     resumed: bool,
     path: Vec<PeerName>,
     latencies: Latencies,
@@ -296,6 +301,7 @@ impl Watch {
             half: streaming.half,
             victim,
             kill: None,
+            moved_at: None,
             resumed: false,
             path: streaming.path.clone(),
             latencies: Latencies::default(),

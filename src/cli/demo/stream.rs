@@ -153,8 +153,10 @@ impl Streaming {
         self.shared.meter().lost_so_far()
     }
 
-    pub(super) fn resumed_at(&self, kill: Duration) -> Option<Duration> {
-        self.shared.meter().resumed_at(kill)
+    /// The gap after a kill, once frames come again.
+    pub(super) fn gap(&self, kill: Duration, moved_at: Duration) -> Option<Duration> {
+        let meter = self.shared.meter();
+        meter.has_arrived_after(moved_at).then(|| meter.gap(kill))
     }
 
     /// The rate of the IP packets between two readings: what the reservation counts.
