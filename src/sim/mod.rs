@@ -438,6 +438,8 @@ impl Sim {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
         let peer = &mut self.peers[at];
+        // It lost its counter, so it may use the ids of its earlier life again.
+        self.traffic.retain(|session, _| session.initiator != peer.name);
         peer.life += 1;
         let node = Node::new(peer.config.clone(), peer.identity.clone(), seed, self.now);
         peer.node = Some(node);
@@ -735,6 +737,10 @@ impl Sim {
 }
 
 impl Peer {
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
     fn new(name: PeerName, secret: &[u8; 32], services: &[ServiceConfig]) -> Self {
         let config = NodeConfig {
             name: name.clone(),

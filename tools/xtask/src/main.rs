@@ -1,1 +1,28 @@
-fn main() {}
+//! The developers' tool: `cargo xtask SUB-COMMAND`. One file per sub-command, each with its arguments
+//! and a `run` that returns whether all was well.
+
+mod sim;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tools for developers of Spanway")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run random overlays in the deterministic world, or replay one.
+    Sim(sim::Arguments),
+}
+
+fn main() -> ExitCode {
+    let well = match Arguments::parse().command {
+        Command::Sim(arguments) => sim::run(&arguments),
+    };
+    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
