@@ -163,7 +163,7 @@ pub struct Sim {
     delay: (Duration, Duration),
     requests: u64,
     answers: BTreeMap<RequestId, Answer>,
-    traffic: BTreeMap<SessionId, Traffic>,
+    traffic: BTreeMap<(SessionId, usize), Traffic>,
     strikes: Vec<Strike>,
     commits: Vec<(Time, usize, SessionId)>,
     hash: u64,
@@ -242,8 +242,18 @@ impl Sim {
         self.answers.get(&id)
     }
 
-    pub fn traffic(&self) -> &BTreeMap<SessionId, Traffic> {
-        &self.traffic
+    /// What these peers sent in a session.
+    pub fn traffic(&self, session: &SessionId, peers: &[PeerName]) -> Traffic {
+        let mut sum = Traffic::default();
+        for (at, peer) in self.peers.iter().enumerate() {
+            if peers.contains(&peer.name)
+                && let Some(sent) = self.traffic.get(&(session.clone(), at))
+            {
+                sum.ghs += sent.ghs;
+                sum.around += sent.around;
+            }
+        }
+        sum
     }
 
     /// What the scheduled faults met, in order.
@@ -382,8 +392,11 @@ impl Sim {
             }
             Fault::Mute(wire) => {
                 let wire = &mut self.wires[wire];
-                wire.lost = wire.newest;
-                wire.at[0].is_some() && wire.at[0] == wire.at[1]
+                let whole = wire.newest > wire.lost && wire.at == [Some(wire.newest); 2];
+                if whole {
+                    wire.lost = wire.newest;
+                }
+                whole
             }
             Fault::Crash(peer) => {
                 let alive = self.peers[peer].node.is_some();
@@ -439,7 +452,7 @@ impl Sim {
         self.rng.fill_bytes(&mut seed);
         let peer = &mut self.peers[at];
         // It lost its counter, so it may use the ids of its earlier life again.
-        self.traffic.retain(|session, _| session.initiator != peer.name);
+        self.traffic.retain(|(session, _), _| session.initiator != peer.name);
         peer.life += 1;
         let node = Node::new(peer.config.clone(), peer.identity.clone(), seed, self.now);
         peer.node = Some(node);
@@ -639,7 +652,7 @@ impl Sim {
     }
 
     fn send(&mut self, at: usize, link: LinkId, message: &Message) {
-        self.count(message);
+        self.count(at, message);
         let (wire, side) = self.wire_of(at, link);
         let bytes = message.emit();
         assert!(bytes.len() <= limits::MESSAGE_BYTES_MAX, "{message:?}");
@@ -659,7 +672,7 @@ impl Sim {
         }
     }
 
-    fn count(&mut self, message: &Message) {
+    fn count(&mut self, at: usize, message: &Message) {
         let (session, ghs) = match message {
             Message::Ghs { session, .. } => (session, true),
             Message::Start(start) => (&start.session, false),
@@ -668,7 +681,7 @@ impl Sim {
             | Message::Commit { session, .. } => (session, false),
             _ => return,
         };
-        let traffic = self.traffic.entry(session.clone()).or_default();
+        let traffic = self.traffic.entry((session.clone(), at)).or_default();
         if ghs {
             traffic.ghs += 1;
         } else {

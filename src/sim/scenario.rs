@@ -16,8 +16,11 @@ use crate::types::{Bandwidth, EdgeKey, PeerName, SessionId, Time};
 
 /// More events than any run of this size needs; a run that reaches it does not converge.
 const EVENTS_MAX: u64 = 2_000_000;
-/// Faults strike in this time, which the first sessions need.
-const FAULTS_UNTIL_MS: u64 = 450;
+/// Faults begin when the first sessions run. They take some ten hops, so the first fault of a scenario
+/// strikes within this many hops and the others within the time that the longest of them need.
+const FIRST_FAULT_HOPS: u64 = 5;
+const FAULTS_FROM_MS: u64 = 50;
+const FAULTS_FOR_MS: u64 = 400;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -67,9 +70,11 @@ impl Scenario {
     pub fn new(seed: u64) -> Self {
         let mut draw = Draw(ChaCha20Rng::seed_from_u64(seed ^ 0x5041_4e57_4159));
         let faulty = seed % 2 == 1;
-        let count = if faulty { 3 + draw.below(22) } else { 1 + draw.below(24) };
+        let count = if faulty { 4 + draw.below(21) } else { 1 + draw.below(24) };
         let peers = usize::try_from(count).expect("at most 24");
-        let plan = random_plan(&mut draw, peers);
+        // A peer without links commits at once: nothing strikes it before.
+        let density = if faulty { 20 } else { 5 } + draw.below(80);
+        let plan = random_plan(&mut draw, peers, density);
         let late = if faulty { draw.below(3) } else { 0 };
         let mut faults = Vec::new();
         for peer in 0..peers {
@@ -80,9 +85,12 @@ impl Scenario {
         if faulty {
             // The first is of a kind that cannot miss: a peer that runs, or a whole wire.
             let first = usize::try_from(late).expect("at most 2");
-            random_fault(&mut draw, &plan, first, 8, &mut faults);
+            let hops_ms = FIRST_FAULT_HOPS * (1 + plan.delay.1.as_millis() as u64);
+            let at = draw.ms(hops_ms);
+            random_fault(&mut draw, &plan, (at, first, 8), &mut faults);
             for _ in 0..draw.below(7) {
-                random_fault(&mut draw, &plan, 0, 10, &mut faults);
+                let at = draw.ms(FAULTS_FOR_MS);
+                random_fault(&mut draw, &plan, (at, 0, 10), &mut faults);
             }
         }
         Self { seed, plan, faults, faulty }
@@ -143,8 +151,7 @@ pub fn judge_rest(sim: &Sim) -> Result<usize, String> {
             members.iter().map(|name| (name, nodes[name])).collect();
         let session = judge_component(&nodes, &tree)?;
         let edges = links.iter().filter(inside).count();
-        let traffic = sim.traffic().get(&session).copied().unwrap_or_default();
-        judge_traffic(traffic, members.len(), edges)?;
+        judge_traffic(sim.traffic(&session, members), members.len(), edges)?;
     }
     Ok(components.len())
 }
@@ -237,11 +244,11 @@ impl Draw {
     }
 }
 
-/// Peers in random order, one to four groups without links between them, few different capacities.
-fn random_plan(draw: &mut Draw, count: usize) -> Plan {
+/// Peers in one to four groups without links between them, each link of the complete graph with
+/// `density` percent, few different capacities.
+fn random_plan(draw: &mut Draw, count: usize, density: u64) -> Plan {
     let groups = if draw.below(3) == 0 { 1 + draw.below(4) } else { 1 };
     let group: Vec<u64> = (0..count).map(|_| draw.below(groups)).collect();
-    let density = 5 + draw.below(90);
     let different = 1 + draw.below(5);
     let mut links = Vec::new();
     for one in 0..count {
@@ -262,15 +269,15 @@ fn random_plan(draw: &mut Draw, count: usize) -> Plan {
     }
 }
 
-/// One fault of the first `kinds` kinds, of a peer from `first` on or of any wire.
+/// One fault of the first `kinds` kinds, of a peer from `first` on or of any wire, `at` microseconds
+/// after the first sessions began.
 fn random_fault(
     draw: &mut Draw,
     plan: &Plan,
-    first: usize,
-    kinds: u64,
+    (at, first, kinds): (u64, usize, u64),
     faults: &mut Vec<(Time, Fault)>,
 ) {
-    let at = 40_000 + draw.ms(FAULTS_UNTIL_MS - 40);
+    let at = FAULTS_FROM_MS * 1_000 + at;
     let again = Time(at + draw.ms(600));
     let at = Time(at);
     let peer = first + draw.index(plan.peers.len() - first);
