@@ -357,6 +357,33 @@ fn a16_a_relay_passes_on_what_it_was_refreshed_on_and_lets_the_rest_run_out() {
 }
 
 #[test]
+fn a16_a_peer_keeps_its_own_channels_alive_and_not_those_that_cross_it() {
+    struct FromTheMiddle;
+    impl Paths for FromTheMiddle {
+        fn path(&self, _: &PeerName) -> Option<Vec<PeerName>> {
+            Some(vec![peer(1), peer(2)])
+        }
+        fn knows(&self, _: &PeerName) -> bool {
+            true
+        }
+    }
+    let (mut relay, ..) = relay_open();
+    let own = TxId { channel: ChannelId { source: peer(1), ..tx(1, 1).channel }, attempt: 1 };
+    let request = open_request("own");
+    did(&mut relay, |m, out| m.open(NOW, RequestId(1), request, &FromTheMiddle, out));
+    did(&mut relay, |m, out| m.end_opened(NOW, &own.channel, Ok(()), &FromTheMiddle, out));
+    let accept = Accept { tx: own.clone(), ..accept(1, 1) };
+    did(&mut relay, |m, out| m.message(NOW, NEXT, Message::Accept(accept), out));
+    let mut refreshes = 0;
+    while let Some((at, Timer::Refresh)) = relay.poll_timeout() {
+        let out = did(&mut relay, |m, out| m.handle_timeout(at, &FromTheMiddle, out));
+        assert_eq!(out, [send(NEXT, Message::Refresh(vec![own.clone()]))]);
+        refreshes += 1;
+    }
+    assert!((3..=11).contains(&refreshes), "every 1 to 3 s of a lease: {refreshes}");
+}
+
+#[test]
 fn a_hold_without_an_answer_runs_out_and_names_the_silent_peer() {
     let (mut relay, label) = relay_holding();
     let end = NOW + Duration::from_millis(4_000);
