@@ -434,3 +434,56 @@ fn a15_channels_of_one_pair_run_in_both_directions_side_by_side() {
     let sources = story.ends().into_iter().filter(|(_, view)| view.side == Some(Side::Source));
     assert_eq!(sources.count(), 4);
 }
+
+#[test]
+fn a3_a_link_that_shrinks_takes_less_that_is_new_and_keeps_what_is_open() {
+    let mut story = Story::new(11, 3, &[(0, 1, 100), (1, 2, 100)]);
+    let first = story.open(0, 2, "deliver", 20_000);
+    story.run(Duration::from_millis(300));
+    let shrink = |story: &mut Story, mbit: u64| {
+        story.strike(Fault::Capacity(1, Bandwidth::from_bps(mbit * MBIT)));
+        story.run(Duration::from_secs(1));
+    };
+    shrink(&mut story, 50);
+    let wide = story.open(0, 2, "deliver", 40_000);
+    story.run(Duration::from_millis(300));
+    assert_eq!(story.rejected(wide).map(|no| no.reason), Some(Reject::NoRoom));
+    shrink(&mut story, 200);
+    let wide = story.open(1, 2, "deliver", 150_000);
+    story.run(Duration::from_millis(300));
+    assert!(story.opened(wide).is_some());
+    assert!(story.works(&story.opened(first).expect("it was open").channel));
+}
+
+#[test]
+fn a2_when_an_end_leaves_the_other_is_told_at_once() {
+    for (leaver, other) in [(0, 2), (2, 0)] {
+        let mut story = Story::new(12, 3, &[(0, 1, 100), (1, 2, 100)]);
+        let id = story.open(0, 2, "deliver", 20_000);
+        story.run(Duration::from_millis(300));
+        assert!(story.opened(id).is_some());
+        story.strike(Fault::Leave(leaver));
+        story.run(Duration::from_millis(300));
+        let left = story.sim.node(other).expect("it lives").channels();
+        assert_eq!(left, [], "closed, not looking for another path");
+    }
+}
+
+#[test]
+fn a17_a_channel_takes_its_new_path_as_soon_as_the_tree_has_one() {
+    let mut story = Story::new(13, 4, &[(0, 1, 100), (1, 2, 100), (2, 3, 50), (3, 0, 50)]);
+    let id = story.open(0, 2, "deliver", 20_000);
+    story.run(Duration::from_millis(300));
+    let path = story.opened(id).expect("there is room").path.clone();
+    assert!(path.contains(&story.sim.peers()[1].name));
+    let commits = |story: &Story| story.sim.commits().iter().filter(|(_, at, _)| *at == 0).count();
+    let before = commits(&story);
+    story.strike(Fault::Crash(1));
+    while commits(&story) == before {
+        assert!(story.sim.step(), "a new tree comes");
+    }
+    let view = story.sim.node(0).expect("it lives").channels().remove(0);
+    assert!(view.path.contains(&story.sim.peers()[3].name), "asked for in the same step: {view:?}");
+    story.run(Duration::from_millis(200));
+    assert!(story.works(&view.id));
+}

@@ -109,6 +109,7 @@ pub struct ChannelView {
     /// `None` at a relay.
     pub side: Option<Side>,
     pub state: ChannelState,
+    /// Empty while this peer keeps no bandwidth for the channel.
     pub path: Vec<PeerName>,
     pub rate: Bandwidth,
     pub rate_back: Bandwidth,
