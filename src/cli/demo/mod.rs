@@ -137,12 +137,12 @@ impl<'a> Show<'a> {
             path.len().saturating_sub(2)
         ));
         self.picture(&path);
-        let victim = (!self.args.no_kill).then(|| path[path.len() / 2].clone());
-        self.board.line(&match &victim {
-            Some(victim) => format!("The stream runs; half-way, {victim} will be killed."),
-            None => "The stream runs.".to_owned(),
+        self.board.line(if self.args.no_kill {
+            "The stream runs."
+        } else {
+            "The stream runs; half-way, one of the relays will be killed."
         });
-        let mut watch = Watch::new(&streaming, victim);
+        let mut watch = Watch::new(&streaming);
         self.watch(&streaming, &mut watch)?;
         self.board.keep();
         self.board.line("");
@@ -162,7 +162,8 @@ impl<'a> Show<'a> {
                 watch.next += SECOND;
                 self.progress(streaming, watch);
             }
-            if watch.kill.is_none() && watch.half.is_reached(streaming) {
+            let due = !self.args.no_kill && watch.kill.is_none();
+            if due && watch.half.is_reached(streaming) {
                 self.kill(streaming, watch)?;
             }
             if watch.kill.is_some() && !watch.resumed {
@@ -173,7 +174,10 @@ impl<'a> Show<'a> {
     }
 
     fn kill(&mut self, streaming: &Streaming, watch: &mut Watch) -> Result<(), CliError> {
-        let Some(victim) = watch.victim.take() else { return Ok(()) };
+        // The channel may have moved before, if the machine held a daemon up for too long.
+        let path = streaming.current_path(&self.world);
+        let Some([_, relays @ .., _]) = path.as_deref() else { return Ok(()) };
+        let Some(victim) = relays.get(relays.len() / 2).cloned() else { return Ok(()) };
         let at = self.world.kill(&victim)?;
         let at = streaming.since_start(at);
         self.dead = Some(victim.clone());
@@ -282,8 +286,6 @@ impl<'a> Show<'a> {
 /// What has been seen of the stream.
 struct Watch {
     half: Half,
-    /// Who is to be killed.
-    victim: Option<PeerName>,
     kill: Option<Kill>,
     /// When the channel was seen on another path, and whether the stream was seen on it.
     moved_at: Option<Duration>,
@@ -296,10 +298,9 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(streaming: &Streaming, victim: Option<PeerName>) -> Self {
+    fn new(streaming: &Streaming) -> Self {
         Self {
             half: streaming.half,
-            victim,
             kill: None,
             moved_at: None,
             resumed: false,

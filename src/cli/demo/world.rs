@@ -3,8 +3,8 @@
 //! Nothing outlives it: children are ended by their process ids when the world is dropped, and they
 //! end by themselves when their standard input closes, so that even a killed demo leaves none behind.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
@@ -27,6 +27,9 @@ const TREE_POLL: Duration = Duration::from_millis(20);
 /// Ports are looked for from here on, below those the kernel gives to everybody.
 const PORT_FIRST: u16 = 20_000;
 const PORT_LAST: u16 = 32_000;
+/// All peers share this machine, and whatever else it does may hold them up for longer than the usual
+/// 125 ms; that must not look like a dead link. A killed daemon shows at once: its connections end.
+const PATIENCE: &str = "\n[control]\nheartbeats_missed = 16\n";
 /// Bytes of a log that are read for its last lines.
 const LOG_TAIL_BYTES: u64 = 4_096;
 const LOG_TAIL_LINES: usize = 5;
@@ -144,7 +147,14 @@ impl World {
         let wrong = |error: init::InitError| CliError::failure(error.to_string());
         let base = free_ports(plan.peers)?;
         let peers = init::explicit(plan.peers, &plan.edges(), base).map_err(wrong)?;
-        init::write(&self.folder, &peers).map_err(wrong)
+        let files = init::write(&self.folder, &peers).map_err(wrong)?;
+        for file in &files {
+            let patient = OpenOptions::new().append(true).open(file);
+            patient.and_then(|mut file| file.write_all(PATIENCE.as_bytes())).map_err(|error| {
+                CliError::failure(format!("{} cannot be written: {error}", file.display()))
+            })?;
+        }
+        Ok(files)
     }
 
     /// The tree, if everybody who lives has the same.
