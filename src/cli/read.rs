@@ -142,8 +142,7 @@ pub(super) fn events(target: &Target) -> Result<(), CliError> {
         let text = if target.json {
             serde_json::to_string(&line).map_err(|error| CliError::failure(error.to_string()))?
         } else {
-            let seconds = Duration::from_millis(line.at_ms).as_secs_f64();
-            format!("{seconds:>10.3} s  {:<17} {}", line.event, line.text)
+            format!("{}  {:<16} {}", time_of_day(line.at_ms), line.event, line.text)
         };
         let mut gone = false;
         print(|out, _| {
@@ -193,6 +192,12 @@ pub(super) fn millis(micros: u64) -> String {
 
 /// Above the last bucket of [`crate::stats::LatencyBuckets`].
 const LATENCY_US_MAX: u64 = 1 << 30;
+
+/// Milliseconds since 1970 as a time of day, in UTC like the log.
+fn time_of_day(at_ms: u64) -> String {
+    let (seconds, millis) = (at_ms / 1_000 % 86_400, at_ms % 1_000);
+    format!("{:02}:{:02}:{:02}.{millis:03}Z", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+}
 
 fn dash() -> String {
     "-".to_owned()
@@ -303,6 +308,11 @@ mod tests {
         assert_eq!(histogram.value_at_percentile(50.0), 100);
         assert!(histogram.value_at_percentile(99.5) >= 4_995);
         assert!(histogram.max() >= 90_000);
+    }
+
+    #[test]
+    fn events_carry_the_time_of_day() {
+        assert_eq!(time_of_day(1_795_261_205_180), "11:40:05.180Z");
     }
 
     #[test]

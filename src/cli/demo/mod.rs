@@ -130,9 +130,8 @@ impl<'a> Show<'a> {
         let streaming = Streaming::start(self.args, self.plan, &self.world)?;
         let path = streaming.path.clone();
         self.board.line(&format!(
-            "A channel of {} from {} to {destination}, open after {} ms, crosses {} relays:",
+            "A channel of {} to {destination}, opened in {} ms, crosses {} relays:",
             self.args.bandwidth,
-            path[0],
             start.elapsed().as_millis(),
             path.len().saturating_sub(2)
         ));
@@ -145,6 +144,9 @@ impl<'a> Show<'a> {
         let mut watch = Watch::new(&streaming);
         self.watch(&streaming, &mut watch)?;
         self.board.keep();
+        if watch.kill.is_none() && !self.args.no_kill {
+            self.board.line("The stream was over before a relay could be killed.");
+        }
         self.board.line("");
         let (kill, path_after) = (watch.kill, watch.path);
         let latencies = watch.latencies;
@@ -256,24 +258,25 @@ impl<'a> Show<'a> {
     fn keep_running(&mut self) -> Result<(), CliError> {
         let program =
             std::env::current_exe().map_or_else(|_| "spanway".to_owned(), |path| shell_word(&path));
-        let (first, last) = (&self.world.peers[0], &self.world.peers[self.plan.destination()]);
-        let (first, last_name) = (shell_word(&first.daemon.config), &last.name);
-        let last = shell_word(&last.daemon.config);
+        let folder = shell_word(&self.world.folder);
+        let names = self.world.names();
+        let (first, last) = (&names[0], &names[self.plan.destination()]);
         let mut lines = vec![
             String::new(),
-            "The overlay keeps running. In other terminals:".to_owned(),
-            format!("  {program} tree --config {first}"),
-            format!("  {program} peers --config {first}"),
-            format!("  {program} recv inbox --config {last} > copy"),
+            "The overlay keeps running. In another terminal:".to_owned(),
+            format!("  cd {folder}"),
+            format!("  alias spanway={program}"),
+            format!("  spanway tree --config {first}.toml"),
+            format!("  spanway peers --config {first}.toml"),
+            format!("  spanway recv inbox --config {last}.toml > copy &"),
             format!(
-                "  {program} send {last_name}/inbox --bandwidth 10Mbit/s --config {first} < FILE"
+                "  spanway send {last}/inbox --bandwidth 10Mbit/s --config {first}.toml < FILE"
             ),
         ];
         for peer in self.world.peers.iter().filter(|peer| !peer.runs()) {
-            let config = shell_word(&peer.daemon.config);
-            lines.push(format!("Bring {} back: {program} run --config {config}", peer.name));
+            lines.push(format!("  spanway run --config {}.toml   # brings it back", peer.name));
         }
-        lines.push(format!("Ctrl-C ends it and removes {}", shell_word(&self.world.folder)));
+        lines.push(format!("Ctrl-C ends it and removes {folder}"));
         self.board.lines(&lines);
         while !INTERRUPTED.load(Ordering::Relaxed) {
             clock::sleep(TICK);
