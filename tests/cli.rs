@@ -217,7 +217,7 @@ fn bad_input_on_the_command_line_has_its_code_and_its_words_and_disturbs_nothing
     let stream = LiveStream::start(&overlay, 3);
     let before = overlay.snapshot();
     let video = "peer-03/video";
-    let huge = "99999999999999999999999 Gbit/s";
+    let huge = "99999999999999999999 bit/s";
     judge(
         &overlay,
         &[
