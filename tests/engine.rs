@@ -78,7 +78,13 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 
 fn engine_at(listen: &str, workers: usize, backend: BackendChoice) -> Engine {
     let (listen, cpus, origin) = (listen.parse().unwrap(), vec![None; workers], Instant::now());
-    Engine::start(EngineConfig { listen, cpus, backend, origin }).unwrap()
+    let engine = Engine::start(EngineConfig { listen, cpus, backend, origin }).unwrap();
+    match backend {
+        BackendChoice::Auto => {}
+        BackendChoice::Uring => assert_eq!(engine.backend().0, "uring"),
+        BackendChoice::Mmsg => assert_eq!(engine.backend().0, "mmsg"),
+    }
+    engine
 }
 
 fn engine(backend: BackendChoice) -> Engine {
@@ -627,6 +633,39 @@ mod checks {
         assert_eq!(next_frame(&six).label, Label(7));
     }
 
+    pub(super) fn a_send_the_kernel_refuses_is_counted_and_stops_no_other(backend: BackendChoice) {
+        let mut engine = engine(backend);
+        let (neighbour, good) = (program(), program());
+        let there = neighbour.local_addr().unwrap();
+        engine.send(WorkerId(0), Command::SetLink(link(1, true, there, 1)));
+        let stats: [Arc<ChannelStats>; 2] = Default::default();
+        // Broadcast needs an option that the socket does not have.
+        let nowhere = "255.255.255.255:9".parse().unwrap();
+        let receivers = [good.local_addr().unwrap(), nowhere];
+        for (count, (stats, to)) in (0..).zip(stats.iter().zip(receivers)) {
+            let channel = ChannelId { count, ..channel() };
+            let deliver = Deliver::To(to);
+            add_end(&mut engine, 0, channel.clone(), AllowedFrom::Loopback, deliver, stats);
+            add_label(&mut engine, count + 1, 1, Target::Local(channel), stats);
+        }
+        settle(&mut engine);
+        for number in 0..200u32 {
+            let payload = number.to_be_bytes();
+            neighbour.send_to(&data_frame(1, 9, &payload), address(&engine)).unwrap();
+            neighbour.send_to(&data_frame(2, 9, &payload), address(&engine)).unwrap();
+            if number % 10 == 9 {
+                for expected in number - 9..=number {
+                    let mut buffer = [0; 16];
+                    assert_eq!(good.recv_from(&mut buffer).unwrap().0, 4);
+                    assert_eq!(buffer[..4], expected.to_be_bytes());
+                }
+            }
+        }
+        assert_books_balance(&stats, 200);
+        assert_eq!(load(&stats[0].delivered), 200);
+        assert_eq!(stats[1].dropped(DropReason::SendError), 200);
+    }
+
     pub(super) fn what_the_kernel_drops_is_counted(backend: BackendChoice) {
         let mut engine = engine(backend);
         let stats: Arc<ChannelStats> = Arc::default();
@@ -711,6 +750,7 @@ for_both_backends! {
     a20_each_worker_has_its_own_port,
     many_local_ends_work_side_by_side,
     frames_cross_ipv6_and_mapped_addresses,
+    a_send_the_kernel_refuses_is_counted_and_stops_no_other,
     what_the_kernel_drops_is_counted,
 }
 
