@@ -8,6 +8,10 @@
 //! Every test waits for a state, never for a time to pass; time-outs are generous and only end a test
 //! that has failed. Tests run one after the other: one of them counts the workers' allocations.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::cast_possible_truncation, reason = "small numbers made here")]
+#![allow(clippy::print_stdout, reason = "a skipped test says so")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
@@ -209,7 +213,7 @@ fn payload(number: u32) -> Vec<u8> {
 /// and in order.
 fn stream(from: &UdpSocket, to: SocketAddr, at: &UdpSocket, count: u32) {
     let mut expected = VecDeque::new();
-    let mut buffer = vec![0; 65_536];
+    let mut buffer = vec![0; 8_192];
     for number in 0..count {
         let bytes = payload(number);
         from.send_to(&bytes, to).unwrap();
@@ -679,9 +683,9 @@ mod checks {
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    let sender = program();
+                    let (sender, payload) = (program(), vec![7; 30_000]);
                     while !done.load(Relaxed) {
-                        let taken = sender.send_to(&[7; 30_000], at).is_ok();
+                        let taken = sender.send_to(&payload, at).is_ok();
                         sent.fetch_add(u64::from(taken), Relaxed);
                     }
                 });

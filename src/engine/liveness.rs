@@ -165,7 +165,8 @@ impl Liveness {
             let allowed = watch.spec.interval * watch.spec.missed_max;
             let why = if now.since(watch.alive_at) > allowed {
                 Silence::NotHeard
-            } else if now.since(watch.confirmed_at) > allowed {
+            } else if watch.heard_at.since(watch.confirmed_at) > allowed {
+                // Its last heartbeat said so, not only our waiting for the next one.
                 Silence::NotHearing
             } else {
                 continue;

@@ -106,6 +106,18 @@ struct Completion {
 
 /// Tries the back end with a pair of local sockets. Says how it works here, or why it does not.
 pub(super) fn probe() -> Result<String, String> {
+    // On a thread that ends with it: the teardown of a ring runs later on the thread that used it and
+    // interrupts what that thread then waits for (a `recv` with a time-out failed with EINTR).
+    let thread = std::thread::Builder::new().name("spanway-probe".to_owned()).spawn(try_out);
+    let answer = thread.map(std::thread::JoinHandle::join);
+    match answer {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err("the probe of io_uring ended unexpectedly".to_owned()),
+        Err(error) => Err(format!("io_uring cannot be tried: {error}")),
+    }
+}
+
+fn try_out() -> Result<String, String> {
     let other = |error: io::Error| format!("io_uring cannot be tried: {error}");
     let wake = EventFd::new().map_err(other)?;
     let mut uring = Uring::new(&wake).map_err(|error| explain(&error))?;
