@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Pure: no clock, no socket, no heap; peers' mistakes are a [`DropReason`], never a panic. Nothing is
-//! ever answered. Counting and sending are [`super::worker`]'s.
+//! ever answered. Counting and sending are `worker.rs`'s.
 
 use core::net::{IpAddr, SocketAddr};
 

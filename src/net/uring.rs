@@ -10,7 +10,7 @@
 //!
 //! Sends carry MSG_DONTWAIT and complete only if they fail, so that no send waits and none needs a
 //! completion. A receive that ends (no buffer left, or an error) is armed again at the next
-//! [`Uring::reap`]; what waits in its socket stays there.
+//! `reap`; what waits in its socket stays there.
 //!
 //! Assumes that one thread makes, uses and drops it.
 
