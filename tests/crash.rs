@@ -211,11 +211,11 @@ fn a28_the_log_of_a_peer_tells_in_fields_what_happened_to_its_links_and_channels
             line.map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"))
         })
     };
-    let lost = has("r", &["link_down", "\"k\""]);
+    let lost = has("r", &["\"link down\"", "\"peer\":\"k\"", "\"why\":"]);
     assert!(lost["timestamp"].is_string() && lost["level"].is_string(), "{lost}");
-    has("r", &["tree_committed"]);
-    has("a", &["channel_moving"]);
-    has("a", &["channel_open"]);
+    has("r", &["\"tree committed\"", "\"peers\":5", "\"session\":"]);
+    has("a", &["\"channel moving\"", "\"channel\":\"a:", "\"why\":"]);
+    has("a", &["\"channel open\"", "\"path\":\"[a, r, m, z]\""]);
 }
 
 #[test]

@@ -202,20 +202,24 @@ impl Overlay {
         fs::write(file, moved.collect::<String>()).expect("the scratch folder is writable");
     }
 
-    /// Waits until all running peers have one complete tree over all of them.
+    /// Waits until all links between running peers are up, all of them use the tree of the same
+    /// session, and it is the right one.
     pub(crate) fn settle(&self) {
         let running: Vec<&Peer> = self.peers.iter().filter(|peer| peer.daemon.is_some()).collect();
-        wait_for("one tree over all peers", SETTLED, || {
+        let is_running = |name: &Value| running.iter().any(|peer| name == peer.name.as_str());
+        wait_for("one right tree over all peers", SETTLED, || {
+            for peer in &running {
+                let links = peer.try_ask(&["links"])?;
+                let mut links = links.as_array()?.iter().filter(|link| is_running(&link["peer"]));
+                links.all(|link| link["state"] == "up").then_some(())?;
+            }
+            let verdict = running.first()?.try_ask(&["verify"])?;
+            (verdict["correct"] == true && verdict["peers"] == running.len()).then_some(())?;
             let trees: Vec<Value> =
                 running.iter().map(|peer| peer.try_ask(&["tree"])).collect::<Option<_>>()?;
-            let whole = |tree: &Value| {
-                tree["complete"] == true
-                    && tree["edges"]
-                        .as_array()
-                        .is_some_and(|edges| edges.len() + 1 == running.len())
-                    && tree["session"] == trees[0]["session"]
-            };
-            trees.iter().all(whole).then_some(())
+            let same =
+                |tree: &Value| tree["complete"] == true && tree["session"] == trees[0]["session"];
+            trees.iter().all(same).then_some(())
         });
     }
 }

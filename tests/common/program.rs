@@ -44,6 +44,11 @@ impl Program {
         self.child.wait().expect("our own child");
     }
 
+    /// SIGTERM: please end.
+    pub(crate) fn terminate(&self) {
+        output(Command::new("kill").args(["-TERM", &self.child.id().to_string()]));
+    }
+
     /// Waits until it ends by itself.
     pub(crate) fn join(&mut self, deadline: Duration) -> ExitStatus {
         let ended = poll(deadline, || self.child.try_wait().expect("our own child"));
