@@ -20,10 +20,10 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts `command`; `folder` gets its log, `NAME.log`.
+    /// Starts `command`; `folder` gets its log, `NAME.log`, which begins anew.
     pub(crate) fn start(name: &str, folder: &Path, command: &mut Command) -> Self {
         let log = folder.join(format!("{name}.log"));
-        let file = File::options().create(true).append(true).open(&log);
+        let file = File::create(&log);
         let file = file.unwrap_or_else(|e| panic!("{}: {e}", log.display()));
         let child = command.stderr(file).spawn();
         let child = child.unwrap_or_else(|e| panic!("{command:?} does not start: {e}"));
