@@ -9,6 +9,8 @@
 //!         z              a to z over r and k: moves to m
 //! ```
 
+#![allow(clippy::print_stdout, reason = "a test tells what it measured")]
+
 mod common;
 
 use std::net::{SocketAddr, UdpSocket};

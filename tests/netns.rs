@@ -13,6 +13,8 @@
 //! Needs root, ffmpeg, srt-tools and iproute2. Without them every test says once that it is skipped
 //! and passes; with `SPANWAY_REQUIRE_NETNS=1` it fails instead.
 
+#![allow(clippy::print_stdout, reason = "a test tells what it measured")]
+
 mod common;
 
 use std::fs;
@@ -234,8 +236,8 @@ fn pictures_in(file: &Path) -> u32 {
     command.args(["-nostdin", "-v", "quiet", "-i"]).arg(file);
     command.args(["-fps_mode", "passthrough", "-f", "null", "-progress", "-", "-"]);
     let progress = output(&mut command);
-    let frames = progress.lines().filter_map(|line| line.strip_prefix("frame="));
-    frames.last().and_then(|frame| frame.trim().parse().ok()).unwrap_or(0)
+    let mut frames = progress.lines().filter_map(|line| line.strip_prefix("frame="));
+    frames.next_back().and_then(|frame| frame.trim().parse().ok()).unwrap_or(0)
 }
 
 /// An SRT program that writes what it gets to `file`.

@@ -160,7 +160,8 @@ struct InitArgs {
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// Port of the first peer; the others follow 16 apart
-    #[arg(long, value_name = "PORT", default_value_t = 17_000, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", default_value_t = 17_000,
+          value_parser = clap::value_parser!(u16).range(1..))]
     listen_base: u16,
 }
 

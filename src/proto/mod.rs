@@ -15,8 +15,8 @@
 //! only on a mistake of its own (`invariants`).
 //!
 //! Files: [`link`] one link's greeting and death, [`session`], [`start`], [`ghs`] and [`wave`] the tree,
-//! [`overlay`] what a committed tree tells, [`query`] questions to other peers, [`channel`] the life of a channel,
-//! [`reservation`] the ledger. They meet only in [`node`].
+//! [`overlay`] what a committed tree tells, [`query`] questions to other peers, [`channel`] the life
+//! of a channel, [`reservation`] the ledger. They meet only in [`node`].
 
 pub mod channel;
 pub mod ghs;

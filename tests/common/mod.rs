@@ -1,6 +1,7 @@
 //! What the integration tests share. Each test program uses a part of it.
 
 #![allow(dead_code, reason = "each test program uses another part")]
+#![allow(clippy::print_stdout, reason = "a test tells what it skips and what the programs said")]
 
 pub(crate) mod netns;
 pub(crate) mod overlay;

@@ -270,8 +270,7 @@ impl Peer {
     /// The channel called `name` as this peer lists it.
     pub(crate) fn channel(&self, name: &str) -> Option<Value> {
         let listed = self.ask(&["channels"]);
-        let rows = listed.as_array().expect("a list of channels");
-        rows.iter().find(|row| row["name"] == name).cloned()
+        listed.as_array()?.iter().find(|row| row["name"] == name).cloned()
     }
 
     /// What the daemon wrote to its log so far.
