@@ -147,28 +147,22 @@ impl Overlay {
 
 /// Breadth first from `me`; `None` if not all peers are reached.
 fn routes(me: usize, names: &[&PeerName], neighbours: &[Vec<usize>]) -> Option<Vec<Route>> {
-    let number = |at: usize| u32::try_from(at).expect("PEERS_MAX fits");
     let mut found: Vec<Option<(usize, usize, u32)>> = vec![None; names.len()];
     found[me] = Some((me, me, 0));
-    let mut queue = VecDeque::from([me]);
-    while let Some(at) = queue.pop_front() {
-        let (_, next_hop, distance) = found[at].expect("queued peers were found");
+    let mut queue = VecDeque::from([(me, me, 0)]);
+    while let Some((at, next_hop, distance)) = queue.pop_front() {
         for &beyond in &neighbours[at] {
             if found[beyond].is_none() {
                 let next_hop = if at == me { beyond } else { next_hop };
                 found[beyond] = Some((at, next_hop, distance + 1));
-                queue.push_back(beyond);
+                queue.push_back((beyond, next_hop, distance + 1));
             }
         }
     }
     let route = |(name, found): (&&PeerName, Option<(usize, usize, u32)>)| {
         let (before, next_hop, distance) = found?;
-        Some(Route {
-            peer: (*name).clone(),
-            before: number(before),
-            next_hop: number(next_hop),
-            distance,
-        })
+        let (before, next_hop) = (u32::try_from(before).ok()?, u32::try_from(next_hop).ok()?);
+        Some(Route { peer: (*name).clone(), before, next_hop, distance })
     };
     names.iter().zip(found).map(route).collect()
 }

@@ -234,7 +234,11 @@ impl Queries {
                 let question = self.questions.remove(&routed.id).expect("found just now");
                 self.unanswered(now, &question, Reject::Unreachable, why, here, out);
             }
-            _ => {}
+            RoutedBody::Services(_)
+            | RoutedBody::Links { .. }
+            | RoutedBody::Unanswered(_)
+            | RoutedBody::AskServices
+            | RoutedBody::AskLinks => {}
         }
     }
 

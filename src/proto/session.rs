@@ -274,12 +274,12 @@ impl Sessions {
         message: Message,
         out: &mut Vec<Action>,
     ) -> Result<(), Misconduct> {
-        let session = match &message {
-            Message::Ghs { session, .. }
-            | Message::Done { session }
-            | Message::Members { session, .. }
-            | Message::Commit { session, .. } => session,
-            _ => unreachable!("node.rs passes only messages of sessions"),
+        let (Message::Ghs { session, .. }
+        | Message::Done { session }
+        | Message::Members { session, .. }
+        | Message::Commit { session, .. }) = &message
+        else {
+            unreachable!("node.rs passes only messages of sessions")
         };
         match Some(session).cmp(&self.highest()) {
             Ordering::Less => {
@@ -504,24 +504,20 @@ impl Sessions {
         message: Message,
         out: &mut Vec<Action>,
     ) -> Result<(), Misconduct> {
-        match message {
-            Message::Ghs { body, .. } => {
-                self.on_ghs(link, body, out)?;
-                self.check_halt(now, out);
-                Ok(())
-            }
-            Message::Done { .. } => self.on_done(now, link, out),
-            Message::Members { edges, last, .. } => {
-                self.on_wave(now, link, out, |wave, me, sent| {
-                    wave.on_members(me, link, &edges, last, sent)
-                })
-            }
-            Message::Commit { peers, edges, last, .. } => {
-                self.on_wave(now, link, out, |wave, me, sent| {
-                    wave.on_commit(me, link, peers, &edges, last, sent)
-                })
-            }
-            _ => unreachable!("node.rs passes only messages of sessions"),
+        if let Message::Ghs { body, .. } = message {
+            self.on_ghs(link, body, out)?;
+            self.check_halt(now, out);
+            Ok(())
+        } else if let Message::Members { edges, last, .. } = message {
+            self.on_wave(now, link, out, |wave, me, sent| {
+                wave.on_members(me, link, &edges, last, sent)
+            })
+        } else if let Message::Commit { peers, edges, last, .. } = message {
+            self.on_wave(now, link, out, |wave, me, sent| {
+                wave.on_commit(me, link, peers, &edges, last, sent)
+            })
+        } else {
+            self.on_done(now, link, out)
         }
     }
 

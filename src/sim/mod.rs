@@ -521,11 +521,10 @@ impl Sim {
         self.wires[at].newest += 1;
         self.wires[at].attaching = [true; 2];
         let connection = self.wires[at].newest;
-        for side in 0..2 {
+        for (side, life) in lives.into_iter().enumerate() {
             let arrival = self.now + self.hop();
             let arrival = arrival.max(self.wires[at].arrival[side]);
             self.wires[at].arrival[side] = arrival;
-            let life = lives[side];
             self.push(arrival, Happening::Attach { wire: at, side, connection, life });
         }
     }
@@ -673,13 +672,17 @@ impl Sim {
     }
 
     fn count(&mut self, at: usize, message: &Message) {
-        let (session, ghs) = match message {
-            Message::Ghs { session, .. } => (session, true),
-            Message::Start(start) => (&start.session, false),
-            Message::Done { session }
-            | Message::Members { session, .. }
-            | Message::Commit { session, .. } => (session, false),
-            _ => return,
+        let ghs = matches!(message, Message::Ghs { .. });
+        let session = if let Message::Start(start) = message {
+            &start.session
+        } else if let Message::Ghs { session, .. }
+        | Message::Done { session }
+        | Message::Members { session, .. }
+        | Message::Commit { session, .. } = message
+        {
+            session
+        } else {
+            return;
         };
         let traffic = self.traffic.entry((session.clone(), at)).or_default();
         if ghs {

@@ -85,7 +85,8 @@ impl Scenario {
         if faulty {
             // The first is of a kind that cannot miss: a peer that runs, or a whole wire.
             let first = usize::try_from(late).expect("at most 2");
-            let hops_ms = FIRST_FAULT_HOPS * (1 + plan.delay.1.as_millis() as u64);
+            let hop_ms = u64::try_from(plan.delay.1.as_millis()).expect("short");
+            let hops_ms = FIRST_FAULT_HOPS * (1 + hop_ms);
             let at = draw.ms(hops_ms);
             random_fault(&mut draw, &plan, (at, first, 8), &mut faults);
             for _ in 0..draw.below(7) {
