@@ -264,7 +264,7 @@ mod tests {
     use rand_core::{Rng, SeedableRng};
 
     use super::*;
-    use crate::types::Bandwidth;
+    use crate::limits;
 
     fn name(at: usize) -> PeerName {
         PeerName::new(&format!("p{at:02}")).unwrap()
@@ -371,5 +371,52 @@ mod tests {
         let found = components(&peers, &[key(1, 0, 3), key(1, 3, 4)]);
         assert_eq!(found.len(), 3);
         assert!(found.contains(&vec![name(0), name(3), name(4)]));
+    }
+
+    #[test]
+    fn a22_a_label_that_leads_into_another_channel_is_seen() {
+        use crate::proto::{OpenRequest, Request, ServiceConfig, ServiceKind};
+        use crate::sim::{Fault, Plan, Sim};
+        use crate::types::{ServiceName, Time};
+
+        let service = ServiceName::new("tv").unwrap();
+        let capacity = Bandwidth::from_bps(100_000_000);
+        let plan = Plan {
+            peers: (0..3).map(name).collect(),
+            links: vec![(0, 1, capacity), (1, 2, capacity)],
+            services: vec![ServiceConfig { name: service.clone(), kind: ServiceKind::Deliver }],
+            delay: (limits::MOVE_RETRY.0 / 100, limits::MOVE_RETRY.0 / 50),
+        };
+        let mut sim = Sim::new(1, &plan);
+        (0..3).for_each(|peer| sim.strike(Fault::Start(peer)));
+        sim.run_until(Time(1_000_000));
+        for _ in 0..2 {
+            let request = OpenRequest {
+                peer: name(2),
+                service: service.clone(),
+                name: None,
+                rate: Bandwidth::from_bps(1_000_000),
+                rate_back: Bandwidth::from_bps(64_000),
+                deadline: limits::OPEN_DEADLINE,
+            };
+            sim.request(0, Request::Open(request));
+        }
+        sim.run_until(Time(2_000_000));
+        assert_eq!(sim.peers[2].ends.len(), 2);
+        assert_eq!((misrouted(&sim.peers), oversold(&sim.peers)), (vec![], vec![]));
+
+        let relay = &mut sim.peers[1].labels;
+        let onward = relay.values().filter(|(_, from, _)| *from == LinkId(0)).map(|l| l.2.clone());
+        let [one, other] = <[Target; 2]>::try_from(onward.collect::<Vec<_>>()).unwrap();
+        for (_, _, to) in relay.values_mut() {
+            if *to == one {
+                *to = other.clone();
+            } else if *to == other {
+                *to = one.clone();
+            }
+        }
+        let wrong = misrouted(&sim.peers);
+        assert_eq!(wrong.len(), 2, "{wrong:?}");
+        assert!(wrong[0].contains("comes out at p02 for"), "{wrong:?}");
     }
 }
