@@ -145,6 +145,8 @@ pub const ARRIVALS_MAX: usize = 256;
 pub const APPLY_MAX: Duration = Duration::from_secs(1);
 /// Leaving (channels closed, Bye said) is over after this, whatever is still open.
 pub const LEAVE_MAX: Duration = Duration::from_secs(2);
+/// File of learned addresses: a name and an address for each of 1,024 links.
+pub const ADDRESSES_BYTES_MAX: usize = 256 << 10;
 /// The same complaint about one peer is logged at most once in this time.
 pub const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 

@@ -202,7 +202,9 @@ pub struct ChannelRow {
     pub max_payload_bytes: u16,
     pub listen: Option<SocketAddr>,
     pub deliver: Option<SocketAddr>,
+    /// Frames sent to a neighbour: entered at this end, or passed on by this relay.
     pub tx_frames: u64,
+    /// Frames that left the overlay at this end, or that came to this relay.
     pub rx_frames: u64,
     pub dropped: BTreeMap<String, u64>,
 }

@@ -127,6 +127,7 @@ impl Clients {
     }
 
     /// Takes clients for as long as the daemon runs.
+    #[expect(clippy::infinite_loop, reason = "its task is aborted when the daemon stops")]
     pub async fn serve(self, listener: UnixListener) {
         let mut client = 0;
         loop {

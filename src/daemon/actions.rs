@@ -49,7 +49,6 @@ pub(crate) struct ChannelHere {
 /// The local end of a channel.
 pub(crate) struct End {
     worker: WorkerId,
-    pub(crate) service: ServiceName,
     pub(crate) listen: SocketAddr,
     pub(crate) deliver: Option<SocketAddr>,
 }
@@ -183,6 +182,8 @@ impl Control {
             missed_max: self.config.control.heartbeats_missed,
         };
         if let Some(slot) = self.links.get_mut(&link) {
+            // A neighbour's control port is the port of its first worker.
+            self.neighbours.addresses.learn(&slot.peer, SocketAddr::new(remote.ip(), data.port));
             slot.spec = Some((spec.clone(), now));
         }
         let spec = Arc::new(spec);
@@ -222,7 +223,7 @@ impl Control {
         };
         let stats = self.channels.stats(channel);
         let here = self.channels.here.entry(channel.clone()).or_default();
-        here.end = Some(End { worker, service: service.clone(), listen, deliver });
+        here.end = Some(End { worker, listen, deliver });
         let EndPlan { from, deliver, .. } = plan;
         let spec = EndSpec { channel: channel.clone(), socket, from, deliver, stats };
         self.command(worker, Command::AddEnd(spec));
@@ -251,7 +252,7 @@ impl Control {
     }
 
     /// To the log, to those who watch, and to the `recv` whose channel it is.
-    fn tell_event(&mut self, event: &Event) {
+    fn tell_event(&self, event: &Event) {
         views::log_event(event);
         if !self.watchers.is_empty() {
             let line = self.event_line(event);

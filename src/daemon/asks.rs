@@ -357,9 +357,7 @@ fn neighbour_of<'a>(path: &'a [PeerName], me: &PeerName) -> Option<&'a PeerName>
 }
 
 fn refuse(answers: &Answers, rejection: &Rejection) {
-    let kind = match rejection.reason {
-        Reject::Timeout => FailureKind::Timeout,
-        _ => FailureKind::Rejected,
-    };
+    let late = rejection.reason == Reject::Timeout;
+    let kind = if late { FailureKind::Timeout } else { FailureKind::Rejected };
     answers.failed(kind, format!("{}: {}", rejection.reason, rejection.detail));
 }

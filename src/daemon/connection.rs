@@ -255,3 +255,144 @@ impl Writer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::types::Bandwidth;
+
+    const MOMENT: Duration = Duration::from_secs(10);
+
+    fn run<F: Future>(future: F) -> F::Output {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        LocalSet::new().block_on(&runtime.expect("a runtime"), future)
+    }
+
+    /// Two ends of one secured stream, without the handshake's proofs.
+    async fn pair() -> ((TcpStream, Secured), (TcpStream, Secured)) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (one, other) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let pattern = || "Noise_NN_25519_ChaChaPoly_BLAKE2s".parse().expect("a pattern");
+        let mut a = snow::Builder::new(pattern()).build_initiator().expect("built");
+        let mut b = snow::Builder::new(pattern()).build_responder().expect("built");
+        let (mut message, mut payload) = ([0; 200], [0; 200]);
+        let length = a.write_message(&[], &mut message).expect("written");
+        b.read_message(&message[..length], &mut payload).expect("read");
+        let length = b.write_message(&[], &mut message).expect("written");
+        a.read_message(&message[..length], &mut payload).expect("read");
+        let secured = |noise: snow::HandshakeState| Secured {
+            noise: noise.into_stateless_transport_mode().expect("finished"),
+            sent: 0,
+            received: 0,
+        };
+        ((one.expect("connected"), secured(a)), (other.expect("accepted").0, secured(b)))
+    }
+
+    fn start(
+        number: u64,
+        (stream, secured): (TcpStream, Secured),
+    ) -> (Connection, mpsc::Receiver<Arrival>) {
+        let (arrivals, arrived) = mpsc::channel(limits::ARRIVALS_MAX);
+        let remote = stream.peer_addr().expect("connected");
+        let connection = Connection::start(number, LinkId(1), stream, remote, secured, &arrivals);
+        (connection, arrived)
+    }
+
+    fn message(at: u64) -> Message {
+        Message::Capacity(Bandwidth::from_bps(at + 1))
+    }
+
+    async fn next(arrived: &mut mpsc::Receiver<Arrival>) -> Result<Message, String> {
+        match timeout(MOMENT, arrived.recv()).await.expect("in time").expect("an arrival") {
+            Arrival::Message { link: LinkId(1), number: 5, message } => Ok(message),
+            Arrival::Ended { link: LinkId(1), number: 5, why } => Err(why),
+            _ => panic!("of another connection"),
+        }
+    }
+
+    #[test]
+    fn messages_arrive_whole_and_in_order_and_the_last_before_the_end() {
+        run(async {
+            let (here, there) = pair().await;
+            let (here, _) = start(4, here);
+            let (_there, mut arrived) = start(5, there);
+            let count = 3_000;
+            (0..count).for_each(|at| here.queue().send(message(at).emit()).expect("room"));
+            here.queue().send(Message::Bye("that was all".to_owned()).emit()).expect("room");
+            let closed = here.close();
+            for at in 0..count {
+                assert_eq!(next(&mut arrived).await, Ok(message(at)));
+            }
+            assert_eq!(next(&mut arrived).await, Ok(Message::Bye("that was all".to_owned())));
+            let end = next(&mut arrived).await.expect_err("the end");
+            assert!(end.contains("closed the connection"), "{end}");
+            closed.await.expect("no panic");
+        });
+    }
+
+    #[test]
+    fn a_neighbour_that_does_not_read_fills_a_bounded_queue() {
+        run(async {
+            let (here, _there) = pair().await;
+            let (here, _) = start(4, here);
+            let bye = Message::Bye("x".repeat(1_000)).emit();
+            let mut taken = 0;
+            while here.queue().send(bye.clone()).is_ok() {
+                taken += bye.len();
+                assert!(taken <= limits::SEND_QUEUE_BYTES_MAX, "it grows without bound");
+            }
+            assert!(taken > limits::SEND_QUEUE_BYTES_MAX - bye.len());
+        });
+    }
+
+    /// What a connection says when its neighbour sends these bytes and goes.
+    fn end_of(bytes: impl FnOnce(&Secured) -> Vec<u8>) -> String {
+        run(async {
+            let ((mut stream, secured), there) = pair().await;
+            let (_there, mut arrived) = start(5, there);
+            stream.write_all(&bytes(&secured)).await.expect("written");
+            stream.shutdown().await.expect("shut down");
+            loop {
+                if let Err(why) = next(&mut arrived).await {
+                    break why;
+                }
+            }
+        })
+    }
+
+    fn sealed(secured: &Secured, plain: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; plain.len() + TAG_BYTES];
+        secured.noise.write_message(0, plain, &mut bytes).expect("sealed");
+        let length = u16::try_from(bytes.len()).expect("short");
+        [&length.to_be_bytes(), &bytes[..]].concat()
+    }
+
+    #[test]
+    fn bad_bytes_end_the_connection_with_what_was_wrong() {
+        assert!(end_of(|_| vec![0, 0]).contains("0 bytes"));
+        assert!(end_of(|_| vec![0xff; 4]).contains("65535 bytes"));
+        assert!(end_of(|_| vec![0, 100, 1, 2, 3]).contains("was cut"));
+        assert!(end_of(|_| vec![0, 20].into_iter().chain([9; 20]).collect()).contains("decrypt"));
+        let unknown = end_of(|secured| sealed(secured, &[0xee, 0xee]));
+        assert!(unknown.contains("message type") && unknown.contains("versions 1-1"), "{unknown}");
+        let changed = end_of(|secured| {
+            let mut bytes = sealed(secured, &message(1).emit());
+            bytes[7] ^= 1;
+            bytes
+        });
+        assert!(changed.contains("decrypt"), "{changed}");
+    }
+
+    #[test]
+    fn a_message_is_not_taken_twice() {
+        let again = end_of(|secured| sealed(secured, &message(1).emit()).repeat(2));
+        assert!(again.contains("decrypt"), "{again}");
+    }
+}

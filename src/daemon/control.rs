@@ -81,8 +81,8 @@ pub(crate) struct Control {
     pub(super) unsettled: bool,
     pub(super) inputs: VecDeque<Input>,
     pub(super) stage: Stage,
+    pub(super) neighbours: Rc<Neighbours>,
     ids: LinkIds,
-    neighbours: Rc<Neighbours>,
     connections: u64,
     requests: u64,
     closing: Vec<JoinHandle<()>>,
@@ -320,6 +320,7 @@ impl Control {
                 task.abort();
             }
         }
+        self.neighbours.addresses.retain(|peer| known.contains_key(peer));
         *self.neighbours.known.borrow_mut() = known;
     }
 

@@ -6,11 +6,9 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use socket2::{Domain, Protocol, Socket, Type};
-
 use crate::config::{Service, ServiceAddress};
 use crate::engine::{AllowedFrom, Deliver};
-use crate::limits;
+use crate::net;
 
 /// What the person who opens a channel said about its local socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,33 +93,24 @@ impl EndPlan {
         self.try_bind().map_err(|error| format!("cannot use {}: {}", self.bind, in_words(&error)))
     }
 
+    /// As the workers' own ports: not shared, DF set, with a large receive buffer.
     fn try_bind(&self) -> io::Result<UdpSocket> {
-        let socket = Socket::new(Domain::for_address(self.bind), Type::DGRAM, Some(Protocol::UDP))?;
-        if self.bind.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
+        let (socket, _) = net::bind_worker(self.bind)?;
         socket.set_nonblocking(true)?;
-        // The kernel grants what its limit allows; `status` shows the workers', which are the same.
-        socket.set_recv_buffer_size(limits::SOCKET_BUFFER_BYTES)?;
-        socket.set_send_buffer_size(limits::SOCKET_BUFFER_BYTES)?;
-        socket.bind(&self.bind.into())?;
-        Ok(socket.into())
+        Ok(socket)
     }
 }
 
 /// An error of bind or listen as a sentence with what to do.
 pub(crate) fn in_words(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("the address is in use by another program; choose another port ({error})")
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            format!("the address is not one of this host; `ip address` lists them ({error})")
-        }
-        io::ErrorKind::PermissionDenied => {
-            format!("not permitted; ports below 1024 need CAP_NET_BIND_SERVICE ({error})")
-        }
-        _ => error.to_string(),
+    if error.kind() == io::ErrorKind::AddrInUse {
+        format!("the address is in use by another program; choose another port ({error})")
+    } else if error.kind() == io::ErrorKind::AddrNotAvailable {
+        format!("the address is not one of this host; `ip address` lists them ({error})")
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        format!("not permitted; ports below 1024 need CAP_NET_BIND_SERVICE ({error})")
+    } else {
+        error.to_string()
     }
 }
 

@@ -306,7 +306,7 @@ async fn read_piece<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, Han
     let mut length = [0; 2];
     read_exact(stream, &mut length).await?;
     let length = usize::from(u16::from_be_bytes(length));
-    if length < TAG_BYTES || length > MESSAGE_BYTES_MAX {
+    if !(TAG_BYTES..=MESSAGE_BYTES_MAX).contains(&length) {
         return Err(HandshakeError::Length(length));
     }
     let mut bytes = vec![0; length];
@@ -322,5 +322,170 @@ async fn read_exact<S: AsyncRead + Unpin>(
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(HandshakeError::Cut),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    fn name(text: &str) -> PeerName {
+        PeerName::new(text).expect(text)
+    }
+
+    /// An identity as a peer has it: from a key file.
+    fn identity() -> Identity {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        Identity::create(&folder.path().join("key")).expect("a key")
+    }
+
+    struct Both {
+        dialled: Result<Secured, HandshakeError>,
+        answered: Result<(LinkId, Secured), HandshakeError>,
+    }
+
+    /// `a` dials `b`; each end knows the other by the key that is given.
+    fn shake(a: &Identity, b: &Identity, key_of_b: PublicKey, key_of_a: PublicKey) -> Both {
+        let (me, other) = (credentials("a", a), credentials("b", b));
+        run(async {
+            let (mut here, mut there) = tokio::io::duplex(4_096);
+            let known = |peer: &PeerName| (*peer == name("a")).then_some((LinkId(7), key_of_a));
+            let dialling = async {
+                let dialled = dial(&mut here, &me, &name("b"), key_of_b).await;
+                drop(here);
+                dialled
+            };
+            let answering = async {
+                let answered = answer(&mut there, &other, known).await;
+                drop(there);
+                answered
+            };
+            let (dialled, answered) = tokio::join!(dialling, answering);
+            Both { dialled, answered }
+        })
+    }
+
+    fn credentials(text: &str, identity: &Identity) -> Credentials {
+        Credentials::new(name(text), identity).expect("credentials")
+    }
+
+    fn run<F: Future>(future: F) -> F::Output {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(future)
+    }
+
+    #[test]
+    fn two_neighbours_with_the_right_keys_read_each_other() {
+        let (a, b) = (identity(), identity());
+        let both = shake(&a, &b, b.public_key(), a.public_key());
+        let here = both.dialled.expect("accepted");
+        let (link, there) = both.answered.expect("accepted");
+        assert_eq!(link, LinkId(7));
+        let mut sealed = [0; 5 + TAG_BYTES];
+        let mut text = [0; 5 + TAG_BYTES];
+        here.noise.write_message(here.sent, b"hello", &mut sealed).expect("sealed");
+        let length = there.noise.read_message(there.received, &sealed, &mut text).expect("read");
+        assert_eq!(&text[..length], b"hello");
+        there.noise.write_message(there.sent, b"hello", &mut sealed).expect("sealed");
+        assert!(here.noise.read_message(here.received, &sealed, &mut text).is_ok());
+    }
+
+    #[test]
+    fn a_wrong_key_is_refused_with_both_fingerprints_by_whoever_sees_it() {
+        let (a, b, other) = (identity(), identity(), identity());
+        let both = shake(&a, &b, other.public_key(), a.public_key());
+        let error = both.dialled.err().expect("refused");
+        assert!(error.is_lasting());
+        let text = error.to_string();
+        assert!(text.contains(&other.fingerprint()) && text.contains(&b.fingerprint()), "{text}");
+        assert!(matches!(both.answered, Err(HandshakeError::Cut)));
+
+        let both = shake(&a, &b, b.public_key(), other.public_key());
+        let text = both.answered.err().expect("refused").to_string();
+        assert!(text.contains(&other.fingerprint()) && text.contains(&a.fingerprint()), "{text}");
+        let told = both.dialled.err().expect("refused");
+        assert!(told.is_lasting());
+        let text = told.to_string();
+        assert!(text.contains(&a.fingerprint()) && !text.contains(&other.fingerprint()), "{text}");
+    }
+
+    #[test]
+    fn a_key_that_did_not_sign_the_noise_key_is_no_proof() {
+        let (a, b) = (identity(), identity());
+        let mut forged = credentials("a", &identity());
+        forged.proof.key = a.public_key();
+        let other = credentials("b", &b);
+        let known = |_: &PeerName| Some((LinkId(0), a.public_key()));
+        let answered = run(async {
+            let (mut here, mut there) = tokio::io::duplex(4_096);
+            let (peer, key) = (name("b"), b.public_key());
+            let dialling = dial(&mut here, &forged, &peer, key);
+            tokio::join!(dialling, answer(&mut there, &other, known)).1
+        });
+        assert!(matches!(answered, Err(HandshakeError::Signature(peer)) if peer == name("a")));
+    }
+
+    #[test]
+    fn another_peer_at_the_address_is_refused_by_its_name() {
+        let (a, b) = (credentials("a", &identity()), credentials("b", &identity()));
+        let dialled = run(async {
+            let (mut here, mut there) = tokio::io::duplex(4_096);
+            let (peer, key) = (name("c"), b.proof.key);
+            let dialling = async {
+                let dialled = dial(&mut here, &a, &peer, key).await;
+                drop(here);
+                dialled
+            };
+            tokio::join!(dialling, answer(&mut there, &b, |_| None)).0
+        });
+        assert!(matches!(dialled, Err(HandshakeError::WrongName { got, .. }) if got == name("b")));
+    }
+
+    /// Sends `piece` as the first message and returns what the answerer says and what it sent.
+    fn first_message(piece: &[u8]) -> (HandshakeError, Vec<u8>) {
+        let b = credentials("b", &identity());
+        run(async {
+            let (mut here, mut there): (DuplexStream, DuplexStream) = tokio::io::duplex(4_096);
+            here.write_all(piece).await.expect("written");
+            here.shutdown().await.expect("shut down");
+            let error = answer(&mut there, &b, |_| None).await.err().expect("refused");
+            drop(there);
+            let mut answer = Vec::new();
+            here.read_to_end(&mut answer).await.expect("read");
+            (error, answer)
+        })
+    }
+
+    #[test]
+    fn a_stranger_gets_no_answer() {
+        for (piece, expected) in [
+            (&b"GET / HTTP/1.1\r\n\r\n"[..], "18245 bytes"),
+            (&[0, 0], "0 bytes"),
+            (&[0xff, 0xff, 1, 2, 3], "65535 bytes"),
+            (&[0, 40, 1, 2, 3], "in the middle"),
+            (&[&[0, 40][..], &[7; 40]].concat(), "does not speak"),
+        ] {
+            let (error, answer) = first_message(piece);
+            assert!(error.to_string().contains(expected), "{error}");
+            assert_eq!(answer, b"", "{piece:?} was answered");
+        }
+    }
+
+    #[test]
+    fn another_version_is_refused_naming_both() {
+        let mut noise = snow::Builder::new(pattern()).local_private_key(&[1; 32]).expect("a key");
+        noise = noise.prologue(&[]).expect("none");
+        let mut noise = noise.build_initiator().expect("built");
+        let mut payload = hello(None);
+        payload[MAGIC.len()..].copy_from_slice(&[0, 8, 0, 9]);
+        let mut message = vec![0; MESSAGE_BYTES_MAX];
+        let length = noise.write_message(&payload, &mut message).expect("written");
+        let length_bytes = u16::try_from(length).expect("short").to_be_bytes();
+        let (error, answer) = first_message(&[&length_bytes, &message[..length]].concat());
+        let text = error.to_string();
+        assert!(text.contains("versions 8-9") && text.contains("this one 1-1"), "{text}");
+        assert!(!answer.is_empty(), "the other end is told our version");
     }
 }

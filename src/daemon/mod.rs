@@ -15,6 +15,7 @@
 //! All clocks of the program are read here and in the workers.
 
 mod actions;
+mod addresses;
 mod asks;
 pub(crate) mod connection;
 pub(crate) mod control;
@@ -37,11 +38,12 @@ use std::time::Instant;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 
+use self::addresses::Addresses;
 use self::control::{Control, Facts, Inbound, Signals};
 use self::handshake::{Credentials, HandshakeError};
 use self::identity::{Identity, IdentityError};
 use self::neighbours::Neighbours;
-use self::runtime::Runtime;
+use self::runtime::{Files, Runtime};
 use self::store::{StateDir, StoreError};
 use crate::api::server::Clients;
 use crate::config::{Config, ConfigError};
@@ -88,7 +90,9 @@ pub fn run(config_file: &Path) -> Result<(), DaemonError> {
     let uring = config.engine.backend != BackendChoice::Mmsg;
     let runtime = Runtime::start(uring).map_err(DaemonError::Runtime)?;
     let facts = Facts { origin, key: identity.public_key().to_string(), runtime: runtime.kind() };
-    let result = runtime.block_on(serve(config, &identity, engine, links, clients, facts));
+    let learned = (runtime.files(), state.file(addresses::FILE));
+    let result =
+        runtime.block_on(serve(config, &identity, engine, (links, clients), learned, facts));
     // The lock is still held, so the socket is this daemon's.
     let _ = std::fs::remove_file(state.socket_path());
     result
@@ -98,8 +102,8 @@ async fn serve(
     config: Config,
     identity: &Identity,
     engine: Engine,
-    links: TcpListener,
-    clients: UnixListener,
+    (links, clients): (TcpListener, UnixListener),
+    (files, learned): (Files, PathBuf),
     facts: Facts,
 ) -> Result<(), DaemonError> {
     let signals = Signals::new().map_err(DaemonError::Runtime)?;
@@ -110,7 +114,9 @@ async fn serve(
     let (arrivals_in, arrivals) = mpsc::channel(limits::ARRIVALS_MAX);
     // Bounded by the number of clients, each of which asks once and goes once.
     let (asks_in, asks) = mpsc::unbounded_channel();
-    let neighbours = Rc::new(Neighbours::new(credentials, config.listen.ip(), arrivals_in));
+    let addresses = Addresses::load(files, &learned).await;
+    let neighbours =
+        Rc::new(Neighbours::new(credentials, config.listen.ip(), addresses, arrivals_in));
     let clients = Clients::new(move |ask| {
         // The loop that would take it has ended: so will the client's connection.
         let _ = asks_in.send(ask);
@@ -118,10 +124,14 @@ async fn serve(
     log_start(&config, identity, &engine, &facts);
     let control = Control::new(config, identity, engine, Rc::clone(&neighbours), facts)
         .map_err(DaemonError::Runtime)?;
+    let keeping = Rc::clone(&neighbours);
+    let keeping =
+        tokio::task::spawn_local(async move { keeping.addresses.keep(files, learned).await });
     let accepting = tokio::task::spawn_local(neighbours.accept(links));
     let serving = tokio::task::spawn_local(clients.clone().serve(listener));
     let inbound = Inbound { arrivals, asks, signals };
     let result = control.run(inbound, &clients).await;
+    keeping.abort();
     accepting.abort();
     serving.abort();
     result.map_err(DaemonError::Stopped)
@@ -144,6 +154,10 @@ fn log_start(config: &Config, identity: &Identity, engine: &Engine, facts: &Fact
 fn listen_tcp(address: SocketAddr) -> Result<TcpListener, DaemonError> {
     let listen = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            // As the workers' ports: the unspecified address takes IPv4 neighbours too.
+            socket.set_only_v6(!address.ip().is_unspecified())?;
+        }
         // A restarted daemon must not wait for the old connections' TIME_WAIT.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
@@ -169,7 +183,9 @@ fn start_engine(config: &Config, origin: Instant) -> Result<Engine, DaemonError>
         EngineError::Bind { address, source } => {
             DaemonError::Listen { protocol: "UDP", address, why: ends::in_words(&source) }
         }
-        other => DaemonError::Engine(other),
+        EngineError::Workers { .. } | EngineError::Backend(_) | EngineError::Start { .. } => {
+            DaemonError::Engine(error)
+        }
     })
 }
 

@@ -7,6 +7,8 @@
 //!
 //! Strangers are bounded in number and time, and the same complaint is logged once in a while only.
 
+#![expect(clippy::disallowed_methods, reason = "how long a connection lived is told by a clock")]
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
@@ -20,6 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::daemon::addresses::Addresses;
 use crate::daemon::connection::{self, Arrival, Arrivals};
 use crate::daemon::handshake::{self, Credentials, HandshakeError, Secured};
 use crate::limits;
@@ -30,6 +33,7 @@ pub(crate) struct Neighbours {
     pub(crate) credentials: Credentials,
     /// Address that connections leave from, so that neighbours see the one frames come from.
     pub(crate) listen: IpAddr,
+    pub(crate) addresses: Addresses,
     pub(crate) known: RefCell<BTreeMap<PeerName, (LinkId, PublicKey)>>,
     pub(crate) arrivals: Arrivals,
     complaints: RefCell<Complaints>,
@@ -47,12 +51,18 @@ pub(crate) struct Dial {
 }
 
 impl Neighbours {
-    pub(crate) fn new(credentials: Credentials, listen: IpAddr, arrivals: Arrivals) -> Self {
+    pub(crate) fn new(
+        credentials: Credentials,
+        listen: IpAddr,
+        addresses: Addresses,
+        arrivals: Arrivals,
+    ) -> Self {
         let (known, complaints) = Default::default();
-        Self { credentials, listen, known, arrivals, complaints }
+        Self { credentials, listen, addresses, known, arrivals, complaints }
     }
 
     /// Takes connections of neighbours that dial, for as long as the daemon runs.
+    #[expect(clippy::infinite_loop, reason = "its task is aborted when the daemon stops")]
     pub(crate) async fn accept(self: Rc<Self>, listener: TcpListener) {
         let half_open = Arc::new(Semaphore::new(limits::HALF_OPEN_MAX));
         loop {
@@ -111,13 +121,16 @@ impl Neighbours {
 
     async fn keep(&self, dial: Dial, mut connected: watch::Receiver<bool>) {
         let mut backoff = Backoff::new(dial.patient);
+        let mut attempts: u32 = 0;
         loop {
             if connected.wait_for(|connected| !connected).await.is_err() {
                 return;
             }
+            let address = self.address_of(&dial, attempts);
+            attempts = attempts.wrapping_add(1);
             let attempt = async {
                 sleep(backoff.wait()).await;
-                self.attempt(&dial).await
+                self.attempt(&dial, address).await
             };
             let attempted = tokio::select! {
                 attempted = attempt => Some(attempted),
@@ -142,19 +155,26 @@ impl Neighbours {
                 Err(error) => {
                     backoff.failed(&error);
                     self.complain(&format!("dial {}", dial.peer), || {
-                        tracing::warn!(peer = %dial.peer, address = %dial.address, %error, "link not connected");
+                        tracing::warn!(peer = %dial.peer, %address, %error, "link not connected");
                     });
                 }
             }
         }
     }
 
+    /// The configured address, and every second time the one where the neighbour was met last.
+    fn address_of(&self, dial: &Dial, attempts: u32) -> SocketAddr {
+        let learned = self.addresses.of(&dial.peer).filter(|_| attempts % 2 == 1);
+        learned.unwrap_or(dial.address)
+    }
+
     async fn attempt(
         &self,
         dial: &Dial,
+        address: SocketAddr,
     ) -> Result<(TcpStream, SocketAddr, Secured), HandshakeError> {
         let dialled = async {
-            let mut stream = connect(self.listen, dial.address).await?;
+            let mut stream = connect(self.listen, address).await?;
             connection::prepare(&stream)?;
             let key = dial.key;
             let secured = handshake::dial(&mut stream, &self.credentials, &dial.peer, key).await?;
@@ -173,7 +193,18 @@ impl Neighbours {
                 format!("key {name}")
             }
             HandshakeError::UnknownPeer { .. } => "unknown peer".to_owned(),
-            _ => "stranger".to_owned(),
+            HandshakeError::Io(_)
+            | HandshakeError::Cut
+            | HandshakeError::Timeout
+            | HandshakeError::Length(_)
+            | HandshakeError::NotSpanway
+            | HandshakeError::Version(_)
+            | HandshakeError::Noise(_)
+            | HandshakeError::Parse(_)
+            | HandshakeError::Signature(_)
+            | HandshakeError::WrongName { .. }
+            | HandshakeError::WrongKey { .. }
+            | HandshakeError::Refused(_) => "stranger".to_owned(),
         };
         self.complain(&about, || tracing::warn!(%remote, %error, "handshake refused"));
     }
@@ -194,8 +225,14 @@ async fn live(connected: &mut watch::Receiver<bool>) -> Duration {
 }
 
 async fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let reachable = from.is_ipv4() == to.is_ipv4() || (from.is_unspecified() && from.is_ipv6());
+    if !reachable {
+        // Frames leave from the port this peer listens on, and that cannot send there.
+        let text = format!("this peer listens on {from}, which cannot reach {to}");
+        return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
+    }
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if !from.is_unspecified() && from.is_ipv4() == to.is_ipv4() {
+    if !from.is_unspecified() {
         socket.bind(SocketAddr::new(from, 0))?;
     }
     let stream = socket.connect(to).await?;
