@@ -313,7 +313,9 @@ mod tests {
         match timeout(MOMENT, arrived.recv()).await.expect("in time").expect("an arrival") {
             Arrival::Message { link: LinkId(1), number: 5, message } => Ok(message),
             Arrival::Ended { link: LinkId(1), number: 5, why } => Err(why),
-            _ => panic!("of another connection"),
+            Arrival::Message { .. } | Arrival::Ended { .. } | Arrival::Joined { .. } => {
+                panic!("of another connection")
+            }
         }
     }
 

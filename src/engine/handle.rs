@@ -3,6 +3,11 @@
 //! Assumes one control thread. Commands to one worker are applied in the order they were sent; what
 //! does not fit into its ring waits here, in order. Knows nothing of frames.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "waits for the kernel and for threads, with a bound"
+)]
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};

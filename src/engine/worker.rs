@@ -237,6 +237,7 @@ impl Worker {
 
     // --- 3: clocks ---
 
+    #[expect(clippy::disallowed_methods, reason = "the one place where a worker reads the clocks")]
     fn read_clocks(&mut self) {
         let micros = self.origin.elapsed().as_micros();
         self.now = Time(u64::try_from(micros).unwrap_or(u64::MAX));

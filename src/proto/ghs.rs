@@ -576,7 +576,7 @@ mod tests {
             assert_eq!(branches.into_iter().collect::<BTreeSet<_>>(), forest, "seed {seed}");
             let leaders = bare.peers.iter().filter(|peer| peer.leads()).count();
             assert_eq!(leaders, count - forest.len(), "seed {seed}: one leader a component");
-            let log = f64::log2(count as f64).ceil() as usize;
+            let log = count.next_power_of_two().ilog2() as usize;
             assert!(bare.sent <= 2 * edges.len() + 5 * count * log, "seed {seed}: {}", bare.sent);
         }
     }

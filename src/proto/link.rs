@@ -319,7 +319,8 @@ mod tests {
 
     #[test]
     fn a_hello_that_no_peer_of_ours_would_say_closes_the_link() {
-        let cases: [(&str, fn(&mut Hello)); 5] = [
+        type Spoil = fn(&mut Hello);
+        let cases: [(&str, Spoil); 5] = [
             ("speaks 1 to 1, the other end 2 to 9", |h| h.versions = (2, 9)),
             ("calls itself c", |h| h.name = name("c")),
             ("mtu 100", |h| h.mtu = 100),

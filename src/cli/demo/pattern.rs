@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(check.corrupt(), 0);
         check.on_payload(&payload);
         assert_eq!(check.corrupt(), 1, "the same again");
-        pattern.read(&mut payload).expect("a payload");
+        assert_eq!(pattern.read(&mut payload).expect("a payload"), 1_316);
         payload[1_315] ^= 1;
         check.on_payload(&payload);
         assert_eq!(check.corrupt(), 2, "a bit changed");
