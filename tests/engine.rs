@@ -8,6 +8,7 @@
 //! Every test waits for a state, never for a time to pass; time-outs are generous and only end a test
 //! that has failed. Tests run one after the other: one of them counts the workers' allocations.
 
+#![expect(clippy::disallowed_methods, reason = "real threads and sockets live in real time")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::cast_possible_truncation, reason = "small numbers made here")]
 #![allow(clippy::print_stdout, reason = "a skipped test says so")]

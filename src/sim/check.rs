@@ -345,7 +345,8 @@ mod tests {
 
     #[test]
     fn a10_what_only_one_end_says_and_who_is_silent_is_a_contradiction() {
-        let spoilt: [(&str, fn(&mut Collected)); 6] = [
+        type Spoil = fn(&mut Collected);
+        let spoilt: [(&str, Spoil); 6] = [
             ("only one end", |c| c.peers[0].1[0].branch = false),
             ("different capacities", |c| c.peers[0].1[0].capacity = Bandwidth::from_bps(31)),
             ("p02 has none to p00", |c| drop(c.peers[2].1.remove(0))),

@@ -871,7 +871,6 @@ fn stir(world: &mut World, steps: u64, faults: bool) {
 /// Prints the seed when the test panics.
 fn shown(seed: u64) -> impl Drop {
     struct Shown(u64);
-    #[expect(clippy::print_stderr, reason = "a failing seed is what one wants to see of a test")]
     impl Drop for Shown {
         fn drop(&mut self) {
             if std::thread::panicking() {
