@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -125,9 +125,13 @@ fn run(command: &mut Command) -> (Option<i32>, String) {
 }
 
 fn free_ports(peers: u16) -> u16 {
+    // Tests of this process run at the same time: none looks where another has looked.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     let span = peers * PORTS_PER_PEER;
     let first = u16::try_from(std::process::id() % 50).expect("small") * 80;
-    let candidates = (0..100).map(|n| 13_000 + (first + n * span) % 4_000);
+    let candidates = std::iter::repeat_with(|| {
+        13_000 + (first + NEXT.fetch_add(span, Ordering::Relaxed)) % 4_000
+    });
     let free = |&base: &u16| {
         let mut ports = (0..peers).map(|n| base + n * PORTS_PER_PEER);
         ports.all(|port| {
@@ -135,7 +139,7 @@ fn free_ports(peers: u16) -> u16 {
                 && UdpSocket::bind(("127.0.0.1", port)).is_ok()
         })
     };
-    candidates.into_iter().find(free).expect("free ports")
+    candidates.take(100).find(free).expect("free ports")
 }
 
 /// A stream over the overlay that has to be whole at the end.

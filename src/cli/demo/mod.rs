@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::open::path_text;
 use super::screen::{CliError, Fail, print, shell_word, to_json};
 use super::send::about;
 use super::values::duration;
@@ -113,7 +114,7 @@ impl<'a> Show<'a> {
         board.line("");
         let start = clock::now();
         let mut world = World::start(plan)?;
-        let tree = world.wait_for_tree()?;
+        let tree = world.wait_for_tree(plan)?;
         let mut show = Self { args, plan, world, board, tree, dead: None };
         show.board.line(&format!(
             "After {} ms they agree on the maximum spanning tree:",
@@ -230,6 +231,14 @@ impl<'a> Show<'a> {
         let rate = streaming.rate(&watch.taken, &taken, now.saturating_sub(watch.taken_at));
         (watch.taken, watch.taken_at) = (taken, now);
         let style = self.board.style;
+        let settled = watch.kill.is_none() || watch.resumed;
+        let path = streaming.current_path(&self.world).filter(|path| *path != watch.path);
+        if let Some(path) = path.filter(|_| settled) {
+            // Not our doing: the machine held a daemon up for so long that its link seemed dead.
+            self.board.keep();
+            self.board.line(&format!("Moved by itself to {}", path_text(&path, 20)));
+            watch.path = path;
+        }
         let lost = streaming.lost_so_far();
         let lost = format!("{lost} {} lost", if lost == 1 { "frame" } else { "frames" });
         let title = format!("{:>4} s  {:>12}  {lost}", now.as_secs(), about(rate));
