@@ -195,6 +195,8 @@ pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 pub const CLIENTS_MAX: usize = 128;
 /// A client must send its request line within this.
 pub const CLIENT_REQUEST_MAX: Duration = Duration::from_secs(10);
+/// How often a client that ended its writing is looked after: it may still wait for its answer.
+pub const CLIENT_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Lines that wait for one client; a slower one misses events and is told.
 pub const CLIENT_LINES_MAX: usize = 256;
 /// Longest deadline of an `open` (spec 2.9, queue).

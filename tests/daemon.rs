@@ -11,7 +11,7 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::overlay::{Overlay, Peer, Plan, SPANWAY};
-use common::program::{output, wait_for};
+use common::program::{Program, output, wait_for};
 use common::stream::{Collector, Pacer};
 use serde_json::{Value, json};
 
@@ -236,6 +236,34 @@ fn a3_a_peer_that_hangs_is_missed_and_taken_back() {
         (find(&links, "peer", "c")["state"] == "down").then_some(())
     });
     signal(&hung, "CONT");
+    overlay.settle();
+}
+
+#[test]
+fn a_newer_connection_of_the_same_identity_replaces_the_older() {
+    let mut overlay = triangle("");
+    let text = fs::read_to_string(overlay.folder().join("c.toml")).expect("a configuration");
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+    let elsewhere = format!("state_dir = \"twin.state\"\nlisten = \"{}\"", free.expect("a port"));
+    let moved = text.lines().map(|line| match line.starts_with("listen") {
+        true => format!("{elsewhere}\n"),
+        false => format!("{line}\n"),
+    });
+    let config = overlay.folder().join("twin.toml");
+    fs::write(&config, moved.collect::<String>()).expect("written");
+    let mut command = Command::new(SPANWAY);
+    command.args(["run", "--config"]).arg(&config).stdin(Stdio::null());
+    let twin = Program::start("twin", overlay.folder(), &mut command);
+    for peer in ["a", "b"] {
+        wait_for("the older connection is closed", SOON, || {
+            let log = overlay.peer(peer).log();
+            log.contains("replaced by a newer connection").then_some(())
+        });
+    }
+    drop(twin);
+    // Whoever is alone again has the links.
+    overlay.kill("c");
+    overlay.run("c");
     overlay.settle();
 }
 

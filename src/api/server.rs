@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore};
@@ -181,7 +181,7 @@ async fn serve_one(stream: UnixStream, client: u64, ask: &dyn Fn(Ask)) {
     ask(Ask { client, what: What::Request(request, answers) });
     tokio::select! {
         () = write_lines(&lines, &mut write) => {}
-        () = until_closed(&mut read), if lasting => {}
+        () = until_gone(&mut read, lasting) => {}
     }
     if lasting {
         ask(Ask { client, what: What::Gone });
@@ -196,10 +196,18 @@ async fn write_lines(lines: &Lines, write: &mut OwnedWriteHalf) {
     }
 }
 
-/// Whatever else the client sends is thrown away.
-async fn until_closed(read: &mut OwnedReadHalf) {
+/// Whatever else the client sends is thrown away. Its end of writing is its end for requests that
+/// last; for others it may still wait for the answer, until it closes the socket.
+async fn until_gone(read: &mut OwnedReadHalf, lasting: bool) {
     let mut bytes = [0; 256];
     while read.read(&mut bytes).await.is_ok_and(|count| count > 0) {}
+    while !lasting {
+        let ready = read.as_ref().ready(Interest::WRITABLE).await;
+        if ready.is_ok_and(|ready| ready.is_write_closed()) {
+            return;
+        }
+        sleep(limits::CLIENT_LOOK_INTERVAL).await;
+    }
 }
 
 enum Unread {
@@ -305,6 +313,29 @@ mod tests {
         let long = vec![b' '; limits::REQUEST_BYTES_MAX + 4_096];
         let text = talk(&long, |_| panic!("nothing was asked"));
         assert!(text.contains("usage") && text.contains("at most 65536 bytes"), "{text}");
+    }
+
+    #[test]
+    fn a_client_that_goes_away_before_its_answer_frees_its_place() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime.expect("a runtime"), async {
+            let (mut here, there) = UnixStream::pair().expect("a pair");
+            let kept = RefCell::new(None);
+            let keep = |ask: Ask| {
+                kept.replace(Some(ask));
+            };
+            let served = serve_one(there, 1, &keep);
+            let client = async {
+                here.write_all(b"{\"request\":\"verify\"}\n").await.expect("written");
+                here.shutdown().await.expect("shut down");
+                drop(here);
+            };
+            timeout(limits::CLIENT_REQUEST_MAX, async { tokio::join!(served, client) })
+                .await
+                .expect("it is noticed");
+            assert!(kept.borrow().is_some(), "nothing was asked");
+        });
     }
 
     #[test]

@@ -355,10 +355,9 @@ impl Control {
             match event {
                 engine::Event::LinkSilent { link, why } => self.link_silent(link, why),
                 engine::Event::LinkMoved { link, address } => {
-                    let Some((spec, _)) = self.links.get_mut(&link).and_then(|s| s.spec.as_mut())
-                    else {
-                        continue;
-                    };
+                    let Some(slot) = self.links.get_mut(&link) else { continue };
+                    let Some((spec, _)) = slot.spec.as_mut() else { continue };
+                    self.neighbours.addresses.learn(&slot.peer, address);
                     let before = std::mem::replace(&mut spec.address, address);
                     tracing::info!(link = link.0, %before, %address, "neighbour moved");
                     let spec = Arc::new(spec.clone());
