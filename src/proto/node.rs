@@ -106,15 +106,12 @@ impl Node {
     /// When to call [`Node::handle_timeout`], and what for.
     pub fn poll_timeout(&self) -> Option<(Time, Timer)> {
         let greeting = self.links.values().filter_map(Link::greeting_deadline).min();
-        [
-            greeting.map(|at| (at, Timer::Greeting)),
-            self.sessions.poll_timeout(),
-            self.queries.poll_timeout(),
-            self.channels.poll_timeout(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        // Who leaves computes no tree of one.
+        let sessions = if self.leaving { None } else { self.sessions.poll_timeout() };
+        [greeting.map(|at| (at, Timer::Greeting)), sessions, self.queries.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does everything that is due.
@@ -126,7 +123,7 @@ impl Node {
         for link in silent {
             self.close(now, link, "the other end did not greet in time", out);
         }
-        loop {
+        while !self.leaving {
             match self.sessions.handle_timeout(now, out) {
                 Ok(late) if late.is_empty() => break,
                 Ok(late) => {
@@ -577,4 +574,174 @@ fn seed_of(rng: &mut ChaCha20Rng) -> [u8; 32] {
     let mut seed = [0; 32];
     rng.fill_bytes(&mut seed);
     seed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::types::PublicKey;
+    use crate::wire::control::{Ghs, VERSIONS};
+
+    const T: Time = Time(0);
+    const LINK: LinkId = LinkId(0);
+
+    fn name(text: &str) -> PeerName {
+        PeerName::new(text).unwrap()
+    }
+
+    fn config() -> NodeConfig {
+        let link = LinkConfig {
+            link: LINK,
+            peer: name("b"),
+            key: PublicKey([0; 32]),
+            capacity: Bandwidth::from_bps(10_000_000),
+            mtu: 1_500,
+        };
+        NodeConfig {
+            name: name("a"),
+            links: vec![link],
+            services: Vec::new(),
+            data_port: 7_000,
+            workers: 1,
+        }
+    }
+
+    fn node() -> Node {
+        Node::new(config(), SigningKey::from_bytes(&[1; 32]), [2; 32], T)
+    }
+
+    fn hello() -> Message {
+        Message::Hello(Hello {
+            versions: VERSIONS,
+            name: name("b"),
+            incarnation: Incarnation(1),
+            capacity: Bandwidth::from_bps(5_000_000),
+            mtu: 1_400,
+            data_port: 7_100,
+            workers: 1,
+            heartbeat_label: Label(1),
+            heartbeat_key: HeartbeatKey([3; 32]),
+            session: None,
+        })
+    }
+
+    fn does(node: &mut Node, input: Input) -> Vec<Action> {
+        let mut out = Vec::new();
+        node.handle(T, input, &mut out);
+        node.invariants();
+        out
+    }
+
+    fn hears(node: &mut Node, message: Message) -> Vec<Action> {
+        does(node, Input::Message { link: LINK, message })
+    }
+
+    fn up() -> Node {
+        let mut node = node();
+        does(&mut node, Input::Connected { link: LINK, ipv6: false });
+        hears(&mut node, hello());
+        assert_eq!(node.links()[0].state, LinkState::Up);
+        node
+    }
+
+    fn closed(out: &[Action], text: &str) -> bool {
+        out.iter()
+            .any(|action| matches!(action, Action::CloseLink { why, .. } if why.contains(text)))
+    }
+
+    #[test]
+    fn a1_a_link_is_up_only_when_the_neighbour_greeted() {
+        let mut node = node();
+        let out = does(&mut node, Input::Connected { link: LINK, ipv6: false });
+        assert!(matches!(out[..], [Action::Send { message: Message::Hello(_), .. }]));
+        assert_eq!(node.links()[0].state, LinkState::Greeting);
+        let out = hears(&mut node, hello());
+        assert!(matches!(out[..], [Action::LinkUp { .. }, Action::Event(Event::LinkUp { .. })]));
+        assert_eq!(node.links()[0].capacity.bps(), 5_000_000);
+    }
+
+    #[test]
+    fn a_neighbour_that_does_not_greet_in_five_seconds_is_cut_off() {
+        let mut node = node();
+        does(&mut node, Input::Connected { link: LINK, ipv6: false });
+        let mut out = Vec::new();
+        node.handle_timeout(T + Duration::from_secs(5), &mut out);
+        assert!(closed(&out, "did not greet"));
+        assert_eq!(node.links()[0].state, LinkState::Down);
+    }
+
+    #[test]
+    fn a_newer_connection_replaces_the_older_which_goes_down_first() {
+        let mut node = up();
+        let out = does(&mut node, Input::Connected { link: LINK, ipv6: false });
+        assert!(matches!(
+            out[..],
+            [
+                Action::LinkDown { .. },
+                Action::Event(Event::LinkDown { .. }),
+                Action::Send { message: Message::Hello(_), .. }
+            ]
+        ));
+    }
+
+    /// Rows 20 and 21 of the misuse table, and what comes before its time.
+    #[test]
+    fn a8_what_no_honest_neighbour_sends_closes_the_link_and_nothing_else() {
+        let session = SessionId { counter: 9, initiator: name("b") };
+        let cases = [
+            (hello(), "second Hello"),
+            (Message::Ghs { session: session.clone(), body: Ghs::Accept }, "without its START"),
+            (Message::Done { session }, "without its START"),
+        ];
+        for (message, text) in cases {
+            let mut node = up();
+            assert!(closed(&hears(&mut node, message), text), "{text}");
+            assert_eq!(node.links()[0].state, LinkState::Down);
+        }
+        let mut node = node();
+        does(&mut node, Input::Connected { link: LINK, ipv6: false });
+        assert!(closed(&hears(&mut node, Message::Capacity(Bandwidth::ZERO)), "before Hello"));
+    }
+
+    #[test]
+    fn a2_after_leave_all_links_said_bye_and_no_connection_is_taken() {
+        let mut node = up();
+        let out = does(&mut node, Input::Request { id: RequestId(1), request: Request::Leave });
+        assert!(matches!(out[0], Action::Send { message: Message::Bye(_), .. }));
+        assert_eq!(out.last(), Some(&Action::Answer { id: RequestId(1), answer: Answer::Left }));
+        assert!(closed(&does(&mut node, Input::Connected { link: LINK, ipv6: false }), "leaves"));
+        assert_eq!(node.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a3_a_reload_tells_the_neighbour_a_new_capacity_and_bye_to_a_removed_link() {
+        let mut node = up();
+        let mut changed = config();
+        changed.links[0].capacity = Bandwidth::from_bps(4_000_000);
+        let out = does(&mut node, Input::Configured(changed.clone()));
+        let capacity = Bandwidth::from_bps(4_000_000).usable();
+        assert_eq!(out, [Action::Send { link: LINK, message: Message::Capacity(capacity) }]);
+        assert_eq!(node.links()[0].capacity, capacity);
+        changed.links.clear();
+        let out = does(&mut node, Input::Configured(changed));
+        assert!(matches!(out[0], Action::Send { message: Message::Bye(_), .. }));
+        assert!(closed(&out, "removed"));
+        assert!(node.links().is_empty());
+    }
+
+    #[test]
+    fn services_of_a_peer_nobody_knows_and_of_one_that_cannot_be_reached_are_told_apart() {
+        let mut node = node();
+        let mut reason = |peer| {
+            let request = Request::Services { peer: name(peer) };
+            match &does(&mut node, Input::Request { id: RequestId(1), request })[..] {
+                [Action::Answer { answer: Answer::Rejected(rejection), .. }] => rejection.reason,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(reason("b"), Reject::Unreachable);
+        assert_eq!(reason("nobody"), Reject::NoSuchPeer);
+    }
 }
