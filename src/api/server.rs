@@ -201,9 +201,12 @@ async fn write_lines(lines: &Lines, write: &mut OwnedWriteHalf) {
 async fn until_gone(read: &mut OwnedReadHalf, lasting: bool) {
     let mut bytes = [0; 256];
     while read.read(&mut bytes).await.is_ok_and(|count| count > 0) {}
-    while !lasting {
-        let ready = read.as_ref().ready(Interest::WRITABLE).await;
-        if ready.is_ok_and(|ready| ready.is_write_closed()) {
+    if lasting {
+        return;
+    }
+    // Ready, but not closed, is what a client is that still waits for its answer.
+    while let Ok(ready) = read.as_ref().ready(Interest::WRITABLE).await {
+        if ready.is_write_closed() {
             return;
         }
         sleep(limits::CLIENT_LOOK_INTERVAL).await;
