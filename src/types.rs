@@ -469,7 +469,7 @@ pub enum Reject {
     Never,
     /// A hop has not enough free capacity now.
     NoRoom,
-    /// An open channel of the same asker has that name, or the source is the destination.
+    /// An open channel of the same asker has that name.
     Duplicate,
     /// No answer came in time; the detail names the hop.
     Timeout,
