@@ -180,6 +180,16 @@ impl Overlay {
         self.take_daemon(name).kill();
     }
 
+    /// SIGSTOP: alive, and does nothing.
+    pub(crate) fn freeze(&self, name: &str) {
+        self.peer(name).daemon.as_ref().expect("a running daemon").signal("-STOP");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self, name: &str) {
+        self.peer(name).daemon.as_ref().expect("a running daemon").signal("-CONT");
+    }
+
     /// Waits for a daemon that was told to go.
     pub(crate) fn ended(&mut self, name: &str) {
         let status = self.take_daemon(name).join(SETTLED);

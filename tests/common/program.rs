@@ -46,7 +46,12 @@ impl Program {
 
     /// SIGTERM: please end.
     pub(crate) fn terminate(&self) {
-        output(Command::new("kill").args(["-TERM", &self.child.id().to_string()]));
+        self.signal("-TERM");
+    }
+
+    /// Sends a signal, written as `kill` wants it.
+    pub(crate) fn signal(&self, signal: &str) {
+        output(Command::new("kill").args([signal, &self.child.id().to_string()]));
     }
 
     /// Waits until it ends by itself.
