@@ -34,7 +34,6 @@ fn a11_what_the_overlay_cannot_do_is_rejected_with_its_reason() {
         (&["z/inbox"], "service_busy", "inbox"),
         (&["z/video", "--bandwidth", "20 Mbit/s"], "no_room", "8.5 Mbit/s are free"),
         (&["z/video", "--name", "first"], "duplicate", "first"),
-        (&["z/video", "--listen", "0.0.0.0:0"], "not_allowed", "--from"),
         (&["z/camera"], "busy", &camera.to_string()),
     ];
     for (arguments, reason, words) in cases {
@@ -43,6 +42,11 @@ fn a11_what_the_overlay_cannot_do_is_rejected_with_its_reason() {
         let detail = reply["detail"].as_str().unwrap_or_default();
         assert!(detail.contains(words), "{arguments:?}: {detail}");
     }
+    let first = a.channel("first").expect("it is open");
+    let close = overlay.peer("r").client(&["close", first["id"].as_str().expect("an id")]).output();
+    let close = close.expect("spanway starts");
+    assert_eq!(close.status.code(), Some(3), "a relay may not close what crosses it");
+    assert!(String::from_utf8_lossy(&close.stderr).contains("not_allowed"), "{close:?}");
     let channels = a.ask(&["channels"]);
     assert_eq!(channels.as_array().map(Vec::len), Some(1), "nothing is left behind: {channels}");
 }

@@ -1,6 +1,7 @@
 //! The developers' tool: `cargo xtask SUB-COMMAND`. One file per sub-command, each with its arguments
 //! and a `run` that returns whether all was well.
 
+mod long;
 mod sim;
 
 use std::process::ExitCode;
@@ -18,11 +19,14 @@ struct Arguments {
 enum Command {
     /// Run random overlays in the deterministic world, or replay one.
     Sim(sim::Arguments),
+    /// What takes too long for CI.
+    Long(long::Arguments),
 }
 
 fn main() -> ExitCode {
     let well = match Arguments::parse().command {
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::Long(arguments) => long::run(&arguments),
     };
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

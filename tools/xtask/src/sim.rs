@@ -58,7 +58,7 @@ fn replay(seed: u64, log: bool) -> bool {
     }
 }
 
-fn run_many(from: u64, seeds: u64) -> bool {
+pub(crate) fn run_many(from: u64, seeds: u64) -> bool {
     let next = AtomicU64::new(from);
     let work = || {
         let mut failures = 0u64;

@@ -1,0 +1,56 @@
+//! `cargo xtask long`: what takes too long for CI, run by hand before a release: many more seeds of
+//! the simulator, the tests with real daemons again and again, and one long demo as a soak.
+
+#![allow(clippy::print_stdout, reason = "its output is for the developer at the terminal")]
+
+use std::process::Command;
+
+use clap::Args;
+
+use crate::sim;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Random overlays of the simulator, from behind those that CI runs.
+    #[arg(long, default_value_t = 100_000)]
+    seeds: u64,
+    /// Rounds of the tests with real daemons; one failure in any of them fails all.
+    #[arg(long, default_value_t = 20)]
+    rounds: u32,
+    /// Minutes that the demo streams, with a killed relay in the middle.
+    #[arg(long, default_value_t = 10)]
+    minutes: u32,
+}
+
+/// Where the seeds of `tests/simulation.rs` end.
+const BEHIND_CI: u64 = 2_000;
+
+pub(crate) fn run(arguments: &Arguments) -> bool {
+    println!("=== {} seeds of the simulator", arguments.seeds);
+    if !sim::run_many(BEHIND_CI, arguments.seeds) {
+        return false;
+    }
+    for round in 1..=arguments.rounds {
+        println!("=== real daemons, round {round} of {}", arguments.rounds);
+        let tests = ["answers", "crash", "daemon", "cli", "netns"];
+        let tests = tests.iter().flat_map(|name| ["--test", name]);
+        if !cargo(["test", "--release"].into_iter().chain(tests)) {
+            return false;
+        }
+    }
+    let duration = format!("{}s", u64::from(arguments.minutes) * 60);
+    println!("=== the demo for {duration}");
+    cargo(["run", "--release", "--", "demo", "--duration", &duration])
+}
+
+fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> bool {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(arguments);
+    match command.status() {
+        Ok(status) => status.success(),
+        Err(error) => {
+            println!("{command:?} does not start: {error}");
+            false
+        }
+    }
+}
