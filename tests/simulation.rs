@@ -156,16 +156,47 @@ fn a4_one_peer_a_ring_a_mesh_components_and_equal_capacities_all_work() {
     assert_eq!(judge_rest(&apart), Ok(4));
 }
 
-/// Its session takes longer than the watchdog's least time.
+/// A chain this long takes its session longer than any watchdog would wait at first.
 #[test]
-fn a4_a_long_chain_of_slow_links_gets_its_tree() {
-    let links: Vec<_> = (1..100).map(|at| (at - 1, at, 10 + at as u64 % 7)).collect();
-    let mut chain = plan(100, &links);
-    chain.delay = (Duration::from_millis(20), Duration::from_millis(30));
-    let mut sim = started(1, &chain);
+fn a4_a_session_that_needs_longer_than_its_watchdog_is_given_more_time() {
+    let links: Vec<_> = (1..500).map(|at| (at - 1, at, 10 + at as u64 % 7)).collect();
+    let mut sim = started(1, &plan(500, &links));
+    sim.run_to_rest(10 * EVENTS_MAX).expect("it comes to rest");
+    let nodes = || sim.peers().iter().filter_map(|peer| peer.node.as_ref());
+    assert!(nodes().any(|node| node.counters().watchdog > 0), "the chain is too short");
+    assert!(nodes().all(|node| node.overlay().is_some_and(|tree| tree.peers() == 500)));
+}
+
+#[test]
+fn a7_a_link_whose_ends_differ_counts_with_the_smaller_capacity() {
+    let mut sim = at_rest(1, &plan(3, &[(0, 1, 30), (1, 2, 20), (0, 2, 10)]));
+    // Peer 0 would have its link to 2 in the tree, peer 2 would not.
+    sim.strike(Fault::CapacityAtOneEnd(2, mbit(100)));
     rest(&mut sim);
-    let last = sim.commits().last().expect("it committed").0;
-    assert!(last.since(Time(0)) > limits::WATCHDOG_MIN, "{last:?}");
+    assert!(!sim.node(0).unwrap().overlay().unwrap().is_branch(&name(2)));
+    // Peer 1 alone thinks little of its link to 2.
+    sim.strike(Fault::CapacityAtOneEnd(1, mbit(5)));
+    rest(&mut sim);
+    assert!(sim.node(0).unwrap().overlay().unwrap().is_branch(&name(2)));
+}
+
+/// A neighbour may wait for START only 2 s, our sessions may be up to 5 s apart.
+#[test]
+fn a8_a_peer_that_just_started_many_sessions_still_answers_a_new_neighbour_in_time() {
+    let mut sim = Sim::new(1, &plan(3, &[(0, 1, 10), (1, 2, 10)]));
+    sim.strike(Fault::Start(0));
+    sim.strike(Fault::Start(1));
+    rest(&mut sim);
+    for _ in 0..9 {
+        sim.run_until(Time(sim.now().0 + 300_000));
+        sim.request(1, Request::Recompute);
+        rest(&mut sim);
+    }
+    let joins = sim.now();
+    sim.strike(Fault::Start(2));
+    rest(&mut sim);
+    let settled = sim.commits().last().expect("it committed").0.since(joins);
+    assert!(settled < limits::START_ANSWER_MAX, "the link was given up and dialled again");
 }
 
 #[test]

@@ -394,10 +394,7 @@ impl Sessions {
         let counter = self.highest().map_or(0, |session| session.counter).saturating_add(1);
         let session = SessionId { counter, initiator: self.me.clone() };
         self.counters.started += 1;
-        let recent = |last: Time| now.since(last) < limits::THROTTLE_WINDOW;
-        if self.throttle.last.is_some_and(recent) {
-            self.throttle.doublings += 1;
-        }
+        self.throttle.doublings += 1;
         self.throttle.last = Some(now);
         out.push(Action::Event(Event::SessionStarted { session: session.clone(), why }));
         self.adopt(now, Signed::sign(session.clone(), &self.identity), out);
@@ -723,5 +720,127 @@ impl Run {
         let session = &self.signed.session;
         let wrap = |(link, body)| (link, Message::Ghs { session: session.clone(), body });
         self.send(messages.into_iter().map(wrap).collect(), out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_core::SeedableRng;
+
+    use super::*;
+
+    const ONE: LinkId = LinkId(1);
+    const OTHER: LinkId = LinkId(2);
+
+    fn name(text: &str) -> PeerName {
+        PeerName::new(text).unwrap()
+    }
+
+    fn start(counter: u64) -> Start {
+        let session = SessionId { counter, initiator: name("far") };
+        let capacity = Bandwidth::from_bps(5);
+        Signed::sign(session, &SigningKey::from_bytes(&[1; 32])).start(capacity)
+    }
+
+    /// A peer "a" with links to "b" and "c".
+    fn sessions() -> Sessions {
+        let identity = SigningKey::from_bytes(&[9; 32]);
+        let rng = ChaCha20Rng::from_seed([0; 32]);
+        let mut sessions = Sessions::new(name("a"), identity, rng, Time(0));
+        for (link, peer) in [(ONE, "b"), (OTHER, "c")] {
+            let facts = LinkFacts {
+                incarnation: Incarnation(u64::from(link.0)),
+                capacity: Bandwidth::from_bps(10),
+                hop: Duration::from_millis(1),
+                session: None,
+            };
+            sessions.link_up(Time(0), link, name(peer), facts);
+        }
+        sessions
+    }
+
+    fn ghs(counter: u64, body: Ghs) -> Message {
+        let session = SessionId { counter, initiator: name("far") };
+        Message::Ghs { session, body }
+    }
+
+    /// What follows a START that waits may come before the timer that ends the wait is served.
+    #[test]
+    fn a8_a_start_that_waits_counts_from_the_moment_its_session_is_adopted() {
+        let (mut sessions, mut out) = (sessions(), Vec::new());
+        sessions.handle_start(Time(0), ONE, start(1), &mut out).unwrap();
+        let soon = Time(1);
+        sessions.handle_start(soon, OTHER, start(2), &mut out).unwrap();
+        assert_eq!(sessions.highest().unwrap().counter, 1, "too soon after the first");
+        assert!(!sessions.nothing_held());
+        let later = Time(0) + limits::SESSION_INTERVAL_MIN;
+        sessions.handle_start(later, ONE, start(2), &mut out).unwrap();
+        let connect = ghs(2, Ghs::Connect { level: 0 });
+        sessions.handle(later, OTHER, connect, &mut out).unwrap();
+        sessions.invariants();
+        assert!(sessions.handle_start(later, OTHER, start(2), &mut out).is_err(), "a second START");
+    }
+
+    #[test]
+    fn a8_before_the_gate_one_message_an_edge_is_held_and_no_more() {
+        let (mut sessions, mut out) = (sessions(), Vec::new());
+        sessions.handle_start(Time(0), ONE, start(1), &mut out).unwrap();
+        sessions.handle(Time(0), ONE, ghs(1, Ghs::Connect { level: 0 }), &mut out).unwrap();
+        assert!(!sessions.nothing_held());
+        let early = sessions.handle(Time(0), OTHER, ghs(1, Ghs::Accept), &mut out);
+        assert!(early.is_err(), "a message before its START");
+        let second = sessions.handle(Time(0), ONE, ghs(1, Ghs::Accept), &mut out);
+        assert!(second.is_err(), "a second message");
+    }
+
+    #[test]
+    fn a8_messages_of_an_older_session_are_dropped_and_counted() {
+        let (mut sessions, mut out) = (sessions(), Vec::new());
+        sessions.handle_start(Time(0), ONE, start(5), &mut out).unwrap();
+        out.clear();
+        sessions.handle(Time(0), ONE, ghs(4, Ghs::Accept), &mut out).unwrap();
+        sessions.handle_start(Time(0), ONE, start(4), &mut out).unwrap();
+        assert!(out.is_empty());
+        assert_eq!(sessions.counters().stale, 1);
+        let future = sessions.handle(Time(0), ONE, ghs(6, Ghs::Accept), &mut out);
+        assert!(future.is_err(), "no START came for it");
+    }
+
+    #[test]
+    fn a8_events_close_together_are_one_session_and_sessions_get_rarer() {
+        let (mut sessions, mut out) = (sessions(), Vec::new());
+        let mut now = Time(0);
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            sessions.capacity_changed(now, ONE, Bandwidth::from_bps(1));
+            sessions.capacity_changed(now, OTHER, Bandwidth::from_bps(2));
+            let due = sessions.throttle.due.clone().unwrap().0;
+            waits.push(due.since(now));
+            now = due;
+            // The neighbours are silent here, but not for long enough to matter.
+            for live in sessions.links.values_mut() {
+                live.owes_since = None;
+            }
+            sessions.handle_timeout(now, &mut out).unwrap();
+        }
+        assert_eq!(sessions.counters().started, 9);
+        assert!(limits::THROTTLE_FIRST.0 <= waits[0] && waits[0] <= limits::THROTTLE_FIRST.1);
+        assert!(waits[3] >= limits::THROTTLE_FIRST.0 * 8, "{waits:?}");
+        assert_eq!(waits[8], limits::THROTTLE_MAX);
+        now = now + limits::THROTTLE_WINDOW;
+        sessions.capacity_changed(now, ONE, Bandwidth::from_bps(3));
+        let due = sessions.throttle.due.clone().unwrap().0;
+        assert!(due.since(now) <= limits::THROTTLE_FIRST.1, "ten quiet seconds reset it");
+    }
+
+    #[test]
+    fn a8_who_does_not_answer_start_is_named_after_two_seconds_whatever_came_since() {
+        let (mut sessions, mut out) = (sessions(), Vec::new());
+        sessions.handle_start(Time(0), ONE, start(1), &mut out).unwrap();
+        let newer = Time(0) + limits::START_ANSWER_MAX / 2;
+        sessions.handle_start(newer, ONE, start(2), &mut out).unwrap();
+        let late = Time(0) + limits::START_ANSWER_MAX;
+        assert_eq!(sessions.poll_timeout(), Some((late, Timer::StartAnswer)));
+        assert_eq!(sessions.handle_timeout(late, &mut out), Ok(vec![OTHER]));
     }
 }

@@ -59,6 +59,8 @@ pub enum Fault {
     Leave(usize),
     /// Both ends of the wire are configured anew, a moment apart.
     Capacity(usize, Bandwidth),
+    /// Only the first end is; the smaller of both counts.
+    CapacityAtOneEnd(usize, Bandwidth),
 }
 
 /// Messages of one session, by purpose (I3).
@@ -422,6 +424,11 @@ impl Sim {
                 }
                 self.wires[wire].capacities[0] != capacity
             }
+            Fault::CapacityAtOneEnd(wire, capacity) => {
+                let (peer, _) = self.wires[wire].ends[0];
+                self.push(self.now, Happening::Configure { peer, wire, capacity });
+                self.wires[wire].capacities[0] != capacity
+            }
         }
     }
 
@@ -433,7 +440,8 @@ impl Sim {
             Fault::Cut(wire)
             | Fault::Restore(wire)
             | Fault::Mute(wire)
-            | Fault::Capacity(wire, _) => of_wire(wire),
+            | Fault::Capacity(wire, _)
+            | Fault::CapacityAtOneEnd(wire, _) => of_wire(wire),
             Fault::Crash(peer) | Fault::Start(peer) | Fault::Leave(peer) => {
                 self.wires_of(peer).into_iter().any(of_wire)
             }

@@ -296,7 +296,9 @@ fn random_fault(
         8 => {
             // Never what the wire had before.
             let capacity = Bandwidth::from_bps(5_000_000 + draw.below(6) * 10_000_000);
-            faults.push((at, Fault::Capacity(wire, capacity)));
+            let both = draw.below(2) == 0;
+            let one = Fault::CapacityAtOneEnd(wire, capacity);
+            faults.push((at, if both { Fault::Capacity(wire, capacity) } else { one }));
         }
         _ => faults.push((at, Fault::Mute(wire))),
     }
