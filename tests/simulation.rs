@@ -46,10 +46,10 @@ fn a7_a4_random_overlays_with_faults_end_in_kruskals_forest() {
 
 /// Two threads, each every second pair of seeds; panics with all failures.
 fn run_all(seeds: u64) -> Vec<(Scenario, Outcome)> {
-    let share = |part: u64| -> Vec<(Scenario, Result<Outcome, String>)> {
+    let run = |scenario: Scenario| (scenario.clone(), scenario.run());
+    let share = |part: u64| {
         let seeds = (0..seeds).filter(|seed| seed / 2 % 2 == part);
-        let scenarios = seeds.map(Scenario::new);
-        scenarios.map(|scenario| (scenario.clone(), scenario.run())).collect()
+        seeds.map(Scenario::new).map(run).collect::<Vec<_>>()
     };
     let results = std::thread::scope(|scope| {
         let other = scope.spawn(|| share(1));
