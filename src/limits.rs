@@ -73,8 +73,9 @@ pub const PORTS_PER_PEER: u16 = 16;
 
 /// Largest control message: spec, decision 6 (16 KiB of content) and room for its fixed fields.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 10;
-/// Bytes waiting to be sent on one link; more closes the link, nothing buffers without bound.
-pub const SEND_QUEUE_BYTES_MAX: usize = 1 << 20;
+/// Bytes waiting to be sent on one link; more closes the link, nothing buffers without bound. The
+/// COMMIT of the largest tree with the longest names fits (asserted below).
+pub const SEND_QUEUE_BYTES_MAX: usize = 2 << 20;
 /// Edges of one MEMBERS or COMMIT piece: two names and a capacity each, below the message bound.
 pub const EDGES_PER_PIECE: usize = 100;
 /// Transactions of one REFRESH: a transaction id is at most 92 bytes.
@@ -222,4 +223,5 @@ const _: () = {
     assert!(BATCH_MAX < BUFFERS_PER_WORKER as usize && BUFFERS_PER_WORKER.is_power_of_two());
     assert!(RECEIVE_MAX <= BATCH_MAX);
     assert!(MESSAGE_BYTES_MAX < SEND_QUEUE_BYTES_MAX);
+    assert!(PEERS_MAX * (2 * (NAME_BYTES_MAX + 1) + 8) + (128 << 10) <= SEND_QUEUE_BYTES_MAX);
 };
