@@ -44,6 +44,8 @@ pub const MTU_MIN: u16 = 1_280;
 pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Workers of one peer: the byte of a label that names one.
 pub const WORKERS_MAX: usize = 64;
+/// Largest number of a CPU: the kernel's `CPU_SETSIZE` less one.
+pub const CPU_NUMBER_MAX: u64 = 1_023;
 /// Buffers of one worker; see the sum at `engine::pool`. A power of two: io_uring's buffer ring.
 pub const BUFFERS_PER_WORKER: u16 = 512;
 /// Datagrams a worker takes at once: 64 to a socket (measured: more brings nothing), four sockets.
@@ -202,6 +204,27 @@ pub const CLIENT_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 pub const CLIENT_LINES_MAX: usize = 256;
 /// Longest deadline of an `open` (spec 2.9, queue).
 pub const OPEN_DEADLINE_MAX: Duration = Duration::from_secs(3_600);
+/// One answer line of a daemon: the tree of 10,000 peers is about 3 MB, so room for it many times over.
+pub const REPLY_BYTES_MAX: usize = 64 << 20;
+/// A daemon answers what it knows itself within this; questions to other peers add their deadline.
+pub const CLIENT_ANSWER_MAX: Duration = Duration::from_secs(10);
+
+// --- `spanway send` and `spanway recv` ---
+
+/// Datagrams that are due within this are sent together; sleeps are not finer.
+pub const PACE_BATCH: Duration = Duration::from_millis(1);
+/// A sender that was held up longer than this does not catch up: a burst could overflow a buffer.
+pub const PACE_LATE_MAX: Duration = Duration::from_millis(10);
+/// `send` gives up on frames the daemon has not counted when its counter stood still for this.
+pub const SEND_STALL_MAX: Duration = Duration::from_secs(1);
+/// After FINISH, `recv` waits this long for frames that are still under way.
+pub const RECV_TAIL_MAX: Duration = Duration::from_secs(1);
+/// While a stream runs, `recv` holds later frames back this long for a missing one.
+pub const RECV_GAP_MAX: Duration = Duration::from_millis(200);
+/// Bytes `recv` keeps while standard output is slow, and as many again behind a missing frame.
+pub const RECV_HELD_BYTES_MAX: usize = 64 << 20;
+/// Path of a Unix socket: the kernel's 108 bytes with the NUL at its end.
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 const _: () = {
     assert!(EDGES_PER_PIECE * (2 * (NAME_BYTES_MAX + 1) + 8) + 512 <= MESSAGE_BYTES_MAX);

@@ -108,10 +108,15 @@ impl Node {
         let greeting = self.links.values().filter_map(Link::greeting_deadline).min();
         // Who leaves computes no tree of one.
         let sessions = if self.leaving { None } else { self.sessions.poll_timeout() };
-        [greeting.map(|at| (at, Timer::Greeting)), sessions, self.queries.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            greeting.map(|at| (at, Timer::Greeting)),
+            sessions,
+            self.queries.poll_timeout(),
+            self.channels.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Does everything that is due.
