@@ -31,6 +31,11 @@ fn a3_a17_channels_beside_a_killed_relay_lose_not_one_frame() {
 }
 
 #[test]
+fn a3_a17_it_is_the_same_without_io_uring() {
+    kill_beside_streams("[engine]\ncpus = []\nbackend = \"mmsg\"");
+}
+
+#[test]
 fn a17_a20_channels_on_two_workers_lose_not_one_frame_beside_a_killed_relay() {
     if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
         println!("skipped: two workers need two CPUs");
