@@ -425,7 +425,8 @@ fn a26_every_command_prints_the_shapes_of_the_contract_as_json() {
     let again: OpenReply = serde_json::from_slice(&rejected.stdout).expect("an answer");
     assert_eq!((rejected.status.code(), again.reason), (Some(3), Some(Reject::Duplicate)));
     assert!(rejected.stderr.is_empty(), "the JSON says it");
-    ok(&mut overlay.client(1, &["close", "film", "--json"]));
+    let closed: Value = overlay.ask(1, &["close", "film"]);
+    assert_eq!(closed["done"], "closed film");
     let channels: Vec<ChannelRow> = overlay.ask(1, &["channels"]);
     assert!(channels.is_empty(), "{channels:?}");
 }
