@@ -126,7 +126,7 @@ impl Story {
             Fault::Crash(peer) | Fault::Leave(peer) => self.lives[peer] += 1,
             Fault::Cut(wire) | Fault::Mute(wire) => drop(self.down.insert(wire)),
             Fault::Restore(wire) => drop(self.down.remove(&wire)),
-            Fault::Start(_) | Fault::Capacity(..) => {}
+            Fault::Start(_) | Fault::Capacity(..) | Fault::CapacityAtOneEnd(..) => {}
         }
         self.sim.strike(fault);
     }
@@ -351,7 +351,8 @@ fn a17_open_channels_come_back_if_any_path_is_left_and_others_stay_where_they_ar
                 | Fault::Mute(_)
                 | Fault::Start(_)
                 | Fault::Leave(_)
-                | Fault::Capacity(..) => unreachable!("not drawn"),
+                | Fault::Capacity(..)
+                | Fault::CapacityAtOneEnd(..) => unreachable!("not drawn"),
             };
             if ends_dead {
                 lost += 1;
