@@ -1,6 +1,7 @@
 //! Network namespaces as values: made by `ip`, named by process and count, gone when dropped, also
 //! when a test panics. Needs root.
 
+use std::io::Write as _;
 use std::process::Command;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,7 +22,7 @@ pub(crate) fn available() -> bool {
             let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
             !found.is_ok_and(|out| out.status.success())
         };
-        let programs = ["ip", "ffmpeg", "srt-live-transmit", "socat"];
+        let programs = ["ip", "ss", "ffmpeg", "srt-live-transmit"];
         programs.iter().find(|program| lacks(program)).map(|program| format!("no `{program}`"))
     } else {
         Some("this user may not make network namespaces (run as root)".to_owned())
@@ -29,7 +30,9 @@ pub(crate) fn available() -> bool {
     let Some(missing) = missing else { return true };
     assert!(std::env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, but: {missing}");
     SKIPPED.call_once(|| {
-        println!("\n##### NETWORK NAMESPACE TESTS SKIPPED: {missing} #####\n");
+        // Past the test runner, which would keep what a passing test prints.
+        let text = format!("\n##### NETWORK NAMESPACE TESTS SKIPPED: {missing} #####\n\n");
+        std::io::stderr().write_all(text.as_bytes()).expect("standard error is open");
     });
     false
 }
