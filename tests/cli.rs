@@ -52,15 +52,23 @@ impl Overlay {
         for number in 1..=peers {
             overlay.daemons.push(overlay.daemon(usize::from(number)));
         }
-        wait_for("a tree of all peers", LONG, || {
-            let complete = (1..=usize::from(peers)).all(|number| {
-                let out = overlay.client(number, &["tree", "--json"]).output().expect("it starts");
-                serde_json::from_slice::<TreeReply>(&out.stdout)
-                    .is_ok_and(|tree| tree.complete && tree.edges.len() + 1 == usize::from(peers))
-            });
-            complete.then_some(())
-        });
+        overlay.settle(peers);
         overlay
+    }
+
+    /// Until every peer has its links up and the same right tree.
+    fn settle(&self, peers: u16) {
+        wait_for("one right tree over all peers", LONG, || {
+            for number in 1..=usize::from(peers) {
+                let links: Vec<LinkRow> = self.try_ask(number, &["links"])?;
+                links.iter().all(|row| row.state == "up").then_some(())?;
+                let tree: TreeReply = self.try_ask(number, &["tree"])?;
+                let edges = tree.edges.len() + 1;
+                (tree.complete && edges == usize::from(peers)).then_some(())?;
+            }
+            let verify: VerifyReply = self.try_ask(1, &["verify"])?;
+            (verify.correct && verify.peers == usize::from(peers)).then_some(())
+        });
     }
 
     fn daemon(&self, number: usize) -> Program {
@@ -87,6 +95,12 @@ impl Overlay {
         let plain: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(serde_json::to_value(&value).expect("JSON"), plain, "{arguments:?}");
         value
+    }
+
+    /// Nothing while the peer has no such answer yet.
+    fn try_ask<T: DeserializeOwned>(&self, number: usize, arguments: &[&str]) -> Option<T> {
+        let out = self.client(number, arguments).arg("--json").output().expect("it starts");
+        serde_json::from_slice(&out.stdout).ok()
     }
 
     /// What must be the same before and after somebody got something wrong.
