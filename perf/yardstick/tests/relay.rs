@@ -37,7 +37,7 @@ fn every_mode_relays_all_datagrams_unchanged_and_in_order() {
                 source.send_to(payload, listen).expect("sockets and programs work here");
             }
             for payload in some {
-                let mut buffer = [0; 65_536];
+                let mut buffer = vec![0; 65_536];
                 let got = sink.recv(&mut buffer).expect("sockets and programs work here");
                 assert_eq!(&buffer[..got], payload, "mode {mode:?}");
             }
