@@ -1,7 +1,8 @@
-//! The developers' tool: `cargo xtask SUB-COMMAND`. One file per sub-command, each with its arguments
+//! The developers' tool: `cargo xtask SUB-COMMAND`. One module per sub-command, each with its arguments
 //! and a `run` that returns whether all was well.
 
 mod long;
+mod perf;
 mod sim;
 
 use std::process::ExitCode;
@@ -21,12 +22,15 @@ enum Command {
     Sim(sim::Arguments),
     /// What takes too long for CI.
     Long(long::Arguments),
+    /// Measure the relay beside its rivals; compare revisions; profile.
+    Perf(perf::Arguments),
 }
 
 fn main() -> ExitCode {
     let well = match Arguments::parse().command {
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Long(arguments) => long::run(&arguments),
+        Command::Perf(arguments) => perf::run(&arguments),
     };
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

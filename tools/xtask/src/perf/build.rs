@@ -1,0 +1,91 @@
+//! Release builds of what is measured: of this work tree, or of other revisions in work trees of their
+//! own below `target/perf-ab`, which are removed when their program is built.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::candidates::Programs;
+use super::failure::{Failure, Outcome};
+use super::net::{output, run};
+
+/// The repository.
+pub(crate) fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.ancestors().nth(2).unwrap_or(own).to_owned()
+}
+
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Builds all programs of this work tree. With a generator at hand, that one is used.
+pub(crate) fn programs(pktgen: Option<&Path>) -> Outcome<Programs> {
+    let mut packages = vec!["--package", "spanway", "--package", "spanway-yardstick"];
+    if pktgen.is_none() {
+        packages.extend(["--package", "spanway-pktgen"]);
+    }
+    cargo(&root(), &target(), &packages)?;
+    let release = target().join("release");
+    Ok(Programs {
+        spanway: release.join("spanway"),
+        yardstick: release.join("spanway-yardstick"),
+        pktgen: pktgen.map_or_else(|| release.join("spanway-pktgen"), Path::to_owned),
+    })
+}
+
+/// The daemon of a revision: its commit, and the program. Built once for each commit.
+pub(crate) fn revision(name: &str) -> Outcome<(String, PathBuf)> {
+    let root = root().display().to_string();
+    let commit = format!("{name}^{{commit}}");
+    let commit = output(&["git", "-C", &root, "rev-parse", "--short=12", "--verify", &commit])
+        .map_err(|_| Failure::new(format!("{name:?} is no revision of this repository")))?;
+    let commit = commit.trim().to_owned();
+    let folder = target().join("perf-ab");
+    let program = folder.join(format!("spanway-{commit}"));
+    if program.exists() {
+        return Ok((commit, program));
+    }
+    fs::create_dir_all(&folder).map_err(Failure::of(folder.display()))?;
+    let tree = WorkTree::new(folder.join(format!("tree-{commit}")), &commit)?;
+    // One folder for both: what they have in common is built once.
+    let target = folder.join("target");
+    cargo(&tree.0, &target, &["--package", "spanway"])?;
+    let built = target.join("release/spanway");
+    fs::copy(&built, &program).map_err(Failure::of(built.display()))?;
+    Ok((commit, program))
+}
+
+/// A checkout beside this one, removed when dropped.
+struct WorkTree(PathBuf);
+
+impl WorkTree {
+    fn new(path: PathBuf, commit: &str) -> Outcome<Self> {
+        // The argument of `git worktree` has to be text, and paths below target are.
+        let tree = Self(path);
+        run(&["git", "-C", &text(&root()), "worktree", "add", "--detach", &text(&tree.0), commit])?;
+        Ok(tree)
+    }
+}
+
+impl Drop for WorkTree {
+    fn drop(&mut self) {
+        let (root, tree) = (text(&root()), text(&self.0));
+        let _ = run(&["git", "-C", &root, "worktree", "remove", "--force", &tree]);
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn cargo(folder: &Path, target: &Path, packages: &[&str]) -> Outcome<()> {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["build", "--release", "--quiet"]).args(packages);
+    command.current_dir(folder).env("CARGO_TARGET_DIR", target);
+    let status = command.status().map_err(Failure::of("cargo build"))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("{command:?} failed")))
+}

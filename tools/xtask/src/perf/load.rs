@@ -1,0 +1,179 @@
+//! One load: the sink starts, the generator sends, everything on the way empties, the sink says what
+//! came. Both are `spanway-pktgen` on the harness's CPU, in the namespaces at the two ends.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::failure::{Failure, Outcome};
+use super::net::Network;
+use super::plan::Scenario;
+use super::process::{Interrupt, Invocation, Place, Running, Ticks, kernel_threads_cpu_ns};
+use super::record::Load;
+
+/// Generator and sink go before everything else on their CPU.
+const NICE: i32 = -10;
+/// How long the queues on the way may take to empty. A full receive buffer of the slowest relay takes
+/// half a second.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+const DRAIN_POLL: Duration = Duration::from_millis(5);
+/// So often in a row the queues have to be empty: a relay holds what it took out of one for a moment.
+const EMPTY_POLLS: u32 = 4;
+/// Above what a load can take; ends a program that hangs.
+const HANGS: Duration = Duration::from_secs(20);
+
+/// What both ends of every load of a trial have in common.
+#[derive(Debug)]
+pub(crate) struct Ends<'a> {
+    pub(crate) pktgen: &'a Path,
+    pub(crate) network: &'a Network,
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) relay_cpu: u32,
+    pub(crate) load_cpu: u32,
+    /// Where the generator sends to, and from: one flow for all loads, as a session at the relay.
+    pub(crate) to: SocketAddr,
+    pub(crate) from: SocketAddr,
+    pub(crate) sink: SocketAddr,
+    pub(crate) folder: &'a Path,
+    pub(crate) interrupt: &'a Interrupt,
+}
+
+#[derive(Debug, Deserialize)]
+struct Generated {
+    sent: u64,
+    seconds: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Sunk {
+    received: u64,
+    seconds: f64,
+    #[serde(default)]
+    duplicated: u64,
+    #[serde(default)]
+    reordered: u64,
+    #[serde(default)]
+    corrupted: u64,
+    p50_ns: f64,
+    p99_ns: f64,
+    p999_ns: f64,
+}
+
+impl Ends<'_> {
+    /// Sends at `rate` frames per second, or without a limit, through a relay; none is the kernel.
+    pub(crate) fn run(
+        &self,
+        relay: Option<&Running>,
+        rate: Option<f64>,
+        duration: Duration,
+    ) -> Outcome<Load> {
+        let sink = self.start_sink(duration)?;
+        let before = self.counters(relay)?;
+        let generator = self.start_generator(rate, duration)?;
+        let generated: Generated = parse("generator", &generator.finish(HANGS, self.interrupt)?)?;
+        let busy = self.counters(relay)?;
+        self.drain(relay, &sink)?;
+        let after = self.counters(relay)?;
+        sink.terminate()?;
+        let sunk: Sunk = parse("sink", &sink.finish(HANGS, self.interrupt)?)?;
+        Ok(self.load(relay, &generated, &sunk, [&before, &busy, &after]))
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 frames and nanoseconds")]
+    fn load(
+        &self,
+        relay: Option<&Running>,
+        generated: &Generated,
+        sunk: &Sunk,
+        [before, busy, after]: [&Counters; 3],
+    ) -> Load {
+        // What is still in queues when the generator ends comes later, and takes its time.
+        let span = sunk.seconds.max(generated.seconds);
+        let charged = relay.is_some() || !self.network.receivers.is_empty();
+        let cpu_ns = after.cpu_ns.saturating_sub(before.cpu_ns) as f64;
+        Load {
+            sent: generated.sent,
+            delivered: sunk.received,
+            sent_rate: generated.sent as f64 / generated.seconds.max(1e-9),
+            delivered_rate: sunk.received as f64 / span.max(1e-9),
+            duplicates: sunk.duplicated,
+            reordered: sunk.reordered,
+            corrupt: sunk.corrupted,
+            p50_us: sunk.p50_ns / 1e3,
+            p99_us: sunk.p99_ns / 1e3,
+            p999_us: sunk.p999_ns / 1e3,
+            cpu_ns: (charged && sunk.received > 0).then(|| cpu_ns / sunk.received as f64),
+            relay_cpu_busy: busy.relay_cpu.busy_since(before.relay_cpu),
+            load_cpu_busy: busy.load_cpu.busy_since(before.load_cpu),
+        }
+    }
+
+    fn start_sink(&self, duration: Duration) -> Outcome<Running> {
+        // It is ended before; this only bounds it.
+        let limit = duration + DRAIN_MAX + HANGS;
+        let arguments =
+            format!("sink --listen {} --for {}s --json", self.sink, limit.as_secs() + 1);
+        let mut sink = self.start(self.network.sink(), "sink", &arguments)?;
+        sink.wait_for_socket(self.sink, self.interrupt)?;
+        Ok(sink)
+    }
+
+    fn start_generator(&self, rate: Option<f64>, duration: Duration) -> Outcome<Running> {
+        let Scenario { size, burst, gso, .. } = self.scenario;
+        let rate = rate.map_or_else(|| "max".to_owned(), |rate| format!("{rate:.0}"));
+        let gso = if *gso { "on" } else { "off" };
+        let arguments = format!(
+            "gen --to {} --from {} --rate {rate} --size {size} --burst {burst} --gso {gso} \
+             --duration {}ms --json",
+            self.to,
+            self.from,
+            duration.as_millis()
+        );
+        self.start(self.network.source(), "generator", &arguments)
+    }
+
+    fn start(&self, namespace: &str, name: &str, arguments: &str) -> Outcome<Running> {
+        let place = Place { namespace: namespace.to_owned(), cpu: self.load_cpu, nice: NICE };
+        let arguments = arguments.split_whitespace().map(str::to_owned).collect();
+        let what = Invocation { program: PathBuf::from(self.pktgen), arguments };
+        place.start(&what, &self.folder.join(name))
+    }
+
+    /// Until nothing waits in any socket of the relay or the sink.
+    fn drain(&self, relay: Option<&Running>, sink: &Running) -> Outcome<()> {
+        let mut empty = 0;
+        for _ in 0..DRAIN_MAX.as_millis() / DRAIN_POLL.as_millis() {
+            self.interrupt.pause(DRAIN_POLL)?;
+            let waiting = sink.waiting_bytes() + relay.map_or(0, Running::waiting_bytes);
+            empty = if waiting == 0 { empty + 1 } else { 0 };
+            if empty == EMPTY_POLLS {
+                return Ok(());
+            }
+        }
+        Err(Failure::new(format!("the queues are not empty {DRAIN_MAX:?} after a load")))
+    }
+
+    fn counters(&self, relay: Option<&Running>) -> Outcome<Counters> {
+        let own = relay.map_or(Ok(0), Running::cpu_ns)?;
+        Ok(Counters {
+            cpu_ns: own + kernel_threads_cpu_ns(&self.network.receivers),
+            relay_cpu: Ticks::read(self.relay_cpu)?,
+            load_cpu: Ticks::read(self.load_cpu)?,
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Counters {
+    cpu_ns: u64,
+    relay_cpu: Ticks,
+    load_cpu: Ticks,
+}
+
+/// The last line: words may come before it.
+fn parse<'a, T: Deserialize<'a>>(who: &str, output: &'a str) -> Outcome<T> {
+    let line = output.trim_end().lines().last().unwrap_or_default();
+    serde_json::from_str(line).map_err(Failure::of(format!("{who} said {line:?}")))
+}
