@@ -8,6 +8,7 @@ use std::process::Command;
 use super::candidates::Programs;
 use super::failure::{Failure, Outcome};
 use super::net::{output, run};
+use super::plan::Kind;
 
 /// The repository.
 pub(crate) fn root() -> PathBuf {
@@ -19,18 +20,34 @@ pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// Builds all programs of this work tree. With a generator at hand, that one is used.
-pub(crate) fn programs(pktgen: Option<&Path>) -> Outcome<Programs> {
-    let mut packages = vec!["--package", "spanway", "--package", "spanway-yardstick"];
+/// How programs are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    Release,
+    /// Of tests, which have built most of it already.
+    #[cfg(test)]
+    Dev,
+}
+
+/// Builds what these candidates need of this work tree. With a generator at hand, that one is used.
+pub(crate) fn programs(
+    kinds: &[Kind],
+    pktgen: Option<&Path>,
+    profile: Profile,
+) -> Outcome<Programs> {
+    let mut packages = vec!["--package", "spanway-yardstick"];
+    if kinds.iter().any(|kind| matches!(kind, Kind::Uring | Kind::Mmsg)) {
+        packages.extend(["--package", "spanway"]);
+    }
     if pktgen.is_none() {
         packages.extend(["--package", "spanway-pktgen"]);
     }
-    cargo(&root(), &target(), &packages)?;
-    let release = target().join("release");
+    cargo(&root(), &target(), profile, &packages)?;
+    let folder = target().join(if profile == Profile::Release { "release" } else { "debug" });
     Ok(Programs {
-        spanway: release.join("spanway"),
-        yardstick: release.join("spanway-yardstick"),
-        pktgen: pktgen.map_or_else(|| release.join("spanway-pktgen"), Path::to_owned),
+        spanway: folder.join("spanway"),
+        yardstick: folder.join("spanway-yardstick"),
+        pktgen: pktgen.map_or_else(|| folder.join("spanway-pktgen"), Path::to_owned),
     })
 }
 
@@ -50,7 +67,7 @@ pub(crate) fn revision(name: &str) -> Outcome<(String, PathBuf)> {
     let tree = WorkTree::new(folder.join(format!("tree-{commit}")), &commit)?;
     // One folder for both: what they have in common is built once.
     let target = folder.join("target");
-    cargo(&tree.0, &target, &["--package", "spanway"])?;
+    cargo(&tree.0, &target, Profile::Release, &["--package", "spanway"])?;
     let built = target.join("release/spanway");
     fs::copy(&built, &program).map_err(Failure::of(built.display()))?;
     Ok((commit, program))
@@ -79,9 +96,12 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn cargo(folder: &Path, target: &Path, packages: &[&str]) -> Outcome<()> {
+fn cargo(folder: &Path, target: &Path, profile: Profile, packages: &[&str]) -> Outcome<()> {
     let mut command = Command::new(env!("CARGO"));
-    command.args(["build", "--release", "--quiet"]).args(packages);
+    command.args(["build", "--quiet"]).args(packages);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
     command.current_dir(folder).env("CARGO_TARGET_DIR", target);
     let status = command.status().map_err(Failure::of("cargo build"))?;
     if status.success() {

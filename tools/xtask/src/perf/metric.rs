@@ -22,18 +22,6 @@ pub(crate) enum Metric {
 }
 
 impl Metric {
-    pub(crate) const ALL: [Self; 9] = [
-        Self::HighestRate,
-        Self::ZeroLossRate,
-        Self::FixedCpu,
-        Self::BlastRate,
-        Self::BlastBits,
-        Self::BlastCpu,
-        Self::HalfP50,
-        Self::HalfP99,
-        Self::HalfP999,
-    ];
-
     pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::HighestRate => "highest rate, loss <= 0.1 % (frames/s)",

@@ -38,6 +38,7 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 
+use build::Profile;
 use candidates::{Candidate, Programs};
 use failure::{Failure, Outcome};
 use plan::{Kind, QUICK, SCENARIOS, SETTINGS, Scenario};
@@ -125,9 +126,11 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
 fn measure(arguments: &RunArguments) -> Outcome<()> {
     let interrupt = Interrupt::install()?;
     net::available()?;
-    let programs = build::programs(arguments.pktgen.as_deref())?;
     let only = kinds(&arguments.only);
     let scenarios = scenarios(&arguments.scenario);
+    let named = scenarios.iter().flat_map(|scenario| scenario.candidates);
+    let needed: Vec<Kind> = if only.is_empty() { named.copied().collect() } else { only.clone() };
+    let programs = build::programs(&needed, arguments.pktgen.as_deref(), Profile::Release)?;
     let entries: Vec<Entry> =
         scenarios.into_iter().map(|scenario| Entry::new(scenario, &only, &programs)).collect();
     finish(&arguments.bench(&programs, interrupt), &entries, &arguments.out)
@@ -136,7 +139,8 @@ fn measure(arguments: &RunArguments) -> Outcome<()> {
 fn compare(one: &str, other: &str, arguments: &RunArguments) -> Outcome<()> {
     let interrupt = Interrupt::install()?;
     net::available()?;
-    let programs = build::programs(arguments.pktgen.as_deref())?;
+    let programs =
+        build::programs(&[Kind::Yardstick], arguments.pktgen.as_deref(), Profile::Release)?;
     let (one_commit, one_program) = build::revision(one)?;
     let (other_commit, other_program) = build::revision(other)?;
     let kinds = match kinds(&arguments.only) {
@@ -166,11 +170,11 @@ fn profile(
     pktgen: Option<&Path>,
 ) -> Outcome<()> {
     let interrupt = Interrupt::install()?;
-    let programs = build::programs(pktgen)?;
     let only = match kinds(only) {
         named if named.is_empty() => vec![Kind::Uring],
         named => named,
     };
+    let programs = build::programs(&only, pktgen, Profile::Release)?;
     for scenario in scenarios(&[scenario.to_owned()]) {
         let entry = Entry::new(scenario, &only, &programs);
         if let Some(absent) = entry.absent.first() {

@@ -141,8 +141,13 @@ impl Running {
         texts.map(|text| queued_bytes(&text)).sum()
     }
 
-    /// Until it ends by itself, successfully; what it wrote to its standard output.
-    pub(crate) fn finish(mut self, limit: Duration, interrupt: &Interrupt) -> Outcome<String> {
+    /// Until it ends by itself with one of these codes; what it wrote to its standard output.
+    pub(crate) fn finish(
+        mut self,
+        limit: Duration,
+        codes: &[i32],
+        interrupt: &Interrupt,
+    ) -> Outcome<String> {
         let end = Instant::now() + limit;
         while !self.ended()? {
             if Instant::now() > end {
@@ -151,15 +156,11 @@ impl Running {
             interrupt.pause(POLL)?;
         }
         let status = self.child.wait().map_err(Failure::of(&self.name))?;
-        if !status.success() {
+        if !status.code().is_some_and(|code| codes.contains(&code)) {
             return Err(self.failure(&status.to_string()));
         }
         let output = self.log.with_extension("out");
         fs::read_to_string(&output).map_err(Failure::of(output.display()))
-    }
-
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
     }
 
     pub(crate) fn ended(&mut self) -> Outcome<bool> {

@@ -115,6 +115,8 @@ pub(crate) struct Load {
     pub(crate) duplicates: u64,
     pub(crate) reordered: u64,
     pub(crate) corrupt: u64,
+    /// Lost in the socket of the sink: not the relay's fault.
+    pub(crate) sink_drops: u64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
@@ -152,5 +154,11 @@ impl Load {
     #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 frames")]
     pub(crate) fn loss(&self) -> f64 {
         1.0 - (self.delivered as f64 / self.sent.max(1) as f64).min(1.0)
+    }
+
+    /// Whether more was lost by the sink than on the way to it.
+    pub(crate) fn lost_by_sink(&self) -> bool {
+        let lost = self.sent.saturating_sub(self.delivered);
+        lost > 0 && self.sink_drops * 2 > lost
     }
 }

@@ -64,9 +64,13 @@ impl Stage<'_> {
         let highest = highest(blast.delivered_rate, CRITERION, effort, |rate| {
             note(&format!("search {:.0} k/s", rate / 1e3));
             let load = ends.run(relay.as_ref(), Some(rate), ms(settings.probe_ms))?;
-            let probe =
-                Probe { asked: rate, sent: load.sent_rate, loss: load.loss(), p99_us: load.p99_us };
-            Ok::<_, Failure>(probe)
+            Ok::<_, Failure>(Probe {
+                asked: rate,
+                sent: load.sent_rate,
+                loss: load.loss(),
+                p99_us: load.p99_us,
+                lost_by_sink: load.lost_by_sink(),
+            })
         })?;
         note("latency");
         let half = (highest.rate > 0.0)
