@@ -7,11 +7,30 @@
 //! | [`schedule`] | rates, sizes, the pacer | pure |
 //! | [`check`] | received, lost, duplicated, reordered, corrupted | pure |
 //! | [`latency`] | the HDR histogram of the stamps | pure |
+//! | [`search`] | the binary search of RFC 2544 | pure |
+//! | [`port`] | a UDP socket: trains out, super-buffers in | |
+//! | [`generate`], [`collect`], [`echo`] | the loops that send, receive and answer | |
+//! | [`control`] | a sink at another host | |
+//! | [`ndr`] | generator, sink and search together | |
+//! | [`documents`] | the JSON of all of them | |
+//! | [`clock`], [`live`], [`affinity`] | time, progress, CPUs | |
+//! | [`cli`] | the commands | |
 
 #![deny(unsafe_code)]
 
+pub mod affinity;
 pub mod check;
 pub mod cli;
+pub mod clock;
+pub mod collect;
+pub mod control;
+pub mod documents;
+pub mod echo;
+pub mod generate;
 pub mod latency;
+pub mod live;
+pub mod ndr;
 pub mod payload;
+pub mod port;
 pub mod schedule;
+pub mod search;
