@@ -29,25 +29,34 @@ pub(crate) enum Profile {
     Dev,
 }
 
-/// Builds what these candidates need of this work tree. With a generator at hand, that one is used.
-pub(crate) fn programs(
-    kinds: &[Kind],
-    pktgen: Option<&Path>,
-    profile: Profile,
-) -> Outcome<Programs> {
+/// Programs to use as they are, in place of those built here.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Given {
+    /// The daemon, in place of the one that is built here.
+    #[arg(long, value_name = "PROGRAM")]
+    spanway: Option<PathBuf>,
+    /// Generator and sink, in place of the one that is built here.
+    #[arg(long, value_name = "PROGRAM")]
+    pktgen: Option<PathBuf>,
+}
+
+/// Builds what these candidates need of this work tree and is not given.
+pub(crate) fn programs(kinds: &[Kind], given: &Given, profile: Profile) -> Outcome<Programs> {
     let mut packages = vec!["--package", "spanway-yardstick"];
-    if kinds.iter().any(|kind| matches!(kind, Kind::Uring | Kind::Mmsg)) {
+    let ours = kinds.iter().any(|kind| matches!(kind, Kind::Uring | Kind::Mmsg));
+    if ours && given.spanway.is_none() {
         packages.extend(["--package", "spanway"]);
     }
-    if pktgen.is_none() {
+    if given.pktgen.is_none() {
         packages.extend(["--package", "spanway-pktgen"]);
     }
     cargo(&root(), &target(), profile, &packages)?;
     let folder = target().join(if profile == Profile::Release { "release" } else { "debug" });
+    let built = |given: &Option<PathBuf>, name| given.clone().unwrap_or_else(|| folder.join(name));
     Ok(Programs {
-        spanway: folder.join("spanway"),
+        spanway: built(&given.spanway, "spanway"),
         yardstick: folder.join("spanway-yardstick"),
-        pktgen: pktgen.map_or_else(|| folder.join("spanway-pktgen"), Path::to_owned),
+        pktgen: built(&given.pktgen, "spanway-pktgen"),
     })
 }
 

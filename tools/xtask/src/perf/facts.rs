@@ -84,6 +84,6 @@ mod tests {
     fn the_cpu_and_the_memory_are_read_as_the_kernel_writes_them() {
         let cpuinfo = "processor\t: 0\nmodel name\t: Some CPU 3000\nflags\t\t: fpu hypervisor\n";
         assert_eq!(cpuinfo_value(cpuinfo, "model name").unwrap(), "Some CPU 3000");
-        assert_eq!(memory_mib("MemTotal:       24567890 kB\nMemFree: 1 kB\n"), 23_991);
+        assert_eq!(memory_mib("MemTotal:       24567808 kB\nMemFree: 1 kB\n"), 23_992);
     }
 }

@@ -53,7 +53,9 @@ use Bound::{AtLeast, AtMost};
 use Metric::{BlastBits, BlastCpu, BlastRate, FixedCpu, HalfP50, HalfP99, HighestRate};
 
 /// In the order of the table in README. Goals that another tool measures (criterion, the daemon's
-/// tests) are not here: `perf/README.md` says where they are.
+/// tests) are not here: `perf/README.md` says where they are. P6 and P7 are of delivered frames: the
+/// ring between two veth holds 256 frames, and the thread that empties it waits for the relay, so that
+/// a rate without loss says more about the scheduler than about either.
 #[rustfmt::skip]
 pub(crate) const GOALS: &[Goal] = &[
     goal("P1", "nic", "uring", HighestRate, Candidate("nginx"), AtLeast(6.0)),
@@ -61,8 +63,8 @@ pub(crate) const GOALS: &[Goal] = &[
     goal("P3", "nic", "uring", HighestRate, Candidate("plain"), AtLeast(4.0)),
     goal("P4", "nic", "uring", HighestRate, Candidate("yardstick"), AtLeast(0.95)),
     goal("P5", "nic", "mmsg", HighestRate, Candidate("yardstick"), AtLeast(1.0)),
-    goal("P6", "napi", "uring", HighestRate, Candidate("kernel"), AtLeast(0.7)),
-    goal("P7", "napi", "uring", HighestRate, Candidate("kernel"), AtLeast(0.9)),
+    goal("P6", "napi", "uring", BlastRate, Candidate("kernel"), AtLeast(0.7)),
+    goal("P7", "napi", "uring", BlastRate, Candidate("kernel"), AtLeast(0.9)),
     goal("P8", "overlay", "overlay-uring", HighestRate, Candidate("yardstick"), AtLeast(0.85)),
     goal("P9", "nic", "uring", FixedCpu, Candidate("nginx"), AtMost(0.2)),
     goal("P10", "nic", "uring", FixedCpu, Candidate("yardstick"), AtMost(1.15)),

@@ -38,7 +38,7 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 
-use build::Profile;
+use build::{Given, Profile};
 use candidates::{Candidate, Programs};
 use failure::{Failure, Outcome};
 use plan::{Kind, QUICK, SCENARIOS, SETTINGS, Scenario};
@@ -76,8 +76,8 @@ enum Command {
         seconds: u64,
         #[arg(long, default_value = "target/perf")]
         out: PathBuf,
-        #[arg(long, value_name = "PROGRAM")]
-        pktgen: Option<PathBuf>,
+        #[command(flatten)]
+        given: Given,
     },
     /// Make tables and charts again from stored records; several become one.
     Render {
@@ -105,18 +105,17 @@ struct RunArguments {
     /// Where perf.json, perf.md and the charts go.
     #[arg(long, default_value = "target/perf")]
     out: PathBuf,
-    /// Generator and sink, in place of the one that is built here.
-    #[arg(long, value_name = "PROGRAM")]
-    pktgen: Option<PathBuf>,
+    #[command(flatten)]
+    given: Given,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> bool {
     let result = match &arguments.command {
         None => measure(&arguments.run),
         Some(Command::Ab { one, other, run }) => compare(one, other, run),
-        Some(Command::Profile { scenario, only, seconds, out, pktgen }) => {
+        Some(Command::Profile { scenario, only, seconds, out, given }) => {
             let duration = Duration::from_secs(*seconds);
-            profile(scenario, only, duration, out, pktgen.as_deref())
+            profile(scenario, only, duration, out, given)
         }
         Some(Command::Render { records, out }) => render(records, out),
     };
@@ -130,7 +129,7 @@ fn measure(arguments: &RunArguments) -> Outcome<()> {
     let scenarios = scenarios(&arguments.scenario);
     let named = scenarios.iter().flat_map(|scenario| scenario.candidates);
     let needed: Vec<Kind> = if only.is_empty() { named.copied().collect() } else { only.clone() };
-    let programs = build::programs(&needed, arguments.pktgen.as_deref(), Profile::Release)?;
+    let programs = build::programs(&needed, &arguments.given, Profile::Release)?;
     let entries: Vec<Entry> =
         scenarios.into_iter().map(|scenario| Entry::new(scenario, &only, &programs)).collect();
     finish(&arguments.bench(&programs, interrupt), &entries, &arguments.out)
@@ -139,8 +138,7 @@ fn measure(arguments: &RunArguments) -> Outcome<()> {
 fn compare(one: &str, other: &str, arguments: &RunArguments) -> Outcome<()> {
     let interrupt = Interrupt::install()?;
     net::available()?;
-    let programs =
-        build::programs(&[Kind::Yardstick], arguments.pktgen.as_deref(), Profile::Release)?;
+    let programs = build::programs(&[Kind::Yardstick], &arguments.given, Profile::Release)?;
     let (one_commit, one_program) = build::revision(one)?;
     let (other_commit, other_program) = build::revision(other)?;
     let kinds = match kinds(&arguments.only) {
@@ -167,14 +165,14 @@ fn profile(
     only: &[String],
     duration: Duration,
     out: &Path,
-    pktgen: Option<&Path>,
+    given: &Given,
 ) -> Outcome<()> {
     let interrupt = Interrupt::install()?;
     let only = match kinds(only) {
         named if named.is_empty() => vec![Kind::Uring],
         named => named,
     };
-    let programs = build::programs(&only, pktgen, Profile::Release)?;
+    let programs = build::programs(&only, given, Profile::Release)?;
     for scenario in scenarios(&[scenario.to_owned()]) {
         let entry = Entry::new(scenario, &only, &programs);
         if let Some(absent) = entry.absent.first() {

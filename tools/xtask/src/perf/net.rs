@@ -147,6 +147,10 @@ impl Namespace {
         let name = format!("{PREFIX}{}-{role}", std::process::id());
         run(&["ip", "netns", "add", &name])?;
         let namespace = Self(name);
+        // Otherwise neighbours are not asked for an address before a second has passed.
+        let at_once = ["net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.all.accept_dad=0"];
+        let [default, all] = at_once;
+        run(&["ip", "netns", "exec", &namespace.0, "sysctl", "-q", "-w", default, all])?;
         run(&["ip", "-n", &namespace.0, "link", "set", "lo", "up"])?;
         Ok(namespace)
     }

@@ -99,6 +99,10 @@ impl Place {
 }
 
 impl Running {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// CPU time of all its threads so far.
     pub(crate) fn cpu_ns(&self) -> Outcome<u64> {
         let tasks = format!("/proc/{}/task", self.child.id());

@@ -1,4 +1,5 @@
-//! Where the relay's CPU goes under blast: `perf record` of that CPU, folded to one line for each stack
+//! Where the relay's CPU goes under blast: `perf record` of its process, and of the kernel's thread that
+//! receives for it where the scenario has one; of its whole CPU if it is no process. Folded to one line for each stack
 //! (`program;outermost;...;innermost count`), which flame graph viewers read.
 
 #![expect(clippy::print_stdout, reason = "its output is for the developer at the terminal")]
@@ -12,6 +13,7 @@ use std::time::Duration;
 use super::candidates::Candidate;
 use super::failure::{Failure, Outcome};
 use super::net::{Network, ReceiveBuffers, available, find_program, output, remove_leftovers};
+use super::process::Running;
 use super::run::{Bench, Entry, Scratch};
 use super::trial::{RELAY_CPU, Stage};
 
@@ -66,7 +68,13 @@ fn record(
     let seconds = duration.as_secs_f64().to_string();
     let mut perf = Command::new("perf");
     perf.args(["record", "--quiet", "-g", "-F", SAMPLES_PER_SECOND]);
-    perf.args(["-C", &RELAY_CPU.to_string(), "-o"]).arg(&data).args(["--", "sleep", &seconds]);
+    let processes = relay.iter().map(Running::id).chain(stage.network.receivers.iter().copied());
+    let processes: Vec<String> = processes.map(|id| id.to_string()).collect();
+    match processes.as_slice() {
+        [] => perf.args(["-C", &RELAY_CPU.to_string()]),
+        some => perf.args(["-p", &some.join(",")]),
+    };
+    perf.arg("-o").arg(&data).args(["--", "sleep", &seconds]);
     let mut perf = perf.spawn().map_err(Failure::of("perf record"))?;
     // A little longer, so that no sample is of an idle relay.
     let load = ends.run(relay.as_ref(), None, duration + Duration::from_millis(200));
@@ -88,18 +96,20 @@ fn fold(script: &str) -> BTreeMap<String, u64> {
         let Some(head) = lines.next() else { continue };
         // The name may contain spaces; the process id is the last word before the time.
         let program = head.split_whitespace().next().unwrap_or("?");
-        let mut frames: Vec<&str> = lines.filter_map(function).collect();
-        frames.push(program);
+        let mut frames: Vec<String> = lines.filter_map(function).collect();
+        frames.push(program.to_owned());
         frames.reverse();
         *folded.entry(frames.join(";")).or_insert(0) += 1;
     }
     folded
 }
 
-fn function(line: &str) -> Option<&str> {
+/// Without its semicolons, which separate functions.
+fn function(line: &str) -> Option<String> {
     let (_, rest) = line.trim().split_once(' ')?;
     let name = rest.rsplit_once(" (").map_or(rest, |(name, _)| name);
-    Some(name.rsplit_once("+0x").map_or(name, |(name, _)| name))
+    let name = name.rsplit_once("+0x").map_or(name, |(name, _)| name);
+    Some(name.replace(';', ","))
 }
 
 /// Functions by the share of samples that were in themselves, largest first.
@@ -123,18 +133,18 @@ mod tests {
     const SCRIPT: &str = "relay 12 [000] 1.5: 1003009 cpu-clock:ppp: \n\
         \tffffffff81 memcpy+0x10 ([kernel.kallsyms])\n\
         \tffffffff82 udp_sendmsg+0x2f ([kernel.kallsyms])\n\
-        \t    55d0aa <a::b as c::D>::run+0x4 (/bin/relay)\n\n\
+        \t    55d0aa <a::b as c::D<[u8; 4]>>::run+0x4 (/bin/relay)\n\n\
         relay 12 [000] 1.6: 1003009 cpu-clock:ppp: \n\
         \tffffffff81 memcpy+0x18 ([kernel.kallsyms])\n\
         \tffffffff82 udp_sendmsg+0x2f ([kernel.kallsyms])\n\
-        \t    55d0aa <a::b as c::D>::run+0x4 (/bin/relay)\n\n\
+        \t    55d0aa <a::b as c::D<[u8; 4]>>::run+0x4 (/bin/relay)\n\n\
         swapper 0 [000] 1.7: 1003009 cpu-clock:ppp: \n\
         \tffffffff99 pv_native_safe_halt+0xb ([kernel.kallsyms])\n\n";
 
     #[test]
     fn equal_stacks_become_one_line_from_the_outermost_in() {
         let folded = fold(SCRIPT);
-        let stack = "relay;<a::b as c::D>::run;udp_sendmsg;memcpy";
+        let stack = "relay;<a::b as c::D<[u8, 4]>>::run;udp_sendmsg;memcpy";
         assert_eq!(folded.len(), 2);
         assert_eq!(folded[stack], 2);
         assert_eq!(folded["swapper;pv_native_safe_halt"], 1);

@@ -1,6 +1,6 @@
 //! The harness as a whole: from a stored record to every file it becomes, and one short real run.
 
-use super::build::{self, Profile};
+use super::build::{self, Given, Profile};
 use super::failure::Outcome;
 use super::goals::{Verdict, judge};
 use super::plan::{Kind, SCENARIOS};
@@ -111,7 +111,7 @@ fn one_quick_round_of_the_yardstick_gives_every_number() {
 }
 
 fn quick_round() -> Outcome<Record> {
-    let programs = build::programs(&[Kind::Yardstick], None, Profile::Dev)?;
+    let programs = build::programs(&[Kind::Yardstick], &Given::default(), Profile::Dev)?;
     let entry = Entry::new(&SCENARIOS[0], &[Kind::Yardstick], &programs);
     let short = 100;
     let settings = Settings {

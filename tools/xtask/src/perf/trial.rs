@@ -24,6 +24,8 @@ const CRITERION: Criterion = Criterion { loss_max: 0.001, p99_us_max: 50_000.0 }
 const RESOLUTION: f64 = 0.03;
 /// Before anything counts: relays make a session, caches and ARP get warm.
 const WARM_UP: (f64, Duration) = (2_000.0, Duration::from_millis(150));
+/// So often, until something arrives.
+const WARM_UPS: u32 = 10;
 /// Ports of trials begin here; each trial has its own, because a socket of io_uring outlives its
 /// process for a moment.
 const FIRST_PORT: u16 = 20_000;
@@ -54,7 +56,7 @@ impl Stage<'_> {
         let ms = Duration::from_millis;
         let settings = self.settings;
         note("warm-up");
-        ends.run(relay.as_ref(), Some(WARM_UP.0), WARM_UP.1)?;
+        warm_up(&ends, relay.as_mut())?;
         note("fixed rate");
         let rate = Some(settings.fixed_rate);
         let fixed = ends.run(relay.as_ref(), rate, ms(settings.fixed_ms))?;
@@ -115,4 +117,20 @@ impl Stage<'_> {
         relay.wait_for_socket(job.listen, self.interrupt)?;
         Ok(Some(relay))
     }
+}
+
+/// Until frames arrive; a relay that lets nothing through is a failure, not a rate of 0.
+fn warm_up(ends: &Ends<'_>, mut relay: Option<&mut Running>) -> Outcome<()> {
+    for _ in 0..WARM_UPS {
+        if ends.run(relay.as_deref(), Some(WARM_UP.0), WARM_UP.1)?.delivered > 0 {
+            return Ok(());
+        }
+        if let Some(relay) = relay.as_mut()
+            && relay.ended()?
+        {
+            break;
+        }
+    }
+    let nothing = "nothing that is sent to it arrives at the sink";
+    Err(relay.map_or_else(|| Failure::new(nothing), |relay| relay.failure(nothing)))
 }
