@@ -1,6 +1,6 @@
-//! Where the relay's CPU goes under blast: `perf record` of its process, and of the kernel's thread that
-//! receives for it where the scenario has one; of its whole CPU if it is no process. Folded to one line for each stack
-//! (`program;outermost;...;innermost count`), which flame graph viewers read.
+//! Where the relay's CPU goes under blast: `perf record` of that CPU, and of it the samples of the relay
+//! and of the kernel's thread that receives for it; all samples if the relay is no process. Folded to one
+//! line for each stack (`program;outermost;...;innermost count`), which flame graph viewers read.
 
 #![expect(clippy::print_stdout, reason = "its output is for the developer at the terminal")]
 
@@ -14,6 +14,7 @@ use super::candidates::Candidate;
 use super::failure::{Failure, Outcome};
 use super::net::{Network, ReceiveBuffers, available, find_program, output, remove_leftovers};
 use super::process::Running;
+use super::report::number;
 use super::run::{Bench, Entry, Scratch};
 use super::trial::{RELAY_CPU, Stage};
 
@@ -68,23 +69,29 @@ fn record(
     let seconds = duration.as_secs_f64().to_string();
     let mut perf = Command::new("perf");
     perf.args(["record", "--quiet", "-g", "-F", SAMPLES_PER_SECOND]);
-    let processes = relay.iter().map(Running::id).chain(stage.network.receivers.iter().copied());
-    let processes: Vec<String> = processes.map(|id| id.to_string()).collect();
-    match processes.as_slice() {
-        [] => perf.args(["-C", &RELAY_CPU.to_string()]),
-        some => perf.args(["-p", &some.join(",")]),
-    };
+    // Of the CPU and not of the process: a timer that sleeps with it misses most of a relay that wakes
+    // up ten thousand times a second.
+    perf.args(["-C", &RELAY_CPU.to_string()]);
     perf.arg("-o").arg(&data).args(["--", "sleep", &seconds]);
     let mut perf = perf.spawn().map_err(Failure::of("perf record"))?;
     // A little longer, so that no sample is of an idle relay.
     let load = ends.run(relay.as_ref(), None, duration + Duration::from_millis(200));
     let status = perf.wait().map_err(Failure::of("perf record"))?;
-    load?;
+    let load = load?;
+    let (rate, cpu) = (number(load.delivered_rate), load.cpu_ns.map_or("-".to_owned(), number));
+    println!("{}: {rate} frames/s delivered, {cpu} ns of CPU each", candidate.name);
     if !status.success() {
         return Err(Failure::new(format!("perf record: {status}")));
     }
     let data = data.display().to_string();
-    Ok(fold(&output(&["perf", "script", "-i", &data])?))
+    let processes = relay.iter().map(Running::id).chain(stage.network.receivers.iter().copied());
+    let processes: Vec<String> = processes.map(|id| id.to_string()).collect();
+    let processes = processes.join(",");
+    let mut script = vec!["perf", "script", "-i", &data];
+    if !processes.is_empty() {
+        script.extend(["--pid", &processes]);
+    }
+    Ok(fold(&output(&script)?))
 }
 
 /// Counts equal stacks of the output of `perf script`: a head line, frames from the innermost out, each
