@@ -32,7 +32,13 @@ fn wire(criterion: &mut Criterion) {
     });
 
     let key = HeartbeatKey([7; 32]);
-    let beat = Heartbeat { label: Label(5), sequence: 3, heard: 2, heard_age_us: 25_000 };
+    let beat = Heartbeat {
+        label: Label(5),
+        sequence: 3,
+        heard: 2,
+        heard_age_us: 25_000,
+        overloaded: false,
+    };
     criterion.bench_function("heartbeat_emit", |bench| {
         bench.iter(|| black_box(beat).emit(black_box(&key)));
     });

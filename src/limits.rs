@@ -64,10 +64,20 @@ pub const BIND_RETRY: Duration = Duration::from_secs(2);
 pub const LINK_GRACE: Duration = Duration::from_secs(1);
 /// Heartbeats due within this are sent together, so that many links cost few wake-ups.
 pub const HEARTBEAT_TICK: Duration = Duration::from_millis(1);
+/// A socket whose kernel buffer overflowed within this is overloaded: heartbeats may have been dropped.
+pub const OVERLOAD_MEMORY: Duration = Duration::from_secs(1);
+/// So many times the allowed silence passes before a link dies while an end of it is overloaded: 40
+/// heartbeats by default, all of which are lost once in 10^12 at twice the load a worker can carry.
+pub const OVERLOAD_PATIENCE: u32 = 8;
 /// Full batches in a row after which links are judged although more waits in the sockets.
 pub const JUDGE_AFTER_BATCHES: u32 = 64;
 /// Failed receives in a row after which a socket is given up.
 pub const RECEIVE_ERRORS_MAX: u32 = 16;
+/// Turns on its CPU that a worker asks for: the shortest the kernel grants, so that a frame that comes
+/// goes before control work that runs (`perf/lanes`).
+pub const WORKER_SLICE: Duration = Duration::from_micros(100);
+/// Turns on its CPU that the control thread asks for: long against a worker's.
+pub const CONTROL_SLICE: Duration = Duration::from_millis(10);
 /// UDP ports one peer keeps from its listen port upwards: `init` puts peers this far apart.
 pub const PORTS_PER_PEER: u16 = 16;
 

@@ -266,6 +266,54 @@ impl fmt::Debug for Bandwidth {
     }
 }
 
+/// How packets are marked for the routers on their way: the six bits of RFC 2474.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Dscp(u8);
+
+/// Why a text or a number is no [`Dscp`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0} is no DSCP: write a number from 0 to 63, or one of \"CS0\" to \"CS7\", \"AF11\" to \"AF43\", \"EF\", \"VA\", \"LE\""
+)]
+pub struct DscpError(String);
+
+impl Dscp {
+    pub fn new(number: u64) -> Result<Self, DscpError> {
+        match u8::try_from(number) {
+            Ok(number) if number < 64 => Ok(Self(number)),
+            Ok(_) | Err(_) => Err(DscpError(number.to_string())),
+        }
+    }
+
+    pub fn number(self) -> u8 {
+        self.0
+    }
+}
+
+impl FromStr for Dscp {
+    type Err = DscpError;
+
+    /// The names of RFC 4594, RFC 5865 and RFC 8622, in any case; or the number.
+    fn from_str(text: &str) -> Result<Self, DscpError> {
+        let wrong = || DscpError(format!("{text:?}"));
+        let upper = text.to_ascii_uppercase();
+        let digit = |byte: u8, most: u8| {
+            let value = byte.wrapping_sub(b'0');
+            if value <= most { Ok(value) } else { Err(wrong()) }
+        };
+        match upper.as_bytes() {
+            b"EF" => Ok(Self(46)),
+            b"VA" => Ok(Self(44)),
+            b"LE" => Ok(Self(1)),
+            [b'C', b'S', class] => Ok(Self(digit(*class, 7)? * 8)),
+            [b'A', b'F', class @ b'1'..=b'4', drop @ b'1'..=b'3'] => {
+                Ok(Self(digit(*class, 4)? * 8 + digit(*drop, 3)? * 2))
+            }
+            _ => text.parse().ok().and_then(|number| Self::new(number).ok()).ok_or_else(wrong),
+        }
+    }
+}
+
 /// One link of this peer: the position of its `[[link]]` when it was first configured. It means
 /// nothing to any other peer and is never on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -546,6 +594,20 @@ mod tests {
             assert_eq!(rate.to_string().parse::<Bandwidth>(), Ok(rate), "{text}");
         }
         assert_eq!(Bandwidth::from_bps(1_500_000).to_string(), "1.5 Mbit/s");
+    }
+
+    #[test]
+    fn a20_dscps_have_names_and_numbers_from_0_to_63() {
+        let number = |text: &str| text.parse().map(Dscp::number);
+        for (text, expected) in [("CS0", 0), ("cs6", 48), ("AF11", 10), ("AF43", 38), ("EF", 46)] {
+            assert_eq!(number(text), Ok(expected), "{text}");
+        }
+        assert_eq!([number("VA"), number("LE"), number("63")], [Ok(44), Ok(1), Ok(63)]);
+        for text in ["", "CS8", "AF44", "AF51", "AF01", "CS/", "EF ", "64", "-1", "0x2e"] {
+            let error = number(text).expect_err(text).to_string();
+            assert!(error.contains("0 to 63") && error.contains(&format!("{text:?}")), "{error}");
+        }
+        assert!(Dscp::new(64).is_err());
     }
 
     #[test]

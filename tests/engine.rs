@@ -25,7 +25,7 @@ use spanway::engine::{
     LinkSpec, Silence, Target,
 };
 use spanway::stats::{ChannelStats, DropReason, WorkerStats};
-use spanway::types::{Bandwidth, ChannelId, Label, LinkId, PeerName, WorkerId};
+use spanway::types::{Bandwidth, ChannelId, Dscp, Label, LinkId, PeerName, WorkerId};
 use spanway::wire::frame::{self, FrameType, Header, OVERHEAD_BYTES};
 use spanway::wire::heartbeat::{HEARTBEAT_BYTES, Heartbeat, HeartbeatKey};
 
@@ -83,7 +83,9 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 
 fn engine_at(listen: &str, workers: usize, backend: BackendChoice) -> Engine {
     let (listen, cpus, origin) = (listen.parse().unwrap(), vec![None; workers], Instant::now());
-    let engine = Engine::start(EngineConfig { listen, cpus, backend, origin }).unwrap();
+    let engine =
+        Engine::start(EngineConfig { listen, cpus, backend, dscp: Dscp::default(), origin })
+            .unwrap();
     match backend {
         BackendChoice::Auto => {}
         BackendChoice::Uring => assert_eq!(engine.backend().0, "uring"),
@@ -303,7 +305,13 @@ fn next_event(engine: &mut Engine) -> Event {
 }
 
 fn beat(spec: &LinkSpec, sequence: u64) -> [u8; HEARTBEAT_BYTES] {
-    let beat = Heartbeat { label: spec.receive_label, sequence, heard: 0, heard_age_us: 0 };
+    let beat = Heartbeat {
+        label: spec.receive_label,
+        sequence,
+        heard: 0,
+        heard_age_us: 0,
+        overloaded: false,
+    };
     beat.emit(&spec.receive_key)
 }
 
@@ -435,7 +443,8 @@ mod checks {
         // One of A's may have come before B knew the link.
         let early = worker_stats(&path.engines[1]).dropped(DropReason::BadHeartbeat);
         let label = Label(11 << 16);
-        let forged = Heartbeat { label, sequence: 1 << 40, heard: 0, heard_age_us: 0 };
+        let forged =
+            Heartbeat { label, sequence: 1 << 40, heard: 0, heard_age_us: 0, overloaded: false };
         attacker.send_to(&forged.emit(&HeartbeatKey([9; 32])), b).unwrap();
         wait_for_drops(&path.engines[1], DropReason::BadHeartbeat, early + 1);
         assert_silence(&attacker);
@@ -763,7 +772,8 @@ for_both_backends! {
 
 fn start(listen: SocketAddr, cpus: Vec<Option<usize>>) -> Result<Engine, String> {
     let backend = BackendChoice::Auto;
-    let config = EngineConfig { listen, cpus, backend, origin: Instant::now() };
+    let config =
+        EngineConfig { listen, cpus, backend, dscp: Dscp::default(), origin: Instant::now() };
     Engine::start(config).map_err(|error| error.to_string())
 }
 

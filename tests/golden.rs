@@ -40,7 +40,8 @@ fn a_data_frame_has_its_golden_bytes() {
 
 #[test]
 fn a_heartbeat_has_its_golden_bytes() {
-    let beat = Heartbeat { label: LABEL, sequence: 3, heard: 2, heard_age_us: 25_000 };
+    let beat =
+        Heartbeat { label: LABEL, sequence: 3, heard: 2, heard_age_us: 25_000, overloaded: false };
     let golden = golden("heartbeat");
     assert_eq!(hex(&beat.emit(&key())), hex(&golden));
     let header = frame::parse(&golden).expect("the golden heartbeat is a frame");

@@ -110,6 +110,7 @@ pub struct StatusReply {
     pub backend_why: String,
     /// `tokio-uring` or `tokio`.
     pub runtime: String,
+    pub control: ControlStatus,
     pub workers: Vec<WorkerStatus>,
     pub session: Option<String>,
     pub tree_complete: bool,
@@ -122,9 +123,23 @@ pub struct StatusReply {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlStatus {
+    /// Where the control thread may run.
+    pub cpus: Vec<usize>,
+    /// A worker has one of them.
+    pub shared: bool,
+    /// Turns on its CPU that the kernel granted; missing where it takes no such request.
+    pub slice_us: Option<u64>,
+    /// CPU time of the longest piece of work without a pause since the start.
+    pub longest_piece_us: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerStatus {
     pub port: u16,
     pub cpu: Option<usize>,
+    /// As in [`ControlStatus`].
+    pub slice_us: Option<u64>,
     pub receive_buffer_bytes: usize,
     pub batches: u64,
     pub datagrams: u64,

@@ -248,7 +248,11 @@ fn status_text(reply: &StatusReply, out: &mut dyn Write, style: Style) -> io::Re
     let why: Vec<String> = reply.backend_why.split(' ').map(str::to_owned).collect();
     writeln!(out, "frames    {}", reply.backend)?;
     writeln!(out, "          {}", wrap(&why, " ", 10))?;
-    writeln!(out, "control   {}", reply.runtime)?;
+    let cpus = cpu_ranges(&reply.control.cpus);
+    let beside = if reply.control.shared { ", beside a worker" } else { "" };
+    writeln!(out, "control   {} on CPU {}{beside}", reply.runtime, wrap(&cpus, ", ", 10))?;
+    let longest = millis(reply.control.longest_piece_us);
+    writeln!(out, "          longest piece of work {longest} ms")?;
     let mut table = Table::new()
         .number("PORT")
         .number("CPU")
@@ -272,6 +276,16 @@ fn status_text(reply: &StatusReply, out: &mut dyn Write, style: Style) -> io::Re
         writeln!(out, "{} {}", style.red("warning:"), wrap(&words, " ", 9))?;
     }
     Ok(())
+}
+
+/// Ascending numbers with their runs drawn together: `0-3`, `6`.
+fn cpu_ranges(cpus: &[usize]) -> Vec<String> {
+    let runs = cpus.chunk_by(|one, next| one + 1 == *next);
+    runs.map(|run| match run {
+        [first, .., last] => format!("{first}-{last}"),
+        _ => run.iter().map(ToString::to_string).collect(),
+    })
+    .collect()
 }
 
 fn verify_text(reply: &VerifyReply, out: &mut dyn Write, style: Style) -> io::Result<()> {
@@ -308,6 +322,12 @@ mod tests {
         assert_eq!(histogram.value_at_percentile(50.0), 100);
         assert!(histogram.value_at_percentile(99.5) >= 4_995);
         assert!(histogram.max() >= 90_000);
+    }
+
+    #[test]
+    fn cpus_are_shown_as_ranges() {
+        assert_eq!(cpu_ranges(&[0, 1, 2, 3, 6, 8, 9]), ["0-3", "6", "8-9"]);
+        assert!(cpu_ranges(&[]).is_empty());
     }
 
     #[test]

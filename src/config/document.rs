@@ -230,12 +230,15 @@ impl<'d> Item<'d> {
         Ok(duration)
     }
 
+    /// The value as a number, if it is one that is not negative.
+    pub(super) fn integer(&self) -> Option<u64> {
+        let integer = self.value.as_integer()?;
+        u64::from_str_radix(integer.as_str(), integer.radix()).ok()
+    }
+
     /// A whole number of a range.
     pub(super) fn number<T: TryFrom<u64>>(&self, from: u64, to: u64) -> Result<T, ConfigError> {
-        let integer = self.value.as_integer();
-        let number =
-            integer.and_then(|number| u64::from_str_radix(number.as_str(), number.radix()).ok());
-        let fits = number.filter(|number| (from..=to).contains(number));
+        let fits = self.integer().filter(|number| (from..=to).contains(number));
         fits.and_then(|number| T::try_from(number).ok()).ok_or_else(|| {
             self.error(format!(
                 "{} does not fit: write a whole number from {from} to {to}, without quotes",

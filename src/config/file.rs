@@ -11,7 +11,7 @@ use super::error::ConfigError;
 use super::{Config, ControlSection, EngineSection, HostSection, Link, Service, ServiceAddress};
 use crate::engine::BackendChoice;
 use crate::limits;
-use crate::types::{Bandwidth, PeerName, PublicKey, ServiceName};
+use crate::types::{Bandwidth, Dscp, PeerName, PublicKey, ServiceName};
 
 /// A whole file.
 pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
@@ -306,8 +306,10 @@ fn own_port(item: &Item<'_>, ports: &OwnPorts) -> String {
 
 fn engine(root: &Section<'_>) -> Result<EngineSection, ConfigError> {
     let Some(section) = root.section("engine")? else { return Ok(EngineSection::default()) };
-    section.only(&["cpus", "backend"])?;
-    let cpus = section.item("cpus").map(|item| cpus(&item)).transpose()?.unwrap_or_default();
+    section.only(&["cpus", "backend", "dscp"])?;
+    let workers_max = limits::WORKERS_MAX.min(usize::from(limits::PORTS_PER_PEER));
+    let workers = |item: Item<'_>| cpus(&item, workers_max, "a peer has at most", "workers");
+    let cpus = section.item("cpus").map(workers).transpose()?.unwrap_or_default();
     let backend = match section.item("backend") {
         None => BackendChoice::Auto,
         Some(item) => match item.text("\"auto\", \"uring\" or \"mmsg\"")? {
@@ -321,26 +323,34 @@ fn engine(root: &Section<'_>) -> Result<EngineSection, ConfigError> {
             }
         },
     };
-    Ok(EngineSection { cpus, backend })
+    Ok(EngineSection { cpus, backend, dscp: dscp(&section)? })
 }
 
-fn cpus(item: &Item<'_>) -> Result<Vec<usize>, ConfigError> {
+fn cpus(item: &Item<'_>, max: usize, most: &str, what: &str) -> Result<Vec<usize>, ConfigError> {
     let list = item.list()?;
-    let max = limits::WORKERS_MAX.min(usize::from(limits::PORTS_PER_PEER));
     if let Some(surplus) = list.get(max) {
-        let text = format!("has {} entries: a peer has at most {max} workers", list.len());
+        let text = format!("has {} entries: {most} {max} {what}", list.len());
         return Err(surplus.error(text));
     }
     let mut cpus = Vec::with_capacity(list.len());
     for entry in &list {
         let cpu: usize = entry.number(0, limits::CPU_NUMBER_MAX)?;
         if cpus.contains(&cpu) {
-            let text = format!("names CPU {cpu} twice: one worker a CPU");
+            let text = format!("names CPU {cpu} twice: once is enough");
             return Err(entry.error(text));
         }
         cpus.push(cpu);
     }
     Ok(cpus)
+}
+
+/// `dscp` of a section: a name in quotes or a number.
+fn dscp(section: &Section<'_>) -> Result<Dscp, ConfigError> {
+    let Some(item) = section.item("dscp") else { return Ok(Dscp::default()) };
+    match item.integer() {
+        Some(number) => Dscp::new(number).map_err(|error| item.error(error.to_string())),
+        None => item.parse("a name as in \"EF\", or a number from 0 to 63 without quotes"),
+    }
 }
 
 fn host(root: &Section<'_>) -> Result<HostSection, ConfigError> {
@@ -352,7 +362,7 @@ fn host(root: &Section<'_>) -> Result<HostSection, ConfigError> {
 
 fn control(root: &Section<'_>) -> Result<ControlSection, ConfigError> {
     let Some(section) = root.section("control")? else { return Ok(ControlSection::default()) };
-    section.only(&["heartbeat", "heartbeats_missed"])?;
+    section.only(&["heartbeat", "heartbeats_missed", "cpus", "dscp"])?;
     let defaults = ControlSection::default();
     let (least, most) = limits::HEARTBEAT_RANGE;
     let heartbeat = section.item("heartbeat").map(|item| item.duration(least, most));
@@ -360,7 +370,11 @@ fn control(root: &Section<'_>) -> Result<ControlSection, ConfigError> {
     let missed = section
         .item("heartbeats_missed")
         .map(|item| item.number(u64::from(least), u64::from(most)));
+    let cpus_max = usize::try_from(limits::CPU_NUMBER_MAX).unwrap_or(usize::MAX);
+    let cpus = section.item("cpus").map(|item| cpus(&item, cpus_max, "a host has at most", "CPUs"));
     Ok(ControlSection {
+        cpus: cpus.transpose()?.unwrap_or_default(),
+        dscp: dscp(&section)?,
         heartbeat: heartbeat.transpose()?.unwrap_or(defaults.heartbeat),
         heartbeats_missed: missed.transpose()?.unwrap_or(defaults.heartbeats_missed),
     })

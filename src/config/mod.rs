@@ -23,7 +23,7 @@ use std::time::Duration;
 pub use self::error::{ConfigError, Position};
 use crate::limits;
 use crate::proto::{LinkConfig, NodeConfig, ServiceConfig, ServiceKind};
-use crate::types::{Bandwidth, LinkId, PeerName, PublicKey, ServiceName};
+use crate::types::{Bandwidth, Dscp, LinkId, PeerName, PublicKey, ServiceName};
 
 /// A configuration with every key and its default, commented; what `spanway config print-default`
 /// shows.
@@ -82,6 +82,8 @@ pub struct EngineSection {
     /// One pinned worker each; empty = one worker, not pinned.
     pub cpus: Vec<usize>,
     pub backend: crate::engine::BackendChoice,
+    /// How frames and heartbeats are marked.
+    pub dscp: Dscp,
 }
 
 /// Budgets of the host over all its links; accepted now, enforced by admission later.
@@ -95,6 +97,10 @@ pub struct HostSection {
 pub struct ControlSection {
     pub heartbeat: Duration,
     pub heartbeats_missed: u32,
+    /// Where the control thread runs; empty = every allowed CPU without a worker, if there is one.
+    pub cpus: Vec<usize>,
+    /// How the connections of links are marked.
+    pub dscp: Dscp,
 }
 
 impl Default for ControlSection {
@@ -102,6 +108,8 @@ impl Default for ControlSection {
         Self {
             heartbeat: limits::HEARTBEAT_INTERVAL,
             heartbeats_missed: limits::HEARTBEATS_MISSED_MAX,
+            cpus: Vec::new(),
+            dscp: Dscp::default(),
         }
     }
 }
@@ -188,6 +196,9 @@ impl Config {
             ("state_dir", self.state_dir != new.state_dir),
             ("engine.cpus", self.engine.cpus != new.engine.cpus),
             ("engine.backend", self.engine.backend != new.engine.backend),
+            ("engine.dscp", self.engine.dscp != new.engine.dscp),
+            ("control.cpus", self.control.cpus != new.control.cpus),
+            ("control.dscp", self.control.dscp != new.control.dscp),
         ];
         match fixed.iter().find(|(_, changed)| *changed) {
             None => Ok(()),

@@ -6,11 +6,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::api::dto::{self, FailureKind, Received, StatusReply, WorkerStatus};
+use crate::api::dto::{self, ControlStatus, FailureKind, Received, StatusReply, WorkerStatus};
 use crate::api::server::{Answers, Ask, What};
 use crate::config::ServiceAddress;
 use crate::daemon::control::{Control, Stage};
 use crate::daemon::ends::{self, EndPlan, OpenerAddresses};
+use crate::daemon::lane;
 use crate::daemon::views::{self, Here};
 use crate::limits;
 use crate::proto::view::LinkState;
@@ -315,6 +316,7 @@ impl Control {
             backend: backend.to_owned(),
             backend_why: backend_why.to_owned(),
             runtime: self.facts.runtime.to_owned(),
+            control: self.lane(),
             workers: self.workers(),
             session: tree.session.map(|session| session.to_string()),
             tree_complete: tree.complete,
@@ -326,6 +328,16 @@ impl Control {
         }
     }
 
+    fn lane(&self) -> ControlStatus {
+        let lane = &self.facts.lane;
+        ControlStatus {
+            cpus: lane.cpus.clone(),
+            shared: lane.shared,
+            slice_us: lane.slice.granted().map(micros),
+            longest_piece_us: micros(lane::longest_piece()),
+        }
+    }
+
     fn workers(&self) -> Vec<WorkerStatus> {
         use std::sync::atomic::Ordering::Relaxed;
         let workers = self.engine.workers().iter();
@@ -333,6 +345,7 @@ impl Control {
             .map(|worker| WorkerStatus {
                 port: worker.port,
                 cpu: worker.cpu,
+                slice_us: worker.slice.map(micros),
                 receive_buffer_bytes: worker.receive_buffer,
                 batches: worker.stats.batches.load(Relaxed),
                 datagrams: worker.stats.datagrams.load(Relaxed),
@@ -344,6 +357,10 @@ impl Control {
             })
             .collect()
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn rows<View, Row>(views: Vec<View>, row: impl FnMut(View) -> Row) -> Vec<Row> {

@@ -11,6 +11,7 @@
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -24,9 +25,10 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
 use crate::daemon::handshake::{Secured, TAG_BYTES};
-use crate::limits;
-use crate::types::LinkId;
+use crate::daemon::lane;
+use crate::types::{Dscp, LinkId};
 use crate::wire::control::{Message, VERSIONS};
+use crate::{limits, net};
 
 /// Largest and smallest length prefix: a message has at least its type.
 const SEALED_BYTES: std::ops::RangeInclusive<usize> =
@@ -113,7 +115,7 @@ impl Connection {
         let mut writer =
             Writer { half: write_half, noise, sent: secured.sent, queued, waiting_bytes };
         let told = arrivals.clone();
-        let reader = tokio::task::spawn_local(async move {
+        let reader = lane::spawn(async move {
             let why = loop {
                 match reader.message().await {
                     Ok(message) => {
@@ -128,7 +130,7 @@ impl Connection {
             let _ = told.send(Arrival::Ended { link, number, why }).await;
         });
         let told = arrivals.clone();
-        let writer = tokio::task::spawn_local(async move {
+        let writer = lane::spawn(async move {
             if let Err(error) = writer.run().await {
                 let why = format!("writing failed: {error}");
                 let _ = told.send(Arrival::Ended { link, number, why }).await;
@@ -145,7 +147,7 @@ impl Connection {
     pub(crate) fn close(self) -> JoinHandle<()> {
         let Self { queue, reader, mut writer, .. } = self;
         drop(queue);
-        tokio::task::spawn_local(async move {
+        lane::spawn(async move {
             if timeout(limits::CONNECTION_DRAIN_MAX, &mut writer).await.is_err() {
                 writer.abort();
             }
@@ -159,9 +161,11 @@ impl Connection {
     }
 }
 
-/// Options of every link's socket: small messages leave at once, a dead neighbour shows in a second.
-pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
+/// Options of every link's socket: small messages leave at once and marked, a dead neighbour shows in a
+/// second.
+pub(crate) fn prepare(stream: &TcpStream, dscp: Dscp) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    net::mark::mark(stream.as_fd(), dscp)?;
     let socket = SockRef::from(stream);
     socket.set_tcp_user_timeout(Some(std::time::Duration::from_secs(1)))?;
     let second = std::time::Duration::from_secs(1);

@@ -38,6 +38,7 @@ use crate::daemon::actions::{Channels, Later};
 use crate::daemon::asks::{Asking, Receiver};
 use crate::daemon::connection::{Arrival, Connection};
 use crate::daemon::identity::Identity;
+use crate::daemon::lane::Lane;
 use crate::daemon::neighbours::{Dial, Neighbours};
 use crate::engine::{self, Engine, LinkSpec, Silence};
 use crate::limits;
@@ -93,6 +94,7 @@ pub(crate) struct Facts {
     pub(crate) origin: Instant,
     pub(crate) key: String,
     pub(crate) runtime: &'static str,
+    pub(crate) lane: Lane,
 }
 
 /// One link: its connection if there is one, and who dials.

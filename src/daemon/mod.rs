@@ -22,6 +22,7 @@ pub(crate) mod control;
 mod ends;
 pub(crate) mod handshake;
 pub mod identity;
+mod lane;
 mod neighbours;
 pub(crate) mod runtime;
 pub mod store;
@@ -29,6 +30,7 @@ mod views;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -42,13 +44,15 @@ use self::addresses::Addresses;
 use self::control::{Control, Facts, Inbound, Signals};
 use self::handshake::{Credentials, HandshakeError};
 use self::identity::{Identity, IdentityError};
+use self::lane::Lane;
 use self::neighbours::Neighbours;
 use self::runtime::{Files, Runtime};
 use self::store::{StateDir, StoreError};
 use crate::api::server::Clients;
 use crate::config::{Config, ConfigError};
 use crate::engine::{BackendChoice, Engine, EngineConfig, EngineError};
-use crate::{limits, trace};
+use crate::types::Dscp;
+use crate::{limits, net, trace};
 
 /// Connections the kernel may hold until the listener takes them.
 const BACKLOG: i32 = 128;
@@ -70,6 +74,10 @@ pub enum DaemonError {
     LocalSocket { path: PathBuf, error: io::Error },
     #[error("cannot start the control lane: {0}")]
     Runtime(io::Error),
+    #[error(
+        "the control thread cannot run on CPUs {cpus:?}: {error}; choose `[control] cpus` that exist"
+    )]
+    Place { cpus: Vec<usize>, error: io::Error },
     #[error("cannot make the key of this run: {0}")]
     Credentials(String),
     #[error("the daemon had to stop: {0}")]
@@ -84,12 +92,14 @@ pub fn run(config_file: &Path) -> Result<(), DaemonError> {
     let state = StateDir::open(&config.state_dir)?;
     #[expect(clippy::disallowed_methods, reason = "the origin of the daemon's clock")]
     let origin = Instant::now();
-    let links = listen_tcp(config.listen)?;
+    let links = listen_tcp(config.listen, config.control.dscp)?;
     let engine = start_engine(&config, origin)?;
+    let lane = enter_lane(&config)?;
     let clients = listen_local(state.socket_path())?;
     let uring = config.engine.backend != BackendChoice::Mmsg;
     let runtime = Runtime::start(uring).map_err(DaemonError::Runtime)?;
-    let facts = Facts { origin, key: identity.public_key().to_string(), runtime: runtime.kind() };
+    let key = identity.public_key().to_string();
+    let facts = Facts { origin, key, runtime: runtime.kind(), lane };
     let learned = (runtime.files(), state.file(addresses::FILE));
     let result =
         runtime.block_on(serve(config, &identity, engine, (links, clients), learned, facts));
@@ -115,8 +125,12 @@ async fn serve(
     // Bounded by the number of clients, each of which asks once and goes once.
     let (asks_in, asks) = mpsc::unbounded_channel();
     let addresses = Addresses::load(files, &learned).await;
-    let neighbours =
-        Rc::new(Neighbours::new(credentials, config.listen.ip(), addresses, arrivals_in));
+    let neighbours = Rc::new(Neighbours::new(
+        credentials,
+        (config.listen.ip(), config.control.dscp),
+        addresses,
+        arrivals_in,
+    ));
     let clients = Clients::new(move |ask| {
         // The loop that would take it has ended: so will the client's connection.
         let _ = asks_in.send(ask);
@@ -125,12 +139,11 @@ async fn serve(
     let control = Control::new(config, identity, engine, Rc::clone(&neighbours), facts)
         .map_err(DaemonError::Runtime)?;
     let keeping = Rc::clone(&neighbours);
-    let keeping =
-        tokio::task::spawn_local(async move { keeping.addresses.keep(files, learned).await });
-    let accepting = tokio::task::spawn_local(neighbours.accept(links));
-    let serving = tokio::task::spawn_local(clients.clone().serve(listener));
+    let keeping = lane::spawn(async move { keeping.addresses.keep(files, learned).await });
+    let accepting = lane::spawn(neighbours.accept(links));
+    let serving = lane::spawn(clients.clone().serve(listener));
     let inbound = Inbound { arrivals, asks, signals };
-    let result = control.run(inbound, &clients).await;
+    let result = lane::timed(control.run(inbound, &clients)).await;
     keeping.abort();
     accepting.abort();
     serving.abort();
@@ -147,11 +160,21 @@ fn log_start(config: &Config, identity: &Identity, engine: &Engine, facts: &Fact
         backend,
         why,
         runtime = facts.runtime,
+        control_cpus = ?facts.lane.cpus,
+        control_slice = ?facts.lane.slice,
+        shared = facts.lane.shared,
         "peer is running"
     );
 }
 
-fn listen_tcp(address: SocketAddr) -> Result<TcpListener, DaemonError> {
+/// Behind the workers' start: those that are not pinned keep all CPUs.
+fn enter_lane(config: &Config) -> Result<Lane, DaemonError> {
+    let cpus = &config.control.cpus;
+    Lane::enter(cpus, &config.engine.cpus)
+        .map_err(|error| DaemonError::Place { cpus: cpus.clone(), error })
+}
+
+fn listen_tcp(address: SocketAddr, dscp: Dscp) -> Result<TcpListener, DaemonError> {
     let listen = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if address.is_ipv6() {
@@ -161,6 +184,8 @@ fn listen_tcp(address: SocketAddr) -> Result<TcpListener, DaemonError> {
         // A restarted daemon must not wait for the old connections' TIME_WAIT.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
+        // Connections that are accepted here have it from their first packet.
+        net::mark::mark(socket.as_fd(), dscp)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(socket.into())
@@ -177,6 +202,7 @@ fn start_engine(config: &Config, origin: Instant) -> Result<Engine, DaemonError>
         listen: config.listen,
         cpus: config.engine_workers(),
         backend: config.engine.backend,
+        dscp: config.engine.dscp,
         origin,
     };
     Engine::start(engine).map_err(|error| match error {

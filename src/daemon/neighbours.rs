@@ -13,6 +13,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,14 +26,17 @@ use tokio::time::{sleep, timeout};
 use crate::daemon::addresses::Addresses;
 use crate::daemon::connection::{self, Arrival, Arrivals};
 use crate::daemon::handshake::{self, Credentials, HandshakeError, Secured};
-use crate::limits;
-use crate::types::{LinkId, PeerName, PublicKey};
+use crate::daemon::lane;
+use crate::types::{Dscp, LinkId, PeerName, PublicKey};
+use crate::{limits, net};
 
 /// What the listener and the diallers share.
 pub(crate) struct Neighbours {
     pub(crate) credentials: Credentials,
     /// Address that connections leave from, so that neighbours see the one frames come from.
     pub(crate) listen: IpAddr,
+    /// How the connections are marked.
+    pub(crate) dscp: Dscp,
     pub(crate) addresses: Addresses,
     pub(crate) known: RefCell<BTreeMap<PeerName, (LinkId, PublicKey)>>,
     pub(crate) arrivals: Arrivals,
@@ -53,12 +57,12 @@ pub(crate) struct Dial {
 impl Neighbours {
     pub(crate) fn new(
         credentials: Credentials,
-        listen: IpAddr,
+        (listen, dscp): (IpAddr, Dscp),
         addresses: Addresses,
         arrivals: Arrivals,
     ) -> Self {
         let (known, complaints) = Default::default();
-        Self { credentials, listen, addresses, known, arrivals, complaints }
+        Self { credentials, listen, dscp, addresses, known, arrivals, complaints }
     }
 
     /// Takes connections of neighbours that dial, for as long as the daemon runs.
@@ -85,7 +89,7 @@ impl Neighbours {
                 continue;
             };
             let this = Rc::clone(&self);
-            tokio::task::spawn_local(async move {
+            lane::spawn(async move {
                 this.answer(stream, remote).await;
                 drop(permit);
             });
@@ -95,7 +99,7 @@ impl Neighbours {
     async fn answer(&self, mut stream: TcpStream, remote: SocketAddr) {
         let known = |name: &PeerName| self.known.borrow().get(name).copied();
         let answered = async {
-            connection::prepare(&stream)?;
+            connection::prepare(&stream, self.dscp)?;
             handshake::answer(&mut stream, &self.credentials, known).await
         };
         let result = timeout(limits::HANDSHAKE_MAX, answered).await;
@@ -116,7 +120,7 @@ impl Neighbours {
         connected: watch::Receiver<bool>,
     ) -> AbortHandle {
         let this = Rc::clone(self);
-        tokio::task::spawn_local(async move { this.keep(dial, connected).await }).abort_handle()
+        lane::spawn(async move { this.keep(dial, connected).await }).abort_handle()
     }
 
     async fn keep(&self, dial: Dial, mut connected: watch::Receiver<bool>) {
@@ -174,8 +178,8 @@ impl Neighbours {
         address: SocketAddr,
     ) -> Result<(TcpStream, SocketAddr, Secured), HandshakeError> {
         let dialled = async {
-            let mut stream = connect(self.listen, address).await?;
-            connection::prepare(&stream)?;
+            let mut stream = connect(self.listen, self.dscp, address).await?;
+            connection::prepare(&stream, self.dscp)?;
             let key = dial.key;
             let secured = handshake::dial(&mut stream, &self.credentials, &dial.peer, key).await?;
             let remote = stream.peer_addr()?;
@@ -224,7 +228,7 @@ async fn live(connected: &mut watch::Receiver<bool>) -> Duration {
     since.elapsed()
 }
 
-async fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+async fn connect(from: IpAddr, dscp: Dscp, to: SocketAddr) -> io::Result<TcpStream> {
     let reachable = from.is_ipv4() == to.is_ipv4() || (from.is_unspecified() && from.is_ipv6());
     if !reachable {
         // Frames leave from the port this peer listens on, and that cannot send there.
@@ -232,6 +236,8 @@ async fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
         return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
     }
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Before the first packet leaves.
+    net::mark::mark(socket.as_fd(), dscp)?;
     if !from.is_unspecified() {
         socket.bind(SocketAddr::new(from, 0))?;
     }

@@ -289,7 +289,13 @@ mod tests {
     fn a_heartbeat_names_its_link_and_an_unknown_one_is_dropped() {
         let table = table();
         let beat = |label| {
-            let beat = Heartbeat { label: Label(label), sequence: 1, heard: 0, heard_age_us: 0 };
+            let beat = Heartbeat {
+                label: Label(label),
+                sequence: 1,
+                heard: 0,
+                heard_age_us: 0,
+                overloaded: false,
+            };
             beat.emit(&HeartbeatKey([0; 32]))
         };
         let judged = forward(&mut beat(200), address("1.2.3.4:5"), &table);

@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use super::worker::{Shared, Worker};
 use super::{Command, EngineConfig, Event};
-use crate::limits::{BIND_RETRY, WORKERS_MAX};
+use crate::limits::{BIND_RETRY, WORKER_SLICE, WORKERS_MAX};
+use crate::net::sched::{self, Slice};
 use crate::net::{self, Backend, EventFd, Net};
 use crate::stats::WorkerStats;
 use crate::types::WorkerId;
@@ -48,6 +49,8 @@ pub struct WorkerInfo {
     pub cpu: Option<usize>,
     /// Bytes of receive buffer the kernel granted its socket.
     pub receive_buffer: usize,
+    /// The turns on its CPU that the kernel granted its thread; `None` leaves them to the kernel.
+    pub slice: Option<Duration>,
     pub stats: Arc<WorkerStats>,
 }
 
@@ -84,6 +87,7 @@ impl Engine {
             sockets.into_iter().zip(config.cpus).enumerate()
         {
             let failed = |error: io::Error| EngineError::Start { worker, text: error.to_string() };
+            net::mark::mark(socket.as_fd(), config.dscp).map_err(failed)?;
             let address = socket.local_addr().map_err(failed)?;
             let shared = Shared::new(Arc::clone(&engine.control)).map_err(failed)?;
             let start = Start {
@@ -96,9 +100,10 @@ impl Engine {
                 stats: Arc::default(),
             };
             let stats = Arc::clone(&start.stats);
-            engine.running.push(start.spawn()?);
-            let port = address.port();
-            engine.infos.push(WorkerInfo { address, port, cpu, receive_buffer, stats });
+            let (running, slice) = start.spawn()?;
+            engine.running.push(running);
+            let (port, slice) = (address.port(), slice.granted());
+            engine.infos.push(WorkerInfo { address, port, cpu, receive_buffer, slice, stats });
         }
         Ok(engine)
     }
@@ -213,8 +218,8 @@ struct Start {
 }
 
 impl Start {
-    /// Starts the thread and waits until it runs or says why not.
-    fn spawn(self) -> Result<Running, EngineError> {
+    /// Starts the thread and waits until it runs, with the turns it got, or says why not.
+    fn spawn(self) -> Result<(Running, Slice), EngineError> {
         let worker = self.worker;
         let failed = |text: String| EngineError::Start { worker, text };
         let shared = Arc::clone(&self.shared);
@@ -226,10 +231,10 @@ impl Start {
                 let _ended = Ended(Arc::clone(&self.shared));
                 let shared = Arc::clone(&self.shared);
                 let prepared = self.prepare();
-                let answer = prepared.as_ref().map(|_| ()).map_err(Clone::clone);
+                let answer = prepared.as_ref().map(|(_, slice)| *slice).map_err(Clone::clone);
                 told.set(answer).expect("only set here");
                 starter.unpark();
-                let Ok(worker) = prepared else { return };
+                let Ok((worker, _)) = prepared else { return };
                 if let Err(text) = worker.run() {
                     // The ring may be full; then `ended` tells.
                     let _ = shared.events.push(Event::Failed(text));
@@ -239,27 +244,33 @@ impl Start {
         while started.get().is_none() && !thread.is_finished() {
             thread::park_timeout(Duration::from_millis(10));
         }
-        match started.get() {
-            Some(Ok(())) => {}
+        let slice = match started.get() {
+            Some(Ok(slice)) => *slice,
             Some(Err(text)) => return Err(failed(text.clone())),
             None => return Err(failed("its thread ended at once".to_owned())),
-        }
+        };
         let thread = Some(thread);
-        Ok(Running { shared, thread, waiting: VecDeque::new(), sent: 0, end_told: false })
+        let running =
+            Running { shared, thread, waiting: VecDeque::new(), sent: 0, end_told: false };
+        Ok((running, slice))
     }
 
     /// On the worker's own thread: io_uring wants to be used by the thread that made it.
-    fn prepare(self) -> Result<Worker, String> {
+    fn prepare(self) -> Result<(Worker, Slice), String> {
         if let Some(cpu) = self.cpu {
             net::pin_to_cpu(cpu).map_err(|error| {
                 format!("cannot be pinned to CPU {cpu}: {error}; choose `[engine] cpus` that exist")
             })?;
         }
+        // Short turns: a frame that comes goes before control work that runs on the same CPU.
+        let slice = sched::request_slice(WORKER_SLICE, 0)
+            .map_err(|error| format!("cannot be scheduled: {error}"))?;
         let mut net = Net::open(self.backend, &self.shared.wake)
             .map_err(|error| format!("no {} sockets: {error}", self.backend.as_str()))?;
         let socket = net.add_socket(self.socket.into()).map_err(|error| error.to_string())?;
         assert_eq!(socket, net::WORKER_SOCKET, "the first socket");
-        Ok(Worker::new(self.worker == 0, net, self.shared, self.stats, self.origin))
+        let first = self.worker == 0;
+        Ok((Worker::new(first, net, self.shared, self.stats, self.origin), slice))
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::table::canonical;
 use super::{LinkSpec, Silence};
-use crate::limits::{HEARTBEAT_TICK, LINK_GRACE};
+use crate::limits::{HEARTBEAT_TICK, LINK_GRACE, OVERLOAD_MEMORY, OVERLOAD_PATIENCE};
 use crate::types::{LinkId, Time};
 use crate::wire::frame::Header;
 use crate::wire::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
@@ -24,6 +24,8 @@ pub struct Liveness {
     /// When [`Liveness::tick`] has something to do.
     next: Time,
     interval_min: Duration,
+    /// When our own socket last dropped what came.
+    overflowed_at: Option<Time>,
 }
 
 /// One neighbour.
@@ -43,13 +45,15 @@ struct Watch {
     /// Our highest sequence that the neighbour says it heard, and when it said so first.
     confirmed: u64,
     confirmed_at: Time,
+    /// Its last heartbeat said that its socket overflows.
+    overloaded: bool,
     /// Reported as silent; not again before the next [`Liveness::set`].
     reported: bool,
 }
 
 impl Default for Liveness {
     fn default() -> Self {
-        Self { links: Vec::new(), next: NEVER, interval_min: Duration::MAX }
+        Self { links: Vec::new(), next: NEVER, interval_min: Duration::MAX, overflowed_at: None }
     }
 }
 
@@ -98,6 +102,12 @@ impl Liveness {
         self.next = now;
     }
 
+    /// The kernel dropped datagrams at our socket: heartbeats may be among them, so silence proves less
+    /// for a while.
+    pub fn overflowed(&mut self, now: Time) {
+        self.overflowed_at = Some(now);
+    }
+
     /// A valid frame came over the link.
     #[inline]
     pub fn on_frame(&mut self, link: LinkId, now: Time) {
@@ -124,6 +134,7 @@ impl Liveness {
         let first = watch.heard == 0;
         watch.heard = beat.sequence;
         watch.heard_at = now;
+        watch.overloaded = beat.overloaded;
         // The first one ends the grace of a new link.
         watch.alive_at = if first { now } else { watch.alive_at.max(now) };
         if beat.heard > watch.confirmed && beat.heard <= watch.sent {
@@ -144,9 +155,10 @@ impl Liveness {
     /// Sends the heartbeats that are due and finds the time of the next call.
     pub fn tick(&mut self, now: Time, mut send: impl FnMut(SocketAddr, &[u8; HEARTBEAT_BYTES])) {
         self.next = NEVER;
+        let overloaded = self.is_overloaded(now);
         for watch in self.links.iter_mut().flatten() {
             if watch.send_at <= now + HEARTBEAT_TICK {
-                let beat = watch.beat(now);
+                let beat = watch.beat(now, overloaded);
                 send(watch.address, &beat);
                 watch.send_at = now + watch.spec.interval;
             }
@@ -161,11 +173,15 @@ impl Liveness {
     /// Reports every link that is silent for the first time. `report` says whether the report was
     /// taken; if not, it is made again next time. To be called when nothing waits in the socket.
     pub fn judge(&mut self, now: Time, mut report: impl FnMut(LinkId, Silence) -> bool) {
+        let overloaded = self.is_overloaded(now);
         for watch in self.links.iter_mut().flatten() {
             let allowed = watch.spec.interval * watch.spec.missed_max;
-            let why = if now.since(watch.alive_at) > allowed {
+            // Whose socket drops datagrams hears a part of the heartbeats only.
+            let of = |overloaded| if overloaded { allowed * OVERLOAD_PATIENCE } else { allowed };
+            let why = if now.since(watch.alive_at) > of(overloaded) {
                 Silence::NotHeard
-            } else if watch.heard_at.since(watch.confirmed_at) > allowed {
+            } else if watch.heard_at.since(watch.confirmed_at) > of(overloaded || watch.overloaded)
+            {
                 // Its last heartbeat said so, not only our waiting for the next one.
                 Silence::NotHearing
             } else {
@@ -173,6 +189,10 @@ impl Liveness {
             };
             watch.reported = watch.reported || report(watch.spec.link, why);
         }
+    }
+
+    fn is_overloaded(&self, now: Time) -> bool {
+        self.overflowed_at.is_some_and(|at| now.since(at) <= OVERLOAD_MEMORY)
     }
 
     fn find_interval_min(&mut self) {
@@ -196,6 +216,7 @@ impl Watch {
             alive_at: now + LINK_GRACE,
             confirmed: 0,
             confirmed_at: now + LINK_GRACE,
+            overloaded: false,
             reported: false,
         }
     }
@@ -212,7 +233,7 @@ impl Watch {
         self
     }
 
-    fn beat(&mut self, now: Time) -> [u8; HEARTBEAT_BYTES] {
+    fn beat(&mut self, now: Time, overloaded: bool) -> [u8; HEARTBEAT_BYTES] {
         self.sent += 1;
         let age = now.since(self.heard_at).as_micros();
         let beat = Heartbeat {
@@ -220,6 +241,7 @@ impl Watch {
             sequence: self.sent,
             heard: self.heard,
             heard_age_us: u32::try_from(age).unwrap_or(u32::MAX),
+            overloaded,
         };
         beat.emit(&self.spec.send_key)
     }
@@ -346,6 +368,42 @@ mod tests {
         assert_eq!(seen.len(), 1, "{seen:?}");
         assert_eq!(seen[0].1, Silence::NotHearing);
         assert!((400..=460).contains(&seen[0].0), "{seen:?}");
+    }
+
+    #[test]
+    fn a20_an_overloaded_end_is_given_more_time_and_not_for_ever() {
+        let allowed = u64::try_from(ALLOWED.as_millis()).unwrap();
+        // (who overflows, who is cut off, verdict at the first)
+        for (here, cut, verdict) in [
+            (true, false, Silence::NotHeard),
+            (true, true, Silence::NotHearing),
+            (false, true, Silence::NotHearing),
+        ] {
+            let mut pair = pair();
+            assert_eq!(pair.run(0, 300), []);
+            let mut seen = Vec::new();
+            (pair.one_hears, pair.other_hears) = (cut, !cut);
+            for at in (300..3_000).step_by(100) {
+                let end = if here { &mut pair.one } else { &mut pair.other };
+                end.overflowed(ms(at));
+                seen.extend(pair.run(at, at + 100));
+            }
+            assert_eq!(seen.len(), 1, "{seen:?}");
+            assert_eq!(seen[0].1, verdict);
+            let silence = seen[0].0 - 300;
+            let patience = u64::from(OVERLOAD_PATIENCE) * allowed;
+            assert!((patience - 30..patience + 60).contains(&silence), "{silence} ms");
+        }
+    }
+
+    #[test]
+    fn a20_an_overload_that_is_over_makes_no_difference() {
+        let mut pair = pair();
+        pair.one.overflowed(ms(0));
+        assert_eq!(pair.run(0, 2_000), []);
+        pair.one_hears = false;
+        let seen = pair.run(2_000, 4_000);
+        assert!(matches!(seen[..], [(2_100..=2_150, Silence::NotHeard)]), "{seen:?}");
     }
 
     #[test]

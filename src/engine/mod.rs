@@ -31,7 +31,7 @@ use std::time::Duration;
 pub use handle::{Engine, EngineError, WorkerInfo};
 
 use crate::stats::ChannelStats;
-use crate::types::{Bandwidth, ChannelId, Label, LinkId, Time};
+use crate::types::{Bandwidth, ChannelId, Dscp, Label, LinkId, Time};
 use crate::wire::heartbeat::HeartbeatKey;
 
 /// What the control thread tells a worker.
@@ -159,6 +159,8 @@ pub struct EngineConfig {
     /// One worker per entry, pinned to that CPU; `None` leaves it to the scheduler.
     pub cpus: Vec<Option<usize>>,
     pub backend: BackendChoice,
+    /// How frames and heartbeats are marked on the wire.
+    pub dscp: Dscp,
     /// Origin of [`Time`] for the workers: the daemon's.
     pub origin: std::time::Instant,
 }

@@ -260,7 +260,12 @@ impl Worker {
                     bump(&stats.entered, frames);
                     stats.drop_frames(DropReason::KernelReceive, frames);
                 }
-                None => self.stats.drop_frames(DropReason::KernelReceive, frames),
+                None => {
+                    self.stats.drop_frames(DropReason::KernelReceive, frames);
+                    if let Some(liveness) = &mut self.liveness {
+                        liveness.overflowed(self.now);
+                    }
+                }
             }
         }
         for (socket, errno) in self.batch.given_up.drain(..) {

@@ -17,9 +17,11 @@
 //! Also here: the set-up of sockets and threads that needs the kernel, and the probe that chooses the
 //! back end. Knows nothing of frames or channels.
 
+pub mod mark;
 mod message;
 pub mod mmsg;
 mod op;
+pub mod sched;
 pub mod uring;
 
 use std::fs::File;
@@ -280,18 +282,7 @@ pub fn enlarge_receive_buffer(socket: BorrowedFd<'_>) -> io::Result<usize> {
 
 /// Pins the calling thread to one CPU.
 pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
-    // SAFETY: `cpu_set_t` is a bit array; all zero is the empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    if cpu >= size_of::<libc::cpu_set_t>() * 8 {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
-    // SAFETY: `cpu` is below the number of bits of the set, checked above.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: the set lives through the call and the size is its own; 0 is the calling thread.
-    match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    sched::stay_on(&[cpu])
 }
 
 fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {

@@ -4,7 +4,7 @@
 //! direction through the other's eyes and one-way loss shows. Header: type HEARTBEAT, label = the one
 //! the receiver gave in its Hello for this link, sequence = the sender's count, hop tag = MAC.
 //! Payload, 16 bytes: last sequence heard (u64, 0 = none), its age in microseconds (u32, saturating),
-//! reserved (u32).
+//! reserved (u32). Flag 1 says that the sender's socket overflows: it may not have heard what did come.
 //!
 //! The MAC is keyed BLAKE2s-128 over the whole frame with the hop tag zeroed, keyed by the secret the
 //! sender gave in its Hello. It is always there: the heartbeat is what moves frames to a new address.
@@ -25,6 +25,8 @@ impl std::fmt::Debug for HeartbeatKey {
     }
 }
 
+/// Flag of a sender whose socket drops what comes to it.
+const OVERLOADED: u8 = 1;
 /// Bytes behind the header.
 pub const PAYLOAD_BYTES: u16 = 16;
 /// Bytes of a whole heartbeat.
@@ -41,6 +43,8 @@ pub struct Heartbeat {
     pub heard: u64,
     /// How long ago that was, in microseconds.
     pub heard_age_us: u32,
+    /// The kernel dropped datagrams at the sender's socket lately: heartbeats may be among them.
+    pub overloaded: bool,
 }
 
 impl Heartbeat {
@@ -48,7 +52,7 @@ impl Heartbeat {
         let mut bytes = [0; HEARTBEAT_BYTES];
         let header = Header {
             frame_type: FrameType::Heartbeat,
-            flags: 0,
+            flags: if self.overloaded { OVERLOADED } else { 0 },
             hop_limit: 1,
             payload_length: PAYLOAD_BYTES,
             label: self.label,
@@ -79,6 +83,7 @@ impl Heartbeat {
             sequence: header.sequence,
             heard: u64::from_be_bytes(heard),
             heard_age_us: u32::from_be_bytes(age),
+            overloaded: header.flags & OVERLOADED != 0,
         })
     }
 }
@@ -94,8 +99,13 @@ fn mac(bytes: &[u8], key: &HeartbeatKey) -> [u8; 16] {
 mod tests {
     use super::*;
 
-    const BEAT: Heartbeat =
-        Heartbeat { label: Label(5), sequence: 3, heard: 2, heard_age_us: 25_000 };
+    const BEAT: Heartbeat = Heartbeat {
+        label: Label(5),
+        sequence: 3,
+        heard: 2,
+        heard_age_us: 25_000,
+        overloaded: true,
+    };
 
     #[test]
     fn a_heartbeat_is_believed_with_its_key_only() {
