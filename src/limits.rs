@@ -52,6 +52,19 @@ pub const BUFFERS_PER_WORKER: u16 = 512;
 pub const BATCH_MAX: usize = 256;
 /// Datagrams of one receive call at one socket (measured: the best of 16 to 256).
 pub const RECEIVE_MAX: usize = 64;
+/// Frames of one send with segmentation offload: what every kernel since 4.18 takes (6.9 takes 128).
+pub const RUN_SEGMENTS_MAX: u16 = 64;
+/// Bytes of one such send, so that IPv4 and UDP headers and 20 bytes of options fit into 65,535.
+pub const RUN_BYTES_MAX: u32 = 65_487;
+/// Sends of one submission; more go in a second one. Twice what one batch needs if nothing merges.
+pub const RUNS_MAX: usize = 2 * BATCH_MAX;
+/// Pieces of buffers of one submission: 64 KiB of I/O vectors, 16 for each datagram of a full batch.
+pub const PIECES_MAX: usize = 16 * BATCH_MAX;
+/// Changes of channel within the runs of one submission: 64 KiB, 8 for each datagram of a full batch.
+pub const NOTES_MAX: usize = 8 * BATCH_MAX;
+/// Destinations that are remembered to take no segmentation offload; the oldest goes first, and finds
+/// out again at the price of one refused send.
+pub const GSO_OFF_MAX: usize = 64;
 /// Commands on their way to one worker; more wait in order on the control side.
 pub const COMMANDS_MAX: usize = 1_024;
 /// Commands a worker applies between two batches: about 0.1 ms, so that frames do not wait for them.
@@ -255,6 +268,8 @@ const _: () = {
     assert!(MTU_MIN <= MTU_DEFAULT);
     assert!(BATCH_MAX < BUFFERS_PER_WORKER as usize && BUFFERS_PER_WORKER.is_power_of_two());
     assert!(RECEIVE_MAX <= BATCH_MAX);
+    assert!(RUNS_MAX.is_power_of_two() && RUNS_MAX <= u16::MAX as usize);
+    assert!(RUN_BYTES_MAX as usize <= DATAGRAM_BYTES_MAX);
     assert!(MESSAGE_BYTES_MAX < SEND_QUEUE_BYTES_MAX);
     assert!(PEERS_MAX * (2 * (NAME_BYTES_MAX + 1) + 8) + (128 << 10) <= SEND_QUEUE_BYTES_MAX);
 };

@@ -42,6 +42,7 @@ drop_reasons! {
     SendError "send_error" "The kernel refused the datagram.",
     KernelReceive "kernel_receive" "The kernel dropped it because the socket's receive buffer was full.",
     Truncated "truncated" "A datagram larger than any buffer.",
+    ControlTruncated "control_truncated" "The kernel had no room to say where one datagram ends and the next begins.",
     RingFull "ring_full" "The ring to the worker that owns the way out was full.",
 }
 
@@ -123,6 +124,13 @@ pub struct WorkerStats {
     drops: [AtomicU64; REASONS],
     pub batches: AtomicU64,
     pub datagrams: AtomicU64,
+    /// Receives and sends: each carries one datagram or many.
+    pub receives: AtomicU64,
+    pub sends: AtomicU64,
+    /// Sends with segmentation offload that the kernel refused; their frames went one by one.
+    pub gso_refused: AtomicU64,
+    /// Completions the kernel had no room for: held back, or lost.
+    pub cq_overflows: AtomicU64,
     pub heartbeats_sent: AtomicU64,
     pub heartbeats_heard: AtomicU64,
 }
@@ -133,6 +141,10 @@ impl Default for WorkerStats {
             drops: [const { AtomicU64::new(0) }; REASONS],
             batches: AtomicU64::new(0),
             datagrams: AtomicU64::new(0),
+            receives: AtomicU64::new(0),
+            sends: AtomicU64::new(0),
+            gso_refused: AtomicU64::new(0),
+            cq_overflows: AtomicU64::new(0),
             heartbeats_sent: AtomicU64::new(0),
             heartbeats_heard: AtomicU64::new(0),
         }
@@ -166,8 +178,14 @@ impl Default for LatencyBuckets {
 impl LatencyBuckets {
     #[inline]
     pub fn record(&self, micros: u32) {
+        self.record_many(micros, 1);
+    }
+
+    /// The same value `times` times.
+    #[inline]
+    pub fn record_many(&self, micros: u32, times: u32) {
         let count = &self.counts[Self::index(micros)];
-        count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
+        count.store(count.load(Relaxed).wrapping_add(times), Relaxed);
     }
 
     /// Below 8 one bucket a microsecond, then 8 an octave.

@@ -155,7 +155,7 @@ fn add_end(
 ) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    let spec = EndSpec { channel, socket, from, deliver, stats: Arc::clone(stats) };
+    let spec = EndSpec { channel, socket, from, deliver, gso: false, stats: Arc::clone(stats) };
     engine.send(WorkerId(worker), Command::AddEnd(spec));
     address
 }

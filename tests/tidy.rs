@@ -26,6 +26,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // The pure half of the engine: the contract in engine/mod.rs, never a worker or a socket.
     ("engine::forward", ENGINE_PURE),
     ("engine::table", ENGINE_PURE),
+    ("engine::runs", ENGINE_PURE),
     ("engine::pool", &["wire::frame", "types", "limits"]),
     ("engine", &["net", "wire", "stats", "types", "limits"]),
     // Buffers, and the words of the engine for what a socket is.
@@ -33,6 +34,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "net",
         &[
             "engine::pool",
+            "engine::runs",
             "engine::table",
             "engine::BackendChoice",
             "wire::frame",
@@ -97,8 +99,16 @@ const ENGINE_PURE: &[&str] = &[
 ];
 
 /// No clock, no socket, no thread, no system randomness, no hash order: same input, same output.
-const PURE: &[&str] =
-    &["types", "limits", "wire", "proto", "sim", "engine::forward", "engine::table"];
+const PURE: &[&str] = &[
+    "types",
+    "limits",
+    "wire",
+    "proto",
+    "sim",
+    "engine::forward",
+    "engine::runs",
+    "engine::table",
+];
 const IMPURE_WORDS: &[&str] = &[
     "Instant",
     "SystemTime",

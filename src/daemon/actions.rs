@@ -225,7 +225,9 @@ impl Control {
         let here = self.channels.here.entry(channel.clone()).or_default();
         here.end = Some(End { worker, listen, deliver });
         let EndPlan { from, deliver, .. } = plan;
-        let spec = EndSpec { channel: channel.clone(), socket, from, deliver, stats };
+        // Nobody can tell yet that the program behind it takes super-buffers.
+        let gso = false;
+        let spec = EndSpec { channel: channel.clone(), socket, from, deliver, gso, stats };
         self.command(worker, Command::AddEnd(spec));
         if side == Side::Service {
             self.tell_receiver_open(service, channel);

@@ -16,7 +16,7 @@ use super::{AllowedFrom, Deliver};
 use crate::limits::HOP_LIMIT_START;
 use crate::stats::DropReason;
 use crate::types::LinkId;
-use crate::wire::frame::{self, END_TAG_BYTES, FrameType, HEADER_BYTES, Header, OVERHEAD_BYTES};
+use crate::wire::frame::{self, FrameType, Header};
 
 /// What a datagram from the overlay is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,10 +96,18 @@ pub fn admit(payload_bytes: usize, source: SocketAddr, end: &mut End) -> Result<
     Ok(entry.way)
 }
 
-/// Writes header and end-to-end tag around an admitted payload. `frame` is the payload with
-/// [`HEADER_BYTES`] in front and [`END_TAG_BYTES`] behind it.
+/// Writes the header in front of an admitted payload and the end-to-end tag behind it, wherever they
+/// lie: `header` has [`HEADER_BYTES`], `tag` [`END_TAG_BYTES`].
 #[inline]
-pub fn enter(frame: &mut [u8], way: Way, sequence: u64, stamp: u32, table: &Table) -> Verdict {
+pub fn enter(
+    header: &mut [u8],
+    tag: &mut [u8],
+    payload_bytes: usize,
+    way: Way,
+    sequence: u64,
+    stamp: u32,
+    table: &Table,
+) -> Verdict {
     let (label, verdict) = match way {
         Way::Local(end) => (crate::types::Label(0), Verdict::Deliver(end)),
         Way::Hop { link, label, port } => match table.link(link) {
@@ -107,10 +115,10 @@ pub fn enter(frame: &mut [u8], way: Way, sequence: u64, stamp: u32, table: &Tabl
             None => return Verdict::Drop(DropReason::NoLink),
         },
     };
-    let Ok(payload_length) = u16::try_from(frame.len() - OVERHEAD_BYTES) else {
+    let Ok(payload_length) = u16::try_from(payload_bytes) else {
         return Verdict::Drop(DropReason::TooBig);
     };
-    let header = Header {
+    let fields = Header {
         frame_type: FrameType::Data,
         flags: 0,
         hop_limit: HOP_LIMIT_START,
@@ -119,22 +127,25 @@ pub fn enter(frame: &mut [u8], way: Way, sequence: u64, stamp: u32, table: &Tabl
         sequence,
         stamp,
     };
-    header.emit(frame);
-    let tag = frame.len() - END_TAG_BYTES;
-    frame[tag..].fill(0);
+    fields.emit(header);
+    tag.fill(0);
     verdict
+}
+
+/// What of a frame leaves the overlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Payload,
+    /// All of it, header and tag included.
+    Frame,
 }
 
 /// To whom a frame leaves the overlay at `end`, and which part of it.
 #[inline]
-pub fn leave(
-    end: &End,
-    payload_bytes: usize,
-) -> Result<(SocketAddr, std::ops::Range<usize>), DropReason> {
-    let payload = HEADER_BYTES..HEADER_BYTES + payload_bytes;
+pub fn leave(end: &End) -> Result<(SocketAddr, Part), DropReason> {
     match (&end.deliver, end.last_sender) {
-        (&Deliver::To(to), _) | (Deliver::LastSender, Some(to)) => Ok((to, payload)),
-        (Deliver::Framed(to), _) => Ok((*to, 0..payload_bytes + OVERHEAD_BYTES)),
+        (&Deliver::To(to), _) | (Deliver::LastSender, Some(to)) => Ok((to, Part::Payload)),
+        (Deliver::Framed(to), _) => Ok((*to, Part::Frame)),
         (Deliver::LastSender, None) => Err(DropReason::NoReceiver),
     }
 }
@@ -179,6 +190,7 @@ mod tests {
     use crate::engine::table::SocketId;
     use crate::engine::{EntrySpec, Target};
     use crate::types::{Bandwidth, ChannelId, Label, PeerName};
+    use crate::wire::frame::{END_TAG_BYTES, HEADER_BYTES, OVERHEAD_BYTES};
     use crate::wire::heartbeat::{Heartbeat, HeartbeatKey};
 
     const IN: LinkId = LinkId(0);
@@ -231,7 +243,7 @@ mod tests {
 
     fn end(table: &mut Table, from: AllowedFrom, deliver: Deliver) -> EndSlot {
         let slot = table.reserve_end(&channel());
-        table.open_end(slot, SocketId(1), from, deliver, Arc::default());
+        table.open_end(slot, SocketId(1), from, deliver, false, Arc::default());
         slot
     }
 
@@ -315,17 +327,17 @@ mod tests {
         let way = admit(5, source, table.end_mut(slot).unwrap()).unwrap();
         let mut bytes = vec![0xaa; OVERHEAD_BYTES + 5];
         bytes[HEADER_BYTES..HEADER_BYTES + 5].copy_from_slice(b"hello");
-        let verdict = enter(&mut bytes, way, 4, 5, &table);
+        let (header, rest) = bytes.split_at_mut(HEADER_BYTES);
+        let verdict = enter(header, &mut rest[5..], 5, way, 4, 5, &table);
         assert_eq!(verdict, Verdict::Relay(address("10.0.0.2:1")));
         let header = frame::parse(&bytes).unwrap();
         assert_eq!((header.label, header.sequence, header.stamp), (Label(2), 4, 5));
         assert_eq!(header.hop_limit, HOP_LIMIT_START);
         assert_eq!(bytes[HEADER_BYTES + 5..], [0; END_TAG_BYTES]);
-        let (to, part) = leave(table.end(slot).unwrap(), 5).unwrap();
-        assert_eq!((to, &bytes[part]), (source, b"hello".as_slice()));
+        assert_eq!(frame::payload(&header, &bytes), b"hello");
+        assert_eq!(leave(table.end(slot).unwrap()), Ok((source, Part::Payload)));
         table.set_deliver(&channel(), Deliver::Framed(source));
-        let (_, part) = leave(table.end(slot).unwrap(), 5).unwrap();
-        assert_eq!(part, 0..bytes.len());
+        assert_eq!(leave(table.end(slot).unwrap()), Ok((source, Part::Frame)));
     }
 
     #[test]
@@ -336,7 +348,7 @@ mod tests {
             let end = table.end_mut(slot).unwrap();
             (admit(bytes, address(source), end), end.sequence)
         };
-        assert_eq!(leave(table.end(slot).unwrap(), 1), Err(DropReason::NoReceiver));
+        assert_eq!(leave(table.end(slot).unwrap()), Err(DropReason::NoReceiver));
         assert_eq!(end(&mut table, 5, "10.9.9.9:1"), (Err(DropReason::ForeignSender), 0));
         assert_eq!(end(&mut table, 5, "127.0.0.1:1"), (Err(DropReason::Moving), 1));
         let hop = Target::Hop { link: LinkId(9), label: Label(2), port: 1 };
@@ -345,7 +357,8 @@ mod tests {
         assert_eq!(end(&mut table, 101, "127.0.0.1:1"), (Err(DropReason::TooBig), 2));
         let (way, sequence) = end(&mut table, 100, "127.0.0.1:1");
         assert_eq!(sequence, 3);
-        let verdict = enter(&mut [0; OVERHEAD_BYTES], way.unwrap(), 2, 0, &table);
+        let (mut header, mut tag) = ([0; HEADER_BYTES], [0; END_TAG_BYTES]);
+        let verdict = enter(&mut header, &mut tag, 0, way.unwrap(), 2, 0, &table);
         assert_eq!(verdict, Verdict::Drop(DropReason::NoLink));
     }
 

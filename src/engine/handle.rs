@@ -17,10 +17,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::pool::{Pool, Unfilled};
 use super::worker::{Shared, Worker};
 use super::{Command, EngineConfig, Event};
-use crate::limits::{BIND_RETRY, WORKER_SLICE, WORKERS_MAX};
-use crate::net::sched::{self, Slice};
+use crate::limits::{BIND_RETRY, BUFFERS_PER_WORKER, WORKERS_MAX};
 use crate::net::{self, Backend, EventFd, Net};
 use crate::stats::WorkerStats;
 use crate::types::WorkerId;
@@ -83,9 +83,9 @@ impl Engine {
         let internal = |error: io::Error| EngineError::Start { worker: 0, text: error.to_string() };
         let control = Arc::new(EventFd::new().map_err(internal)?);
         let mut engine = Self { running: Vec::new(), infos: Vec::new(), control, backend, why };
-        for (worker, ((socket, receive_buffer), cpu)) in
-            sockets.into_iter().zip(config.cpus).enumerate()
-        {
+        let pools = Pool::shared(sockets.len(), BUFFERS_PER_WORKER).map_err(internal)?;
+        let places = sockets.into_iter().zip(config.cpus).zip(pools);
+        for (worker, (((socket, receive_buffer), cpu), buffers)) in places.enumerate() {
             let failed = |error: io::Error| EngineError::Start { worker, text: error.to_string() };
             net::mark::mark(socket.as_fd(), config.dscp).map_err(failed)?;
             let address = socket.local_addr().map_err(failed)?;
@@ -95,6 +95,7 @@ impl Engine {
                 socket,
                 cpu,
                 backend,
+                buffers,
                 origin: config.origin,
                 shared: Arc::new(shared),
                 stats: Arc::default(),
@@ -212,6 +213,7 @@ struct Start {
     socket: UdpSocket,
     cpu: Option<usize>,
     backend: Backend,
+    buffers: (Pool, Vec<Unfilled>),
     origin: Instant,
     shared: Arc<Shared>,
     stats: Arc<WorkerStats>,
@@ -262,15 +264,13 @@ impl Start {
                 format!("cannot be pinned to CPU {cpu}: {error}; choose `[engine] cpus` that exist")
             })?;
         }
-        // Short turns: a frame that comes goes before control work that runs on the same CPU.
-        let slice = sched::request_slice(WORKER_SLICE, 0)
-            .map_err(|error| format!("cannot be scheduled: {error}"))?;
-        let mut net = Net::open(self.backend, &self.shared.wake)
+        let (pool, mut free) = self.buffers;
+        let headers = free.pop().expect("a pool is not empty");
+        let mut net = Net::open(self.backend, &self.shared.wake, pool, free)
             .map_err(|error| format!("no {} sockets: {error}", self.backend.as_str()))?;
         let socket = net.add_socket(self.socket.into()).map_err(|error| error.to_string())?;
         assert_eq!(socket, net::WORKER_SOCKET, "the first socket");
-        let first = self.worker == 0;
-        Ok((Worker::new(first, net, self.shared, self.stats, self.origin), slice))
+        Ok(Worker::new(self.worker == 0, net, headers, self.shared, self.stats, self.origin))
     }
 }
 

@@ -4,9 +4,10 @@
 //!          command ring (bounded) + eventfd            event ring (bounded) + eventfd
 //! control ──────────────────────────────► worker i ──────────────────────────────► control
 //!                                          │
-//!   UDP sockets ─► net (reap a batch) ─► forward (parse, look up, relabel in place)
-//!                                          ├─► net (submit the sends of the batch)
-//!                                          └─► stats (one writer, relaxed atomics)
+//!   UDP sockets ─► net (reap a batch of super-buffers)
+//!                    └─► forward (per segment: parse, look up, relabel in place)
+//!                          └─► runs (same next hop, equal length) ─► net (submit)
+//!                                └─► stats (one writer, relaxed atomics)
 //! ```
 //!
 //! Each worker owns its forwarding table and changes it itself, between two batches, when a
@@ -20,7 +21,9 @@
 pub mod forward;
 mod handle;
 pub mod liveness;
+mod outbox;
 pub mod pool;
+pub mod runs;
 pub mod table;
 mod worker;
 
@@ -91,6 +94,9 @@ pub struct EndSpec {
     /// Datagrams from other addresses are dropped as `foreign`.
     pub from: AllowedFrom,
     pub deliver: Deliver,
+    /// Whether who receives there asked its socket for super-buffers (UDP_GRO): only then several frames
+    /// leave with one send. Nobody else could tell where one ends.
+    pub gso: bool,
     pub stats: Arc<ChannelStats>,
 }
 

@@ -1,30 +1,38 @@
 #![allow(unsafe_code, reason = "hands out slices of one mapping that the kernel writes into")]
-//! The frame buffers of one worker: a fixed number, made at start, never more.
+//! The frame buffers of an engine: a fixed number, made at start, never more, in one mapping.
 //!
 //! ```text
-//! one buffer:   | 128 bytes headroom | datagram, up to 65,535 bytes | 385 bytes spare |
-//!                 ▲ 4: io_uring's       ▲ start of what was received   ▲ end-to-end tag of a
-//!                 recvmsg_out, address, control data                   datagram that enters
+//! the mapping:  | buffers of worker 0 | buffers of worker 1 | ...      one Pool each: its home buffers
+//!
+//! one buffer:   | 128 bytes headroom | datagrams, up to 65,535 bytes | 385 bytes spare |
+//!                 ▲ 4: io_uring's       ▲ start of what was received    ▲ end-to-end tag of a
+//!                 recvmsg_out, address, control data                    datagram that enters
 //!                 ▲ 80: header of a datagram that enters
 //! ```
 //!
-//! A received datagram stays where the kernel wrote it: its header is edited there and it is sent from
-//! there. Every buffer has exactly one handle, and the handle's type says what may be done with it:
+//! What was received, one datagram or several of equal size behind each other (a *super-buffer*), stays
+//! where the kernel wrote it: headers are edited there and it is sent from there. Every buffer has
+//! exactly one handle, and the handle's type says what may be done with it:
 //!
 //! ```text
 //! Unfilled ──filled()──► Filled ──released()──► Unfilled        (recvmmsg)
 //!     └──lend()──► the kernel ──reclaim()──► Unfilled ─...        (io_uring's buffer ring)
 //! ```
 //!
+//! A handle names its buffer in the whole mapping, so a `Filled` may be moved to another worker of the
+//! same engine, read and sent there; only its home worker may lend it to the kernel again
+//! ([`Pool::is_home`], [`Pool::home_of`]).
+//!
 //! Memory of a worker: 512 buffers x 66,048 B = 32.3 MiB if every buffer once held a large datagram
 //! (pages never touched cost nothing), plus less than 1 MiB of message headers and rings.
 //!
-//! Assumes one thread per pool. Does not decide who gets a buffer: that is the back end's.
+//! Does not decide who gets a buffer: that is the back end's.
 
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use crate::wire::frame::{END_TAG_BYTES, HEADER_BYTES};
 
@@ -45,7 +53,7 @@ const _: () = {
 #[derive(Debug)]
 #[must_use = "a handle that is dropped is a buffer lost for good"]
 pub struct Unfilled {
-    index: u16,
+    index: u32,
     pool: u32,
 }
 
@@ -53,64 +61,80 @@ pub struct Unfilled {
 #[derive(Debug)]
 #[must_use = "a handle that is dropped is a buffer lost for good"]
 pub struct Filled {
-    index: u16,
+    index: u32,
     pool: u32,
     start: u32,
     bytes: u32,
 }
 
-/// The memory of all buffers of one worker.
+/// The buffers of one worker, and sight of those of the others.
 #[derive(Debug)]
 pub struct Pool {
-    base: NonNull<u8>,
+    memory: Arc<Memory>,
+    /// The worker's own buffers begin here.
+    first: u32,
+    /// Of each worker.
     buffers: u16,
-    /// Unique in this process: a handle of one pool is useless at another.
+}
+
+/// The mapping that all workers of an engine share.
+#[derive(Debug)]
+struct Memory {
+    base: NonNull<u8>,
+    buffers: u32,
+    /// Unique in this process: a handle of one engine is useless at another.
     id: u32,
     /// The kernel may still write into it: never unmap.
-    leaked: bool,
+    leaked: AtomicBool,
 }
+
+// SAFETY: `base` is the address of a mapping that belongs to no thread. It is only turned into slices
+// by `Pool::bytes` and `Pool::bytes_mut`, which need the one handle of a buffer, wherever that is.
+unsafe impl Send for Memory {}
+// SAFETY: as above: through a shared reference nothing is reached without the handle of the buffer.
+unsafe impl Sync for Memory {}
 
 static NEXT_ID: AtomicU32 = AtomicU32::new(0);
 
 impl Pool {
-    /// Maps the memory and returns the handle of every buffer.
+    /// One pool, with the handle of every buffer.
     pub fn new(buffers: u16) -> io::Result<(Self, Vec<Unfilled>)> {
-        let bytes = usize::from(buffers) * BUFFER_BYTES;
-        // SAFETY: a fresh anonymous mapping at an address the kernel chooses touches nothing of ours.
-        let mapped = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if mapped == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let base = NonNull::new(mapped.cast::<u8>()).ok_or_else(io::Error::last_os_error)?;
-        let id = NEXT_ID.fetch_add(1, Relaxed);
-        let handles = (0..buffers).map(|index| Unfilled { index, pool: id }).collect();
-        Ok((Self { base, buffers, id, leaked: false }, handles))
+        let mut pools = Self::shared(1, buffers)?;
+        Ok(pools.pop().expect("one was asked for"))
     }
 
+    /// The pools of `workers` workers in one mapping, with the handles of each one's own buffers.
+    pub fn shared(workers: usize, buffers: u16) -> io::Result<Vec<(Self, Vec<Unfilled>)>> {
+        let each = u32::from(buffers);
+        let all = u32::try_from(workers).unwrap_or(u32::MAX).saturating_mul(each);
+        let memory = Arc::new(Memory::map(all)?);
+        let id = memory.id;
+        let pool = |first: u32| {
+            let handles = (first..first + each).map(|index| Unfilled { index, pool: id });
+            (Self { memory: Arc::clone(&memory), first, buffers }, handles.collect())
+        };
+        Ok((0..all).step_by(usize::from(buffers)).map(pool).collect())
+    }
+
+    /// Number of its own buffers.
     pub fn buffers(&self) -> u16 {
         self.buffers
     }
 
-    /// The datagram.
-    pub fn bytes(&self, filled: &Filled) -> &[u8] {
+    /// What was received.
+    #[inline]
+    pub fn bytes<'a>(&'a self, filled: &'a Filled) -> &'a [u8] {
         let start = self.address(filled.index, filled.pool, filled.start);
-        // SAFETY: `address` checked that the handle is this pool's, and `Filled` keeps start + bytes
+        // SAFETY: `address` checked that the handle is of this mapping, and `Filled` keeps start + bytes
         // inside its buffer, so the range is inside the mapping, which lives as long as `self` and was
-        // zeroed by the kernel. Only the one handle of a buffer reaches its bytes and it is borrowed
-        // here; the kernel writes only into buffers without a `Filled`.
+        // zeroed by the kernel. Only the one handle of a buffer reaches its bytes, it is borrowed
+        // here for as long as the slice lives, and the kernel writes only into buffers without a
+        // `Filled`.
         unsafe { std::slice::from_raw_parts(start, filled.bytes as usize) }
     }
 
-    /// The datagram, to be edited in place.
+    /// What was received, to be edited in place.
+    #[inline]
     pub fn bytes_mut<'a>(&'a self, filled: &'a mut Filled) -> &'a mut [u8] {
         let start = self.address(filled.index, filled.pool, filled.start);
         // SAFETY: as in `bytes`, and the handle is borrowed exclusively for as long as the slice lives:
@@ -123,42 +147,83 @@ impl Pool {
         self.address(buffer.index, buffer.pool, to_u32(HEADROOM))
     }
 
-    /// Gives a buffer to the kernel: its number, and the address `offset` bytes into it.
+    /// Whether the buffer is one of this worker's own.
+    #[inline]
+    pub fn is_home(&self, filled: &Filled) -> bool {
+        filled.pool == self.memory.id
+            && (self.first..self.first + u32::from(self.buffers)).contains(&filled.index)
+    }
+
+    /// The number of the worker whose buffer it is.
+    #[inline]
+    pub fn home_of(&self, filled: &Filled) -> usize {
+        (filled.index / u32::from(self.buffers)) as usize
+    }
+
+    /// Gives one of its own buffers to the kernel: the number by which [`Pool::reclaim`] knows it, and
+    /// the address `offset` bytes into it.
     pub fn lend(&self, buffer: Unfilled, offset: u32) -> (u16, *mut u8) {
-        (buffer.index, self.address(buffer.index, buffer.pool, offset))
+        let number = buffer.index.wrapping_sub(self.first);
+        let number = u16::try_from(number).ok().filter(|&number| number < self.buffers);
+        let number = number.expect("only the home worker lends a buffer");
+        (number, self.address(buffer.index, buffer.pool, offset))
     }
 
     /// Takes a buffer back that was lent.
     ///
     /// # Safety
-    /// `index` came from [`Pool::lend`] of this pool, the kernel has finished with that buffer, and it
+    /// `number` came from [`Pool::lend`] of this pool, the kernel has finished with that buffer, and it
     /// was not reclaimed since.
-    pub unsafe fn reclaim(&self, index: u16) -> Unfilled {
-        assert!(index < self.buffers, "the kernel returned a buffer that does not exist");
-        Unfilled { index, pool: self.id }
+    pub unsafe fn reclaim(&self, number: u16) -> Unfilled {
+        assert!(number < self.buffers, "the kernel returned a buffer that does not exist");
+        Unfilled { index: self.first + u32::from(number), pool: self.memory.id }
     }
 
     /// Keeps the memory mapped for ever: for a kernel that would not finish with lent buffers.
-    pub fn leak(&mut self) {
-        self.leaked = true;
+    pub fn leak(&self) {
+        self.memory.leaked.store(true, Relaxed);
     }
 
-    fn address(&self, index: u16, pool: u32, offset: u32) -> *mut u8 {
-        assert!(pool == self.id && index < self.buffers, "a buffer of another pool");
-        let at = usize::from(index) * BUFFER_BYTES + offset as usize;
+    #[inline]
+    fn address(&self, index: u32, pool: u32, offset: u32) -> *mut u8 {
+        let memory = &*self.memory;
+        assert!(pool == memory.id && index < memory.buffers, "a buffer of another pool");
+        let at = index as usize * BUFFER_BYTES + offset as usize;
         // SAFETY: index < buffers and offset < BUFFER_BYTES (handles keep it so), hence `at` is inside
         // the mapping of buffers x BUFFER_BYTES bytes.
-        unsafe { self.base.as_ptr().add(at) }
+        unsafe { memory.base.as_ptr().add(at) }
     }
 }
 
-impl Drop for Pool {
+impl Memory {
+    fn map(buffers: u32) -> io::Result<Self> {
+        // SAFETY: a fresh anonymous mapping at an address the kernel chooses touches nothing of ours.
+        let mapped = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                buffers as usize * BUFFER_BYTES,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(mapped.cast::<u8>()).ok_or_else(io::Error::last_os_error)?;
+        let id = NEXT_ID.fetch_add(1, Relaxed);
+        Ok(Self { base, buffers, id, leaked: AtomicBool::new(false) })
+    }
+}
+
+impl Drop for Memory {
     fn drop(&mut self) {
-        if self.leaked {
+        if *self.leaked.get_mut() {
             return;
         }
-        let bytes = usize::from(self.buffers) * BUFFER_BYTES;
-        // SAFETY: exactly the mapping made in `new`; slices of it borrow `self`, so none is left, and
+        let bytes = self.buffers as usize * BUFFER_BYTES;
+        // SAFETY: exactly the mapping made in `map`. The last pool is gone, and with it every slice;
         // whoever lent buffers to the kernel has them back or called `leak`.
         unsafe { libc::munmap(self.base.as_ptr().cast(), bytes) };
     }
@@ -203,6 +268,7 @@ impl Filled {
         Self { start: self.start + to_u32(part.start), bytes, ..self }
     }
 
+    #[inline]
     pub fn len(&self) -> usize {
         self.bytes as usize
     }
@@ -260,6 +326,24 @@ mod tests {
         for (value, buffer) in (1u8..).zip(&filled) {
             assert!(pool.bytes(buffer).iter().all(|&b| b == value));
         }
+    }
+
+    #[test]
+    fn a_buffer_moves_to_another_worker_and_is_lent_at_home_only() {
+        let mut pools = Pool::shared(2, 2).unwrap();
+        let (other, _handles) = pools.pop().unwrap();
+        let (home, mut handles) = pools.pop().unwrap();
+        let mut filled = handles.pop().unwrap().filled(3);
+        home.bytes_mut(&mut filled).copy_from_slice(b"abc");
+        assert_eq!(other.bytes(&filled), b"abc");
+        assert!(home.is_home(&filled) && !other.is_home(&filled));
+        assert_eq!((home.home_of(&filled), other.home_of(&filled)), (0, 0));
+        let (number, _) = home.lend(filled.released(), 0);
+        // SAFETY: lent just now, and no kernel has it.
+        let again = unsafe { home.reclaim(number) };
+        assert_eq!(home.bytes(&again.filled(3)), b"abc");
+        let foreign = std::panic::catch_unwind(move || other.lend(handles.pop().unwrap(), 0).0);
+        assert!(foreign.is_err());
     }
 
     #[test]

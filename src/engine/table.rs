@@ -61,6 +61,8 @@ pub struct End {
     pub account: Account,
     pub from: AllowedFrom,
     pub deliver: Deliver,
+    /// Its program takes super-buffers.
+    pub gso: bool,
     pub last_sender: Option<SocketAddr>,
     pub entry: Option<Entry>,
     /// Of the next datagram that enters.
@@ -197,6 +199,7 @@ impl Table {
         socket: SocketId,
         from: AllowedFrom,
         deliver: Deliver,
+        gso: bool,
         stats: Arc<ChannelStats>,
     ) {
         let from = match from {
@@ -207,7 +210,7 @@ impl Table {
         let sequence = stats.entry_sequence.load(std::sync::atomic::Ordering::Relaxed);
         let account = self.open_account(stats);
         let last_sender = None;
-        let end = End { socket, account, from, deliver, last_sender, entry: None, sequence };
+        let end = End { socket, account, from, deliver, gso, last_sender, entry: None, sequence };
         let slot = self.slots[slot.0 as usize].as_mut().expect("reserved before it is opened");
         assert!(slot.end.is_none(), "closed before it is opened again");
         slot.end = Some(end);
@@ -226,12 +229,13 @@ impl Table {
         Some(end.socket)
     }
 
-    /// Nothing happens if the channel has no end here (any more).
-    pub fn set_deliver(&mut self, channel: &ChannelId, deliver: Deliver) {
-        let slot = self.slot_of.get(channel).copied();
-        if let Some(end) = slot.and_then(|slot| self.end_mut(slot)) {
-            end.deliver = deliver;
-        }
+    /// The socket through which it will leave. Nothing happens if the channel has no end here (any
+    /// more).
+    pub fn set_deliver(&mut self, channel: &ChannelId, deliver: Deliver) -> Option<SocketId> {
+        let slot = *self.slot_of.get(channel)?;
+        let end = self.end_mut(slot)?;
+        end.deliver = deliver;
+        Some(end.socket)
     }
 
     /// Nothing happens if the channel has no end here (any more).
@@ -364,7 +368,7 @@ mod tests {
     fn open(table: &mut Table, channel: &ChannelId, socket: u32) -> EndSlot {
         let slot = table.reserve_end(channel);
         let socket = SocketId(socket);
-        table.open_end(slot, socket, AllowedFrom::Loopback, Deliver::LastSender, stats());
+        table.open_end(slot, socket, AllowedFrom::Loopback, Deliver::LastSender, false, stats());
         slot
     }
 

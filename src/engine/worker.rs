@@ -4,18 +4,20 @@
 //! 1 commands    what the control thread wants changed, a few at a time
 //! 2 reap        what has come to any socket, waiting if nothing has
 //! 3 clocks      one reading for the whole batch
-//! 4 forward     a verdict for each datagram, headers edited where they lie
-//! 5 submit      all sends of the batch; count what became of each; release the buffers
+//! 4 forward     a verdict for each segment of each super-buffer, headers edited where they lie
+//! 5 submit      all runs of the batch; count what became of each frame; release the buffers
 //! 6 heartbeats  (worker 0) send those due, report silent links
 //! ```
 //!
 //! Nothing of a frame's route allocates, locks, logs or reads a clock. Every datagram that came is
 //! counted once as entered or received and once as sent, delivered or dropped.
 //!
-//! Does not judge (that is [`super::forward`]) and does not know which system calls are used
-//! ([`crate::net`]).
+//! The loop, its commands and its heartbeats are here, step 4 is in `worker/batch.rs`, step 5 in
+//! `outbox.rs`. Does not judge (that is [`super::forward`]) and does not know which system calls are
+//! used ([`crate::net`]).
 
-use std::net::SocketAddr;
+mod batch;
+
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,16 +25,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam::queue::ArrayQueue;
 
-use super::forward::{self, Judged, Verdict};
 use super::liveness::Liveness;
-use super::pool::Filled;
-use super::table::{Account, EndSlot, SocketId, Table, Way};
-use super::{Command, EndSpec, Event};
-use crate::limits::{BATCH_MAX, COMMANDS_MAX, COMMANDS_PER_TURN, EVENTS_MAX, JUDGE_AFTER_BATCHES};
-use crate::net::{self, Batch, EventFd, Net, Outgoing, Received, WORKER_SOCKET};
+use super::outbox::Outbox;
+use super::pool::Unfilled;
+use super::table::{EndSlot, Table};
+use super::{Command, Deliver, EndSpec, Event};
+use crate::limits::{COMMANDS_MAX, COMMANDS_PER_TURN, EVENTS_MAX, JUDGE_AFTER_BATCHES};
+use crate::net::{self, Batch, EventFd, Net, WORKER_SOCKET, Wait};
 use crate::stats::{DropReason, WorkerStats, bump};
-use crate::types::{ChannelId, LinkId, Time};
-use crate::wire::frame::Header;
+use crate::types::{ChannelId, Time};
 
 /// What a worker and the control thread share.
 #[derive(Debug)]
@@ -78,23 +79,14 @@ pub(super) struct Worker {
     /// Whose socket it is, by number; the worker's own is nobody's.
     owners: Vec<Option<EndSlot>>,
     batch: Batch,
-    /// The sends of a batch, and what each of them is.
-    sends: Vec<Outgoing>,
-    notes: Vec<Note>,
+    outbox: Outbox,
+    tally: batch::Tally,
     origin: Instant,
     /// The clocks as read for this batch.
     now: Time,
     stamp: u32,
     full_batches: u32,
     judge_due: bool,
-}
-
-/// What a send is, for the books.
-#[derive(Debug)]
-struct Note {
-    account: Account,
-    /// Payload bytes, if it leaves the overlay.
-    delivered: Option<u64>,
 }
 
 enum Turn {
@@ -105,10 +97,12 @@ enum Turn {
 }
 
 impl Worker {
-    /// `net` has the worker's own socket as its first.
+    /// `net` has the worker's own socket as its first; `headers` is a buffer of its pool that it does
+    /// not have.
     pub(super) fn new(
         first: bool,
         net: Net,
+        headers: Unfilled,
         shared: Arc<Shared>,
         stats: Arc<WorkerStats>,
         origin: Instant,
@@ -121,8 +115,8 @@ impl Worker {
             stats,
             owners: vec![None],
             batch: Batch::default(),
-            sends: Vec::with_capacity(BATCH_MAX),
-            notes: Vec::with_capacity(BATCH_MAX),
+            outbox: Outbox::new(headers),
+            tally: batch::Tally::default(),
             origin,
             now: Time::default(),
             stamp: 0,
@@ -142,16 +136,18 @@ impl Worker {
                     self.liveness.as_ref().and_then(Liveness::next).map(|at| at.since(self.now))
                 }
             };
+            let wait = Wait { timeout, min: None };
             self.net
-                .reap(timeout, &mut self.batch)
+                .reap(wait, &mut self.batch)
                 .map_err(|error| format!("cannot receive: {error}"))?;
             self.read_clocks();
             if let Some(liveness) = &mut self.liveness {
                 liveness.woke(self.now);
             }
             self.check_sockets()?;
-            self.forward_batch();
-            self.submit_sends().map_err(|error| format!("cannot send: {error}"))?;
+            let sent = self.forward_batch().and_then(|()| self.submit());
+            sent.map_err(|error| format!("cannot send: {error}"))?;
+            self.outbox.finish(&mut self.net);
             self.heartbeats();
         }
     }
@@ -185,18 +181,20 @@ impl Worker {
             Command::SetLink(spec) => {
                 let (link, label) = (spec.link, spec.receive_label);
                 self.table.set_link(link, spec.address, spec.workers, label);
+                self.outbox.forget(WORKER_SOCKET);
                 if let Some(liveness) = &mut self.liveness {
                     liveness.set(&spec, self.now);
                 }
             }
             Command::RemoveLink(link) => {
                 self.table.remove_link(link);
+                self.outbox.forget(WORKER_SOCKET);
                 if let Some(liveness) = &mut self.liveness {
                     liveness.remove(link);
                 }
             }
             Command::AddEnd(end) => self.add_end(end),
-            Command::SetDeliver { channel, deliver } => self.table.set_deliver(&channel, deliver),
+            Command::SetDeliver { channel, deliver } => self.set_deliver(&channel, deliver),
             Command::RemoveEnd(channel) => self.remove_end(&channel),
             Command::SetEntry { channel, to } => self.table.set_entry(&channel, to),
             Command::AddLabel { label, from, to, stats } => {
@@ -214,7 +212,7 @@ impl Worker {
         match self.net.add_socket(end.socket.into()) {
             Ok(socket) => {
                 let slot = self.table.reserve_end(&end.channel);
-                self.table.open_end(slot, socket, end.from, end.deliver, end.stats);
+                self.table.open_end(slot, socket, end.from, end.deliver, end.gso, end.stats);
                 let index = socket.0 as usize;
                 if self.owners.len() <= index {
                     self.owners.resize(index + 1, None);
@@ -231,7 +229,14 @@ impl Worker {
     fn remove_end(&mut self, channel: &ChannelId) {
         if let Some(socket) = self.table.close_end(channel) {
             self.owners[socket.0 as usize] = None;
+            self.outbox.forget(socket);
             self.net.remove_socket(socket);
+        }
+    }
+
+    fn set_deliver(&mut self, channel: &ChannelId, deliver: Deliver) {
+        if let Some(socket) = self.table.set_deliver(channel, deliver) {
+            self.outbox.forget(socket);
         }
     }
 
@@ -246,10 +251,11 @@ impl Worker {
         self.stamp = u32::try_from(wrapped).expect("masked");
     }
 
-    // --- 4: forward ---
+    // --- 4: forward, but for the frames ---
 
     /// What the kernel dropped before we saw it, and sockets that cannot be read.
     fn check_sockets(&mut self) -> Result<(), String> {
+        bump(&self.stats.cq_overflows, u64::from(std::mem::take(&mut self.batch.cq_overflows)));
         for (socket, frames) in self.batch.overflows.drain(..) {
             let frames = u64::from(frames);
             match self.owners[socket.0 as usize].and_then(|slot| self.table.end_mut(slot)) {
@@ -278,163 +284,13 @@ impl Worker {
         Ok(())
     }
 
-    fn forward_batch(&mut self) {
-        let mut received = std::mem::take(&mut self.batch.received);
-        bump(&self.stats.batches, 1);
-        bump(&self.stats.datagrams, received.len() as u64);
-        self.full_batches = if received.len() >= BATCH_MAX { self.full_batches + 1 } else { 0 };
-        for datagram in received.drain(..) {
-            if datagram.socket == WORKER_SOCKET {
-                self.on_frame(datagram);
-            } else {
-                self.on_datagram(datagram);
-            }
-        }
-        self.batch.received = received;
-    }
-
-    fn on_frame(&mut self, mut datagram: Received) {
-        if datagram.truncated {
-            return self.drop_unowned(datagram.buffer, DropReason::Truncated);
-        }
-        let bytes = self.net.pool().bytes_mut(&mut datagram.buffer);
-        match forward::forward(bytes, datagram.source, &self.table) {
-            Err(reason) => self.drop_unowned(datagram.buffer, reason),
-            Ok(Judged::Heartbeat { link, header }) => self.on_heartbeat(link, &header, datagram),
-            Ok(Judged::Frame { account, from, header, verdict }) => {
-                if let Some(liveness) = &mut self.liveness {
-                    liveness.on_frame(from, self.now);
-                }
-                let stats = self.table.stats(account);
-                bump(&stats.received, 1);
-                stats.latency.record(forward::latency_us(self.stamp, header.stamp));
-                self.carry_out(datagram.buffer, verdict, account, &header);
-            }
-        }
-    }
-
-    fn carry_out(&mut self, buffer: Filled, verdict: Verdict, account: Account, header: &Header) {
-        match verdict {
-            Verdict::Relay(to) => {
-                self.send(WORKER_SOCKET, to, buffer, Note { account, delivered: None });
-            }
-            Verdict::Deliver(slot) => self.deliver(buffer, slot, account, header),
-            Verdict::Drop(reason) => self.drop_owned(buffer, account, reason),
-        }
-    }
-
-    fn deliver(&mut self, buffer: Filled, slot: EndSlot, account: Account, header: &Header) {
-        let payload_bytes = usize::from(header.payload_length);
-        let Some(end) = self.table.end(slot) else {
-            return self.drop_owned(buffer, account, DropReason::UnknownLabel);
-        };
-        let stats = self.table.stats(account);
-        let seen = stats.next_sequence.load(Ordering::Relaxed);
-        stats.next_sequence.store(seen.max(header.sequence.saturating_add(1)), Ordering::Relaxed);
-        match forward::leave(end, payload_bytes) {
-            Ok((to, part)) => {
-                let note = Note { account, delivered: Some(payload_bytes as u64) };
-                self.send(end.socket, to, buffer.narrowed(part), note);
-            }
-            Err(reason) => self.drop_owned(buffer, account, reason),
-        }
-    }
-
-    fn on_datagram(&mut self, datagram: Received) {
-        let owner = self.owners[datagram.socket.0 as usize];
-        let Some((slot, end)) = owner.and_then(|slot| Some((slot, self.table.end_mut(slot)?)))
-        else {
-            return self.net.release(datagram.buffer);
-        };
-        let (account, payload_bytes) = (end.account, datagram.buffer.len());
-        let admitted = if datagram.truncated {
-            Err(DropReason::Truncated)
-        } else {
-            forward::admit(payload_bytes, datagram.source, end)
-        };
-        let next_sequence = end.sequence;
-        let stats = self.table.stats(account);
-        bump(&stats.entered, 1);
-        bump(&stats.bytes_in, payload_bytes as u64);
-        stats.entry_sequence.store(next_sequence, Ordering::Relaxed);
-        match admitted {
-            Ok(way) => self.enter(datagram.buffer, way, account, slot),
-            Err(reason) => self.drop_owned(datagram.buffer, account, reason),
-        }
-    }
-
-    /// Sends an admitted datagram on its way; it took the sequence before the end's next one.
-    fn enter(&mut self, payload: Filled, way: Way, account: Account, slot: EndSlot) {
-        let sequence = self.table.end(slot).map_or(0, |end| end.sequence) - 1;
-        let mut buffer = payload.widened();
-        let frame = self.net.pool().bytes_mut(&mut buffer);
-        let verdict = forward::enter(frame, way, sequence, self.stamp, &self.table);
-        match crate::wire::frame::parse(frame) {
-            Ok(header) => self.carry_out(buffer, verdict, account, &header),
-            Err(_) => self.drop_owned(buffer, account, DropReason::TooBig),
-        }
-    }
-
-    fn send(&mut self, socket: SocketId, to: SocketAddr, buffer: Filled, note: Note) {
-        self.sends.push(Outgoing { socket, to, buffer, errno: 0 });
-        self.notes.push(note);
-    }
-
-    fn drop_owned(&mut self, buffer: Filled, account: Account, reason: DropReason) {
-        self.table.stats(account).drop_frames(reason, 1);
-        self.net.release(buffer);
-    }
-
-    fn drop_unowned(&mut self, buffer: Filled, reason: DropReason) {
-        self.stats.drop_frames(reason, 1);
-        self.net.release(buffer);
-    }
-
     // --- 5: submit ---
 
-    fn submit_sends(&mut self) -> std::io::Result<()> {
-        if self.sends.is_empty() {
-            return Ok(());
-        }
-        self.net.submit(&mut self.sends)?;
-        for (send, note) in self.sends.drain(..).zip(self.notes.drain(..)) {
-            let stats = self.table.stats(note.account);
-            match (send.errno, note.delivered) {
-                (0, None) => bump(&stats.sent, 1),
-                (0, Some(bytes)) => {
-                    bump(&stats.delivered, 1);
-                    bump(&stats.bytes_out, bytes);
-                }
-                (libc::EAGAIN | libc::ENOBUFS, _) => stats.drop_frames(DropReason::SocketFull, 1),
-                _ => stats.drop_frames(DropReason::SendError, 1),
-            }
-            self.net.release(send.buffer);
-        }
-        Ok(())
+    fn submit(&mut self) -> std::io::Result<()> {
+        self.outbox.submit(&mut self.net, &self.table, &self.stats)
     }
 
     // --- 6: heartbeats ---
-
-    fn on_heartbeat(&mut self, link: LinkId, header: &Header, datagram: Received) {
-        let bytes = self.net.pool().bytes(&datagram.buffer);
-        let source = datagram.source;
-        let heard = self
-            .liveness
-            .as_mut()
-            .and_then(|liveness| liveness.on_heartbeat(link, header, bytes, source, self.now));
-        let Some(moved) = heard else {
-            return self.drop_unowned(datagram.buffer, DropReason::BadHeartbeat);
-        };
-        self.net.release(datagram.buffer);
-        bump(&self.stats.heartbeats_heard, 1);
-        // Without room for the event the link stays where it is: its next heartbeat tries again.
-        if moved && self.shared.tell(Event::LinkMoved { link, address: source }) {
-            self.table.move_link(link, source);
-            if let Some(liveness) = &mut self.liveness {
-                liveness.moved(link, source);
-            }
-        }
-    }
 
     fn heartbeats(&mut self) {
         let Some(liveness) = &mut self.liveness else { return };

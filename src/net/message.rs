@@ -1,16 +1,16 @@
 #![allow(unsafe_code, reason = "zeroed C structures of the socket calls")]
-//! The pieces of a `recvmsg`/`sendmsg`: addresses and control data as bytes, and the header arrays of a
-//! batch of sends.
+//! The parts of a `recvmsg`/`sendmsg`: addresses and control data as bytes, and the header arrays of a
+//! batch of runs.
 //!
 //! Addresses and control messages are read and written byte by byte, so that they can lie anywhere in
 //! a buffer; the layouts are Linux's. Does not call the kernel.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use super::Outgoing;
-use crate::engine::pool::Pool;
-use crate::engine::table::canonical;
-use crate::limits::BATCH_MAX;
+use crate::engine::pool::{Filled, Pool};
+use crate::engine::runs::{Run, Runs};
+use crate::engine::table::{SocketId, canonical};
+use crate::limits::{PIECES_MAX, RUNS_MAX};
 
 /// Bytes of the largest address: `sockaddr_in6`.
 pub(super) const NAME_BYTES: usize = 28;
@@ -68,35 +68,75 @@ pub(super) fn parse_address(name: &[u8]) -> SocketAddr {
     }
 }
 
-/// The socket's count of datagrams lost to a full receive buffer, if the control data tells it.
-pub(super) fn parse_overflow(mut control: &[u8]) -> Option<u32> {
-    const HEADER: usize = size_of::<usize>() + 8;
-    while control.len() >= HEADER {
+/// What the control data of a receive says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Control {
+    /// The socket's count of receives lost to a full buffer; absent while it is zero.
+    pub(super) overflow: Option<u32>,
+    /// Bytes of each datagram of a super-buffer; absent for a single one.
+    pub(super) segment: Option<u16>,
+}
+
+/// Bytes of a control message's header; its data follow.
+const CONTROL_HEADER_BYTES: usize = size_of::<usize>() + 8;
+
+pub(super) fn parse_control(mut control: &[u8]) -> Control {
+    let mut told = Control::default();
+    while control.len() >= CONTROL_HEADER_BYTES {
         let (length, rest) = control.split_at(size_of::<usize>());
         let length = usize::from_ne_bytes(length.try_into().expect("a word"));
         let level = i32::from_ne_bytes(rest[0..4].try_into().expect("4 bytes"));
         let kind = i32::from_ne_bytes(rest[4..8].try_into().expect("4 bytes"));
-        if length < HEADER || length > control.len() {
-            return None;
+        if length < CONTROL_HEADER_BYTES || length > control.len() {
+            break;
         }
-        let data = &control[HEADER..length];
-        if level == libc::SOL_SOCKET && kind == libc::SO_RXQ_OVFL {
-            return Some(u32::from_ne_bytes(*data.first_chunk::<4>()?));
+        let data = control[CONTROL_HEADER_BYTES..length].first_chunk::<4>();
+        match (level, kind, data) {
+            (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, Some(&count)) => {
+                told.overflow = Some(u32::from_ne_bytes(count));
+            }
+            // A segment is told as an int, although it is asked for as a u16.
+            (libc::SOL_UDP, libc::UDP_GRO, Some(&bytes)) => {
+                told.segment = u16::try_from(i32::from_ne_bytes(bytes)).ok().filter(|&n| n > 0);
+            }
+            _ => {}
         }
         let aligned = length.next_multiple_of(size_of::<usize>());
-        control = control.get(aligned..)?;
+        let Some(rest) = control.get(aligned..) else { break };
+        control = rest;
     }
-    None
+    told
 }
+
+/// Control data that asks the kernel to cut what is sent into datagrams of `segment` bytes.
+fn emit_segment(segment: u16, control: &mut SegmentControl) {
+    let length = CONTROL_HEADER_BYTES + size_of::<u16>();
+    let (words, rest) = control.bytes.split_at_mut(size_of::<usize>());
+    words.copy_from_slice(&length.to_ne_bytes());
+    rest[0..4].copy_from_slice(&libc::SOL_UDP.to_ne_bytes());
+    rest[4..8].copy_from_slice(&libc::UDP_SEGMENT.to_ne_bytes());
+    rest[8..10].copy_from_slice(&segment.to_ne_bytes());
+}
+
+/// Room for one control message with a u16, aligned as the kernel reads it.
+#[derive(Clone, Copy)]
+#[repr(align(8))]
+struct SegmentControl {
+    bytes: [u8; SEGMENT_CONTROL_BYTES],
+}
+
+const SEGMENT_CONTROL_BYTES: usize =
+    CONTROL_HEADER_BYTES + size_of::<u16>().next_multiple_of(size_of::<usize>());
 
 fn family(family: i32) -> [u8; 2] {
     libc::sa_family_t::try_from(family).expect("families are small").to_ne_bytes()
 }
 
-/// The header arrays of a batch of sends, made once. They point into themselves and into the pool, so
+/// The header arrays of a batch of runs, made once. They point into themselves and into the pool, so
 /// they are filled right before the call that uses them.
 pub(super) struct SendHeaders {
     names: Vec<Name>,
+    controls: Vec<SegmentControl>,
     iovecs: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
 }
@@ -104,33 +144,62 @@ pub(super) struct SendHeaders {
 impl SendHeaders {
     pub(super) fn new() -> Self {
         let iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        let control = SegmentControl { bytes: [0; SEGMENT_CONTROL_BYTES] };
         Self {
-            names: vec![[0; NAME_BYTES]; BATCH_MAX],
-            iovecs: vec![iovec; BATCH_MAX],
-            headers: vec![empty_header(); BATCH_MAX],
+            names: vec![[0; NAME_BYTES]; RUNS_MAX],
+            controls: vec![control; RUNS_MAX],
+            iovecs: vec![iovec; PIECES_MAX],
+            headers: vec![empty_header(); RUNS_MAX],
         }
     }
 
-    /// Describes the sends; header i is that of send i.
+    /// Describes the runs, whose pieces lie in `buffers`; header i is that of run i.
     pub(super) fn fill(
         &mut self,
-        sends: &[Outgoing],
+        runs: &Runs,
+        buffers: &[Filled],
         pool: &Pool,
-        ipv6: impl Fn(&Outgoing) -> bool,
+        ipv6: impl Fn(SocketId) -> bool,
     ) -> &mut [libc::mmsghdr] {
-        let parts = self.names.iter_mut().zip(&mut self.iovecs).zip(&mut self.headers);
-        for (send, ((name, iovec), header)) in sends.iter().zip(parts) {
-            let bytes = pool.bytes(&send.buffer);
-            iovec.iov_base = bytes.as_ptr().cast_mut().cast();
-            iovec.iov_len = bytes.len();
+        let mut iovecs = self.iovecs.as_mut_slice();
+        let parts = self.names.iter_mut().zip(&mut self.controls).zip(&mut self.headers);
+        for (run, ((name, control), header)) in runs.runs().iter().zip(parts) {
+            let mut count = 0;
+            for (piece, iovec) in runs.pieces(run).zip(iovecs.iter_mut()) {
+                let bytes = &pool.bytes(&buffers[usize::from(piece.buffer)])[piece.range()];
+                iovec.iov_base = bytes.as_ptr().cast_mut().cast();
+                iovec.iov_len = bytes.len();
+                count += 1;
+            }
+            let (own, rest) = iovecs.split_at_mut(count);
+            iovecs = rest;
             let message = &mut header.msg_hdr;
-            message.msg_namelen = emit_address(send.to, ipv6(send), name);
+            message.msg_namelen = emit_address(run.to, ipv6(run.socket), name);
             message.msg_name = name.as_mut_ptr().cast();
-            message.msg_iov = std::ptr::from_mut(iovec);
-            message.msg_iovlen = 1;
+            message.msg_iov = own.as_mut_ptr();
+            message.msg_iovlen = count;
+            set_segment(message, run, control);
         }
-        &mut self.headers[..sends.len()]
+        &mut self.headers[..runs.len()]
     }
+
+    /// The header of run `run` as last filled.
+    pub(super) fn header(&self, run: usize) -> &libc::msghdr {
+        &self.headers[run].msg_hdr
+    }
+}
+
+/// Only where there is something to cut: with the option even a single datagram that does not fit into
+/// the MTU is refused.
+fn set_segment(message: &mut libc::msghdr, run: &Run, control: &mut SegmentControl) {
+    if run.segments < 2 {
+        message.msg_control = std::ptr::null_mut();
+        message.msg_controllen = 0;
+        return;
+    }
+    emit_segment(run.segment, control);
+    message.msg_control = control.bytes.as_mut_ptr().cast();
+    message.msg_controllen = SEGMENT_CONTROL_BYTES;
 }
 
 impl std::fmt::Debug for SendHeaders {
@@ -175,23 +244,50 @@ mod tests {
     fn names_and_control_data_of_any_bytes_are_read_without_a_panic() {
         for bytes in [&[][..], &[1], &[10, 0, 3], &[2, 0], &[0xff; 28]] {
             assert_eq!(parse_address(bytes).port(), 0);
-            assert_eq!(parse_overflow(bytes), None);
+            assert_eq!(parse_control(bytes), Control::default());
         }
-        assert_eq!(parse_overflow(&[0; CONTROL_BYTES]), None);
+        assert_eq!(parse_control(&[0; CONTROL_BYTES]), Control::default());
+    }
+
+    fn control(messages: &[(i32, i32, &[u8])]) -> Vec<u8> {
+        let mut control = Vec::new();
+        for (level, kind, data) in messages {
+            control.extend_from_slice(&(16 + data.len()).to_ne_bytes());
+            control.extend_from_slice(&level.to_ne_bytes());
+            control.extend_from_slice(&kind.to_ne_bytes());
+            control.extend_from_slice(data);
+            control.resize(control.len().next_multiple_of(8), 0);
+        }
+        control
     }
 
     #[test]
-    fn the_overflow_count_is_found_behind_other_control_data() {
-        let mut control = Vec::new();
-        for (kind, data) in
-            [(libc::SO_TIMESTAMPNS, vec![1; 16]), (libc::SO_RXQ_OVFL, vec![7, 0, 0, 0])]
-        {
-            control.extend_from_slice(&(16 + data.len()).to_ne_bytes());
-            control.extend_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
-            control.extend_from_slice(&kind.to_ne_bytes());
-            control.extend_from_slice(&data);
-            control.resize(control.len().next_multiple_of(8), 0);
+    fn all_control_data_together_fit_and_are_found() {
+        let control = control(&[
+            (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &[1; 16]),
+            (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &7u32.to_ne_bytes()),
+            (libc::SOL_UDP, libc::UDP_GRO, &200i32.to_ne_bytes()),
+        ]);
+        assert_eq!(control.len(), CONTROL_BYTES);
+        let told = Control { overflow: Some(7), segment: Some(200) };
+        assert_eq!(parse_control(&control), told);
+    }
+
+    #[test]
+    fn a_segment_that_is_none_is_not_told() {
+        for bytes in [0i32, -1, 65_536] {
+            let control = control(&[(libc::SOL_UDP, libc::UDP_GRO, &bytes.to_ne_bytes())]);
+            assert_eq!(parse_control(&control).segment, None);
         }
-        assert_eq!(parse_overflow(&control), Some(u32::from_ne_bytes([7, 0, 0, 0])));
+    }
+
+    #[test]
+    fn the_segment_asked_for_is_a_control_message_the_kernel_can_walk() {
+        let mut asked = SegmentControl { bytes: [0; SEGMENT_CONTROL_BYTES] };
+        emit_segment(1_316, &mut asked);
+        let data = 1_316u16.to_ne_bytes();
+        assert_eq!(asked.bytes.to_vec(), control(&[(libc::SOL_UDP, libc::UDP_SEGMENT, &data)]));
+        // SAFETY: no pointers are passed.
+        assert_eq!(SEGMENT_CONTROL_BYTES, unsafe { libc::CMSG_SPACE(2) } as usize);
     }
 }

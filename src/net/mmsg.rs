@@ -1,6 +1,6 @@
 #![allow(unsafe_code, reason = "epoll, recvmmsg and sendmmsg")]
 //! The plain back end: epoll says which sockets have something, recvmmsg and sendmmsg move up to 64
-//! datagrams in one call. Works on every kernel and under every sandbox that lets UDP through.
+//! super-buffers in one call. Works on every kernel and under every sandbox that lets UDP through.
 //!
 //! Level-triggered: a socket with more than fits into a batch is simply reported again, behind the
 //! others.
@@ -10,13 +10,14 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use super::message::{
-    CONTROL_BYTES, NAME_BYTES, Name, SendHeaders, empty_header, parse_address, parse_overflow,
+    CONTROL_BYTES, NAME_BYTES, Name, SendHeaders, empty_header, parse_address, parse_control,
     to_u32,
 };
-use super::{Batch, EventFd, Outgoing, Received, is_ipv6};
+use super::{Batch, EventFd, Received, Wait, errno, is_ipv6};
 use crate::engine::pool::{DATAGRAM_ROOM, Filled, Pool, Unfilled};
+use crate::engine::runs::Runs;
 use crate::engine::table::SocketId;
-use crate::limits::{BATCH_MAX, BUFFERS_PER_WORKER, RECEIVE_ERRORS_MAX, RECEIVE_MAX};
+use crate::limits::{BATCH_MAX, RECEIVE_ERRORS_MAX, RECEIVE_MAX};
 
 #[derive(Debug)]
 pub struct Mmsg {
@@ -49,7 +50,7 @@ const WAKE: u64 = u64::MAX;
 const EVENTS: i32 = 256;
 
 impl Mmsg {
-    pub fn new(wake: &EventFd) -> io::Result<Self> {
+    pub fn new(wake: &EventFd, pool: Pool, free: Vec<Unfilled>) -> io::Result<Self> {
         // SAFETY: no pointers are passed.
         let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if epoll < 0 {
@@ -58,7 +59,7 @@ impl Mmsg {
         // SAFETY: `epoll` was just made, is valid and owned by nobody else.
         let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
         let wake = wake.try_clone()?;
-        let (pool, free) = Pool::new(BUFFERS_PER_WORKER)?;
+        set_timer_slack();
         let mmsg = Self {
             epoll,
             wake,
@@ -108,9 +109,12 @@ impl Mmsg {
         self.free_sockets.push(socket);
     }
 
-    pub(super) fn reap(&mut self, timeout: Option<Duration>, batch: &mut Batch) -> io::Result<()> {
+    pub(super) fn reap(&mut self, wait: Wait, batch: &mut Batch) -> io::Result<()> {
         if self.ready.is_empty() {
-            self.wait(timeout)?;
+            self.wait(wait.timeout)?;
+            if let Some((gather, _)) = wait.min.filter(|_| !self.ready.is_empty()) {
+                pause(gather);
+            }
         }
         while !batch.is_full() && !self.free.is_empty() {
             let Some(id) = self.ready.pop() else { break };
@@ -119,38 +123,42 @@ impl Mmsg {
         Ok(())
     }
 
-    /// Every message is sent on its own, in order; one that the kernel refuses does not stop the rest.
-    pub(super) fn submit(&mut self, sends: &mut [Outgoing]) {
+    /// Every run is sent on its own, in order; one that the kernel refuses does not stop the rest.
+    pub(super) fn submit(&mut self, runs: &mut Runs, buffers: &[Filled]) {
         let sockets = &self.sockets;
-        let ipv6 = |send: &Outgoing| {
-            sockets[send.socket.0 as usize].as_ref().is_some_and(|watched| watched.ipv6)
-        };
-        let headers = self.send.fill(sends, &self.pool, ipv6);
+        let watched = |socket: SocketId| sockets[socket.0 as usize].as_ref();
+        let ipv6 = |socket| watched(socket).is_some_and(|watched| watched.ipv6);
+        let headers = self.send.fill(runs, buffers, &self.pool, ipv6);
         let mut done = 0;
-        while done < sends.len() {
-            let socket = sends[done].socket;
-            let run = sends[done..].iter().take_while(|send| send.socket == socket).count();
-            let Some(watched) = &sockets[socket.0 as usize] else {
-                sends[done].errno = libc::EBADF;
+        while let Some(first) = runs.runs().get(done) {
+            let same = runs.runs()[done..].iter().take_while(|run| run.socket == first.socket);
+            let count = same.count();
+            let Some(watched) = watched(first.socket) else {
+                runs.set_errno(done, libc::EBADF);
                 done += 1;
                 continue;
             };
-            match send_run(watched.fd.as_fd(), &mut headers[done..done + run]) {
-                Ok(sent) => {
-                    sends[done..done + sent].iter_mut().for_each(|send| send.errno = 0);
-                    done += sent;
-                }
+            match send(watched.fd.as_fd(), &mut headers[done..done + count]) {
+                Ok(sent) => done += sent,
                 Err(libc::EINTR) => {}
                 Err(errno) => {
-                    sends[done].errno = errno;
+                    runs.set_errno(done, errno);
                     done += 1;
                 }
             }
         }
     }
 
-    pub(super) fn release(&mut self, buffer: Filled) {
-        self.free.push(buffer.released());
+    pub(super) fn header(&self, run: usize) -> &libc::msghdr {
+        self.send.header(run)
+    }
+
+    pub(super) fn release(&mut self, buffers: impl Iterator<Item = Filled>) {
+        let pool = &self.pool;
+        self.free.extend(buffers.map(|buffer| {
+            assert!(pool.is_home(&buffer), "a buffer is released at home");
+            buffer.released()
+        }));
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
@@ -279,13 +287,14 @@ impl ReceiveHeaders {
         let message = &header.msg_hdr;
         let name = &self.names[index][..NAME_BYTES.min(message.msg_namelen as usize)];
         let control = &self.controls[index][..CONTROL_BYTES.min(message.msg_controllen)];
+        let told = parse_control(control);
+        let buffer = buffer.filled(DATAGRAM_ROOM.min(header.msg_len as usize));
         let received = Received {
-            socket,
-            source: parse_address(name),
-            buffer: buffer.filled(DATAGRAM_ROOM.min(header.msg_len as usize)),
             truncated: message.msg_flags & libc::MSG_TRUNC != 0,
+            control_truncated: message.msg_flags & libc::MSG_CTRUNC != 0,
+            ..Received::new(socket, parse_address(name), buffer, told.segment)
         };
-        (received, parse_overflow(control))
+        (received, told.overflow)
     }
 }
 
@@ -296,15 +305,26 @@ impl std::fmt::Debug for ReceiveHeaders {
 }
 
 /// How many of the first were sent; an error is the first one's.
-fn send_run(fd: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> Result<usize, i32> {
+fn send(fd: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> Result<usize, i32> {
     let count = to_u32(headers.len());
     let flags = libc::MSG_DONTWAIT;
-    // SAFETY: every header was filled for this batch and points to an address, an iovec and the bytes
-    // of a `Filled` buffer, all alive and unchanged until the call returns.
+    // SAFETY: every header was filled for this batch and points to an address, control data and vectors
+    // of bytes of `Filled` buffers, all alive and unchanged until the call returns.
     let sent = unsafe { libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, flags) };
     usize::try_from(sent).map_err(|_| errno())
 }
 
-fn errno() -> i32 {
-    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+/// Lets the calling thread's sleeps end within a microsecond of their time; 50 are the default.
+fn set_timer_slack() {
+    let nanoseconds: libc::c_ulong = 1_000;
+    // SAFETY: no pointers are passed. It cannot fail for a positive time.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, nanoseconds) };
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the wait that gathers a batch is a wait of the worker"
+)]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
 }

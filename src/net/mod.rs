@@ -5,19 +5,22 @@
 //! The kernel's frame sockets behind one interface, with two back ends.
 //!
 //! ```text
-//! worker ── reap(batch) ──► datagrams in buffers of the pool      io_uring: multishot recvmsg, buffer ring
-//!        ── submit(sends) ─► every send done when it returns       mmsg: epoll, recvmmsg, sendmmsg
-//!        ── release(buffer) ► free for the next datagram
+//! worker ── reap(batch) ──► super-buffers in buffers of the pool  io_uring: multishot recvmsg, buffer ring
+//!        ── submit(runs) ──► every send done when it returns       mmsg: epoll, recvmmsg, sendmmsg
+//!        ── release(buffer) ► free for what comes next
 //! ```
 //!
-//! Both give the same: datagrams of one socket in order, their sources, drops the kernel counted, no
-//! blocking send, nothing kept waiting. Nothing done for a datagram depends on how many sockets there
-//! are. One worker thread makes and uses a [`Net`]; only an [`EventFd`] reaches it from outside.
+//! A receive brings one datagram or, if the kernel kept several of one flow together (UDP_GRO), a
+//! *super-buffer* of datagrams of equal size, the last perhaps shorter. A run leaves in the same way
+//! (UDP_SEGMENT). Both back ends give the same: receives of one socket in order, their sources, drops
+//! the kernel counted, no blocking send, nothing kept waiting. Nothing done for a receive depends on
+//! how many sockets there are. One worker thread makes and uses a [`Net`]; only an [`EventFd`] reaches
+//! it from outside.
 //!
 //! Also here: the set-up of sockets and threads that needs the kernel, and the probe that chooses the
 //! back end. Knows nothing of frames or channels.
 
-pub mod mark;
+mod enter;
 mod message;
 pub mod mmsg;
 mod op;
@@ -25,7 +28,7 @@ pub mod sched;
 pub mod uring;
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::time::Duration;
@@ -33,32 +36,64 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::engine::BackendChoice;
-use crate::engine::pool::{Filled, Pool};
+use crate::engine::pool::{Filled, Pool, Unfilled};
+use crate::engine::runs::Runs;
 use crate::engine::table::SocketId;
 use crate::limits::{BATCH_MAX, SOCKET_BUFFER_BYTES};
 
 /// The socket added first: the worker's port.
 pub const WORKER_SOCKET: SocketId = SocketId(0);
 
-/// A datagram that came.
+/// What one receive brought: a datagram, or several.
 #[derive(Debug)]
 pub struct Received {
     pub socket: SocketId,
     /// IPv4-mapped addresses as IPv4.
     pub source: SocketAddr,
     pub buffer: Filled,
-    /// It was larger than the buffer: only a part is there.
+    /// Bytes of each datagram; the last may have fewer. Those of the only one, if it is one.
+    pub segment: u16,
+    /// There was more than the buffer could take: only a part is there.
     pub truncated: bool,
+    /// The control data did not fit: where the datagrams begin is not known.
+    pub control_truncated: bool,
+}
+
+impl Received {
+    fn new(socket: SocketId, source: SocketAddr, buffer: Filled, segment: Option<u16>) -> Self {
+        let bytes = u16::try_from(buffer.len()).unwrap_or(u16::MAX);
+        let segment = segment.map_or(bytes, |segment| segment.min(bytes));
+        Self { socket, source, buffer, segment, truncated: false, control_truncated: false }
+    }
+
+    /// Datagrams in it: one at least, for an empty datagram is one.
+    #[inline]
+    pub fn datagrams(&self) -> usize {
+        self.buffer.len().div_ceil(usize::from(self.segment.max(1))).max(1)
+    }
+}
+
+/// How long [`Net::reap`] waits when nothing is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wait {
+    /// `None`: until something comes or it is woken.
+    pub timeout: Option<Duration>,
+    /// Up to this long for this many receives; then the first one ends the wait. Saves wake-ups at the
+    /// price of so much latency. The plain back end cannot count and waits the whole time, but only
+    /// once something has come; kernels before 6.12 do not gather for io_uring.
+    pub min: Option<(Duration, u32)>,
 }
 
 /// What one [`Net::reap`] brought.
 #[derive(Debug)]
 pub struct Batch {
     pub received: Vec<Received>,
-    /// Datagrams the kernel dropped at a socket since it was last reported.
+    /// Receives the kernel dropped at a socket since it was last reported; a super-buffer counts as one.
     pub overflows: Vec<(SocketId, u32)>,
     /// Sockets that failed too often and are not read any more.
     pub given_up: Vec<(SocketId, i32)>,
+    /// Times the kernel had no room for a completion: it held them back, or lost one.
+    pub cq_overflows: u32,
 }
 
 impl Default for Batch {
@@ -67,6 +102,7 @@ impl Default for Batch {
             received: Vec::with_capacity(BATCH_MAX),
             overflows: Vec::with_capacity(BATCH_MAX),
             given_up: Vec::with_capacity(1),
+            cq_overflows: 0,
         }
     }
 }
@@ -75,16 +111,6 @@ impl Batch {
     pub fn is_full(&self) -> bool {
         self.received.len() >= BATCH_MAX
     }
-}
-
-/// A datagram to be sent: the bytes of `buffer`.
-#[derive(Debug)]
-pub struct Outgoing {
-    pub socket: SocketId,
-    pub to: SocketAddr,
-    pub buffer: Filled,
-    /// 0, or the errno the kernel refused it with; set by [`Net::submit`].
-    pub errno: i32,
 }
 
 /// A back end that works here.
@@ -126,11 +152,17 @@ pub enum Net {
 }
 
 impl Net {
-    /// `wake` ends a wait from outside; the worker's own thread must call this.
-    pub fn open(backend: Backend, wake: &EventFd) -> io::Result<Self> {
+    /// `wake` ends a wait from outside; `free` are buffers of `pool`, into which it receives. The
+    /// worker's own thread must call this.
+    pub fn open(
+        backend: Backend,
+        wake: &EventFd,
+        pool: Pool,
+        free: Vec<Unfilled>,
+    ) -> io::Result<Self> {
         match backend {
-            Backend::Uring => Ok(Self::Uring(Box::new(uring::Uring::new(wake)?))),
-            Backend::Mmsg => Ok(Self::Mmsg(Box::new(mmsg::Mmsg::new(wake)?))),
+            Backend::Uring => Ok(Self::Uring(Box::new(uring::Uring::new(wake, pool, free)?))),
+            Backend::Mmsg => Ok(Self::Mmsg(Box::new(mmsg::Mmsg::new(wake, pool, free)?))),
         }
     }
 
@@ -144,6 +176,8 @@ impl Net {
     /// Receives at `socket` from now on.
     pub fn add_socket(&mut self, socket: OwnedFd) -> io::Result<SocketId> {
         set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
+        // Without it (kernels before 5.0) every receive is a single datagram.
+        let _ = set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
         match self {
             Self::Uring(uring) => uring.add_socket(socket),
             Self::Mmsg(mmsg) => mmsg.add_socket(socket),
@@ -158,52 +192,87 @@ impl Net {
         }
     }
 
-    /// Adds what has come to `batch`; waits for something, a wake or the time-out if nothing has.
-    pub fn reap(&mut self, timeout: Option<Duration>, batch: &mut Batch) -> io::Result<()> {
+    /// Adds what has come to `batch`; waits as told if nothing has.
+    pub fn reap(&mut self, wait: Wait, batch: &mut Batch) -> io::Result<()> {
         match self {
-            Self::Uring(uring) => uring.reap(timeout, batch),
-            Self::Mmsg(mmsg) => mmsg.reap(timeout, batch),
+            Self::Uring(uring) => uring.reap(wait, batch),
+            Self::Mmsg(mmsg) => mmsg.reap(wait, batch),
         }
     }
 
-    /// Sends all; when it returns each was sent or refused ([`Outgoing::errno`]) and its buffer may be
-    /// released. At most [`BATCH_MAX`] at once.
-    pub fn submit(&mut self, sends: &mut [Outgoing]) -> io::Result<()> {
-        assert!(sends.len() <= BATCH_MAX);
+    /// Sends all runs, whose pieces lie in `buffers`. When it returns each was sent or refused as a
+    /// whole ([`crate::engine::runs::Run::errno`]), and the kernel has finished with the buffers.
+    pub fn submit(&mut self, runs: &mut Runs, buffers: &[Filled]) -> io::Result<()> {
         match self {
-            Self::Uring(uring) => uring.submit(sends)?,
-            Self::Mmsg(mmsg) => mmsg.submit(sends),
+            Self::Uring(uring) => uring.submit(runs, buffers)?,
+            Self::Mmsg(mmsg) => mmsg.submit(runs, buffers),
         }
-        for send in sends.iter_mut().filter(|send| send.errno == libc::ECONNREFUSED) {
-            // The refusal was of an earlier datagram and this one was not sent: once more.
-            let bytes = self.pool().bytes(&send.buffer);
-            send.errno = match self.send_now(send.socket, send.to, bytes) {
-                Ok(()) => 0,
-                Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
-            };
+        for index in 0..runs.len() {
+            if runs.runs()[index].errno == libc::ECONNREFUSED {
+                // The refusal was of an earlier datagram and this run was not sent: once more.
+                let errno = self.send_again(runs.runs()[index].socket, index);
+                runs.set_errno(index, errno);
+            }
         }
         Ok(())
     }
 
     /// Sends one datagram outside any batch; never waits.
     pub fn send_now(&self, socket: SocketId, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
-        let (fd, ipv6) = match self {
-            Self::Uring(uring) => uring.socket(socket),
-            Self::Mmsg(mmsg) => mmsg.socket(socket),
-        };
+        self.send_gathered(socket, to, &[IoSlice::new(bytes)])
+    }
+
+    /// As [`Net::send_now`], for a datagram whose bytes lie in several places.
+    pub fn send_gathered(
+        &self,
+        socket: SocketId,
+        to: SocketAddr,
+        bytes: &[IoSlice<'_>],
+    ) -> io::Result<()> {
+        let (fd, ipv6) = self.socket(socket);
         let to = match to {
             SocketAddr::V4(v4) if ipv6 => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
             SocketAddr::V4(_) | SocketAddr::V6(_) => to,
         };
-        SockRef::from(&fd).send_to_with_flags(bytes, &to.into(), libc::MSG_DONTWAIT)?;
+        SockRef::from(&fd).send_to_vectored_with_flags(bytes, &to.into(), libc::MSG_DONTWAIT)?;
         Ok(())
     }
 
-    /// The buffer is free again.
+    /// The buffer, one of its own pool, is free again.
     pub fn release(&mut self, buffer: Filled) {
         match self {
-            Self::Uring(uring) => uring.release(buffer),
-            Self::Mmsg(mmsg) => mmsg.release(buffer),
+            Self::Uring(uring) => uring.release(std::iter::once(buffer)),
+            Self::Mmsg(mmsg) => mmsg.release(std::iter::once(buffer)),
+        }
+    }
+
+    /// These buffers, all of its own pool, are free again.
+    pub fn release_all(&mut self, buffers: impl Iterator<Item = Filled>) {
+        match self {
+            Self::Uring(uring) => uring.release(buffers),
+            Self::Mmsg(mmsg) => mmsg.release(buffers),
+        }
+    }
+
+    fn socket(&self, socket: SocketId) -> (BorrowedFd<'_>, bool) {
+        match self {
+            Self::Uring(uring) => uring.socket(socket),
+            Self::Mmsg(mmsg) => mmsg.socket(socket),
+        }
+    }
+
+    /// Run `run` of the last submission by itself; the errno, or 0.
+    fn send_again(&self, socket: SocketId, run: usize) -> i32 {
+        let header = match self {
+            Self::Uring(uring) => uring.header(run),
+            Self::Mmsg(mmsg) => mmsg.header(run),
+        };
+        let fd = self.socket(socket).0.as_raw_fd();
+        // SAFETY: the header was filled for this batch and points to an address, control data and
+        // vectors of bytes of `Filled` buffers, all alive and unchanged until the call returns.
+        match unsafe { libc::sendmsg(fd, std::ptr::from_ref(header), libc::MSG_DONTWAIT) } {
+            0.. => 0,
+            _ => errno(),
         }
     }
 }
@@ -299,4 +368,8 @@ fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> 
 /// Whether addresses given to this socket must be IPv6.
 fn is_ipv6(fd: BorrowedFd<'_>) -> bool {
     SockRef::from(&fd).domain().is_ok_and(|domain| domain == Domain::IPV6)
+}
+
+fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }

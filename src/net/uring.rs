@@ -1,6 +1,6 @@
 #![allow(unsafe_code, reason = "io_uring: memory that is shared with the kernel")]
 //! The io_uring back end: one ring a worker, a multishot receive for each socket over one ring of
-//! provided buffers, sends that are finished when the call that submits them returns.
+//! provided buffers, runs that are sent when the call that submits them returns.
 //!
 //! ```text
 //! pool buffer ──lend──► buffer ring ──► kernel fills ──► completion (buffer id) ──► Received
@@ -12,7 +12,10 @@
 //! completion. A receive that ends (no buffer left, or an error) is armed again at the next
 //! `reap`; what waits in its socket stays there.
 //!
-//! Assumes that one thread makes, uses and drops it.
+//! Sockets are registered with the ring, which spares each send the look-up of a descriptor; those
+//! beyond the table, or all on a kernel without it, are named by their descriptors.
+//!
+//! Assumes that one thread makes, uses and drops it. The set-up and the system call are `enter.rs`'s.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,23 +25,21 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use io_uring::types::{BufRingEntry, CancelBuilder, Fd, RecvMsgOut, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::types::{BufRingEntry, CancelBuilder, Fd, Fixed, RecvMsgOut};
+use io_uring::{cqueue, opcode, squeue};
 use socket2::SockRef;
 
+use super::enter::{COMPLETIONS, Patience, REQUESTS, Ring};
 use super::message::{
-    CONTROL_BYTES, NAME_BYTES, SendHeaders, empty_header, parse_address, parse_overflow, to_u32,
+    CONTROL_BYTES, NAME_BYTES, SendHeaders, empty_header, parse_address, parse_control, to_u32,
 };
 use super::op::{GENERATION_MASK, Op};
-use super::{Batch, EventFd, Outgoing, Received, is_ipv6};
+use super::{Batch, EventFd, Received, Wait, is_ipv6};
 use crate::engine::pool::{DATAGRAM_ROOM, Filled, HEADROOM, Pool, Unfilled};
+use crate::engine::runs::Runs;
 use crate::engine::table::SocketId;
-use crate::limits::{BATCH_MAX, BUFFERS_PER_WORKER, RECEIVE_ERRORS_MAX};
+use crate::limits::{BATCH_MAX, BUFFERS_PER_WORKER, CHANNELS_MAX, RECEIVE_ERRORS_MAX, RUNS_MAX};
 
-/// Requests between two submissions: a batch of sends and as many receives.
-const REQUESTS: u32 = 512;
-/// Completions between two collections: every buffer, and thousands of sockets at once.
-const COMPLETIONS: u32 = 8_192;
 /// The only buffer ring.
 const BUFFER_GROUP: u16 = 0;
 /// `io_uring_recvmsg_out`, which the kernel writes in front of name and control data.
@@ -47,6 +48,9 @@ const RECEIVE_HEADER_BYTES: usize = 16;
 const LEND_OFFSET: usize = HEADROOM - RECEIVE_HEADER_BYTES - NAME_BYTES - CONTROL_BYTES;
 /// What the kernel may write from there.
 const LEND_BYTES: usize = HEADROOM - LEND_OFFSET + DATAGRAM_ROOM;
+/// Sockets in the ring's table, if the limit of open files allows: every channel may end here.
+#[expect(clippy::cast_possible_truncation, reason = "a bound of the system, far below 2^32")]
+const FILES_MAX: u32 = CHANNELS_MAX as u32 + 1;
 /// Rounds of waiting for the kernel to let go of something; each is at most [`PATIENCE`].
 const ROUNDS: u32 = 50;
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -72,10 +76,12 @@ pub struct Uring {
     failed: Vec<(u32, u32, i32)>,
     /// Receives and polls the kernel holds.
     armed: u32,
-    flags: &'static str,
+    /// Sockets the table of the ring has room for.
+    files: u32,
+    /// Completions the kernel has lost so far.
+    lost: u32,
+    cq_overflows: u32,
 }
-
-struct Ring(IoUring);
 
 #[derive(Debug)]
 struct Slot {
@@ -87,6 +93,8 @@ struct Slot {
 struct Open {
     fd: OwnedFd,
     ipv6: bool,
+    /// In the ring's table, under the socket's number.
+    registered: bool,
     armed: bool,
     /// The kernel's count of drops, as last reported.
     overflow: u32,
@@ -120,7 +128,8 @@ pub(super) fn probe() -> Result<String, String> {
 fn try_out() -> Result<String, String> {
     let other = |error: io::Error| format!("io_uring cannot be tried: {error}");
     let wake = EventFd::new().map_err(other)?;
-    let mut uring = Uring::new(&wake).map_err(|error| explain(&error))?;
+    let (pool, free) = Pool::new(BUFFERS_PER_WORKER).map_err(other)?;
+    let mut uring = Uring::new(&wake, pool, free).map_err(|error| explain(&error))?;
     let (here, there) = UnixDatagram::pair().map_err(other)?;
     uring.add_socket(here.into()).map_err(|error| explain(&error))?;
     let mut batch = Batch::default();
@@ -130,13 +139,16 @@ fn try_out() -> Result<String, String> {
             if batch.received.len() == count || !batch.given_up.is_empty() {
                 break;
             }
-            uring.reap(Some(PATIENCE), &mut batch).map_err(|error| explain(&error))?;
+            let wait = Wait { timeout: Some(PATIENCE), min: None };
+            uring.reap(wait, &mut batch).map_err(|error| explain(&error))?;
         }
     }
     let received = batch.received.len();
-    batch.received.drain(..).for_each(|received| uring.release(received.buffer));
+    uring.release(batch.received.drain(..).map(|received| received.buffer));
     if received == 2 && uring.rearm.is_empty() {
-        return Ok(format!("io_uring with {}, multishot receive, provided buffers", uring.flags));
+        let (flags, files) =
+            (uring.ring.describe(), if uring.files > 0 { " and files" } else { "" });
+        return Ok(format!("io_uring with {flags}{files}, multishot receive, provided buffers"));
     }
     Err("io_uring has no multishot receive here: Linux 6.0 or later has it".to_owned())
 }
@@ -158,18 +170,18 @@ fn explain(error: &io::Error) -> String {
 }
 
 impl Uring {
-    pub fn new(wake: &EventFd) -> io::Result<Self> {
-        let (ring, flags) = set_up()?;
+    pub fn new(wake: &EventFd, pool: Pool, free: Vec<Unfilled>) -> io::Result<Self> {
+        let ring = Ring::set_up()?;
         if !ring.params().is_feature_skip_cqe_on_success() || !ring.params().is_feature_ext_arg() {
             return Err(io::Error::from_raw_os_error(libc::ENOSYS));
         }
-        let (pool, free) = Pool::new(BUFFERS_PER_WORKER)?;
-        let buffers = BufferRing::new(&ring)?;
+        let buffers = BufferRing::new(&ring, pool.buffers())?;
+        let files = register_files(&ring);
         let mut template = Box::new(empty_header());
         template.msg_hdr.msg_namelen = to_u32(NAME_BYTES);
         template.msg_hdr.msg_controllen = CONTROL_BYTES;
         let mut uring = Self {
-            ring: Ring(ring),
+            ring,
             buffers,
             wake: wake.try_clone()?,
             wake_armed: false,
@@ -181,11 +193,13 @@ impl Uring {
             template,
             send: SendHeaders::new(),
             send_generation: 0,
-            failed: Vec::with_capacity(BATCH_MAX),
+            failed: Vec::with_capacity(RUNS_MAX),
             armed: 0,
-            flags,
+            files,
+            lost: 0,
+            cq_overflows: 0,
         };
-        free.into_iter().for_each(|buffer| uring.lend(buffer));
+        uring.lend(free.into_iter());
         Ok(uring)
     }
 
@@ -203,19 +217,15 @@ impl Uring {
         // On a non-blocking socket a receive ends with EAGAIN at once and is never armed.
         SockRef::from(&fd).set_nonblocking(false)?;
         let ipv6 = is_ipv6(fd.as_fd());
-        let open = Some(Open { fd, ipv6, armed: false, overflow: 0, errors: 0 });
-        let id = match self.free_sockets.pop() {
-            Some(id) => {
-                self.sockets[id.0 as usize].open = open;
-                id
-            }
-            None => {
-                self.sockets.push(Slot { generation: 0, open });
-                SocketId(to_u32(self.sockets.len() - 1))
-            }
-        };
-        let generation = self.sockets[id.0 as usize].generation;
-        self.rearm.push_back((id, generation));
+        let id = self.free_sockets.pop().unwrap_or_else(|| {
+            self.sockets.push(Slot { generation: 0, open: None });
+            SocketId(to_u32(self.sockets.len() - 1))
+        });
+        let update = |fd| self.ring.submitter().register_files_update(id.0, &[fd]).is_ok();
+        let registered = id.0 < self.files && update(fd.as_raw_fd());
+        let slot = &mut self.sockets[id.0 as usize];
+        slot.open = Some(Open { fd, ipv6, registered, armed: false, overflow: 0, errors: 0 });
+        self.rearm.push_back((id, slot.generation));
         Ok(id)
     }
 
@@ -230,7 +240,8 @@ impl Uring {
             }
             let cancel = opcode::AsyncCancel::new(receive.encode()).build();
             let asked = self.push(cancel.user_data(Op::Cancel.encode()));
-            if asked.and_then(|()| self.enter(1, Some(PATIENCE))).is_err() {
+            let patience = Patience::one(Some(PATIENCE));
+            if asked.and_then(|()| self.ring.enter(patience)).is_err() {
                 break;
             }
             self.collect();
@@ -240,61 +251,74 @@ impl Uring {
             // The kernel does not let go. What still comes has no owner and is dropped.
             return;
         }
-        if slot.open.take().is_some() {
+        if let Some(open) = slot.open.take() {
+            if open.registered {
+                // An empty place; the table would keep the socket, and the socket its port.
+                let _ = self.ring.submitter().register_files_update(socket.0, &[-1]);
+            }
             slot.generation = (generation + 1) & GENERATION_MASK;
             self.free_sockets.push(socket);
         }
     }
 
-    pub(super) fn reap(&mut self, timeout: Option<Duration>, batch: &mut Batch) -> io::Result<()> {
+    pub(super) fn reap(&mut self, wait: Wait, batch: &mut Batch) -> io::Result<()> {
         self.arm()?;
         if self.pending.is_empty() {
             self.collect();
         }
         if self.pending.is_empty() {
             // Sockets that wait to be armed must not wait for others to bring something.
-            let timeout = if self.rearm.is_empty() { timeout } else { Some(Duration::ZERO) };
-            self.enter(1, timeout)?;
+            let patience = match wait.min {
+                _ if !self.rearm.is_empty() => Patience::NONE,
+                Some((gather, count)) if wait.timeout != Some(Duration::ZERO) => {
+                    Patience { want: count.max(1), timeout: wait.timeout, gather: Some(gather) }
+                }
+                _ => Patience::one(wait.timeout),
+            };
+            self.ring.enter(patience)?;
             self.collect();
-        } else if !self.ring.0.submission().is_empty() {
-            self.enter(0, None)?;
+        } else if !self.ring.submission().is_empty() {
+            self.ring.enter(Patience::NONE)?;
         }
         while !batch.is_full() {
             let Some(completion) = self.pending.pop_front() else { break };
             self.take(completion, batch);
         }
+        batch.cq_overflows += std::mem::take(&mut self.cq_overflows);
         Ok(())
     }
 
-    pub(super) fn submit(&mut self, sends: &mut [Outgoing]) -> io::Result<()> {
-        if self.ring.0.submission().len() + sends.len() > REQUESTS as usize {
+    pub(super) fn submit(&mut self, runs: &mut Runs, buffers: &[Filled]) -> io::Result<()> {
+        if self.ring.submission().len() + runs.len() > REQUESTS as usize {
             self.submit_all()?;
         }
         self.send_generation = (self.send_generation + 1) & GENERATION_MASK;
         let generation = self.send_generation;
         let sockets = &self.sockets;
-        let open = |send: &Outgoing| sockets[send.socket.0 as usize].open.as_ref();
-        let ipv6 = |send: &Outgoing| open(send).is_some_and(|open| open.ipv6);
-        let headers = self.send.fill(sends, &self.pool, ipv6);
-        let mut queue = self.ring.0.submission();
-        for (index, (send, header)) in (0..).zip(sends.iter_mut().zip(headers)) {
-            let Some(open) = open(send) else {
-                send.errno = libc::EBADF;
+        let open = |socket: SocketId| sockets[socket.0 as usize].open.as_ref();
+        let ipv6 = |socket| open(socket).is_some_and(|open| open.ipv6);
+        let headers = self.send.fill(runs, buffers, &self.pool, ipv6);
+        let mut queue = self.ring.submission();
+        for (index, header) in headers.iter().enumerate() {
+            let socket = runs.runs()[index].socket;
+            let Some(open) = open(socket) else {
+                runs.set_errno(index, libc::EBADF);
                 continue;
             };
-            send.errno = 0;
-            let flags = libc::MSG_DONTWAIT.cast_unsigned();
-            let request = opcode::SendMsg::new(Fd(open.fd.as_raw_fd()), &raw const header.msg_hdr)
-                .flags(flags)
-                .build()
-                .flags(squeue::Flags::SKIP_SUCCESS)
-                .user_data(Op::Send { index, generation }.encode());
-            // SAFETY: the header points to an address, an iovec and the bytes of a `Filled` buffer.
-            // All stay as they are until `submit_all` below has returned, and by then the send is
-            // done: MSG_DONTWAIT makes the kernel run it inside the call or fail it.
+            let (header, flags) = (&raw const header.msg_hdr, libc::MSG_DONTWAIT.cast_unsigned());
+            let request = if open.registered {
+                opcode::SendMsg::new(Fixed(socket.0), header).flags(flags).build()
+            } else {
+                opcode::SendMsg::new(Fd(open.fd.as_raw_fd()), header).flags(flags).build()
+            };
+            let operation = Op::Send { index: to_u32(index), generation };
+            let request = request.flags(squeue::Flags::SKIP_SUCCESS).user_data(operation.encode());
+            // SAFETY: the header points to an address, control data, vectors and the bytes of `Filled`
+            // buffers. All stay as they are until `submit_all` below has returned, and by then the
+            // send is done: MSG_DONTWAIT makes the kernel run it inside the call or fail it.
             let pushed = unsafe { queue.push(&request) };
             if pushed.is_err() {
-                send.errno = libc::EAGAIN;
+                runs.set_errno(index, libc::EAGAIN);
             }
         }
         drop(queue);
@@ -302,19 +326,26 @@ impl Uring {
         self.collect();
         for (of, index, errno) in self.failed.drain(..) {
             if of == generation {
-                sends[index as usize].errno = errno;
+                runs.set_errno(index as usize, errno);
             }
         }
         Ok(())
     }
 
-    pub(super) fn release(&mut self, buffer: Filled) {
-        self.lend(buffer.released());
+    pub(super) fn header(&self, run: usize) -> &libc::msghdr {
+        self.send.header(run)
     }
 
-    fn lend(&mut self, buffer: Unfilled) {
-        let (id, address) = self.pool.lend(buffer, to_u32(LEND_OFFSET));
-        self.buffers.push(id, address);
+    pub(super) fn release(&mut self, buffers: impl Iterator<Item = Filled>) {
+        self.lend(buffers.map(Filled::released));
+    }
+
+    fn lend(&mut self, buffers: impl Iterator<Item = Unfilled>) {
+        for buffer in buffers {
+            let (number, address) = self.pool.lend(buffer, to_u32(LEND_OFFSET));
+            self.buffers.push(number, address);
+        }
+        self.buffers.publish();
     }
 
     /// Arms what is not armed, as many as fit between two batches.
@@ -334,22 +365,24 @@ impl Uring {
                 continue;
             };
             open.armed = true;
-            let fd = Fd(open.fd.as_raw_fd());
-            let receive =
-                opcode::RecvMsgMulti::new(fd, &raw const self.template.msg_hdr, BUFFER_GROUP)
-                    .build()
-                    .user_data(Op::Receive { socket, generation }.encode());
+            let template = &raw const self.template.msg_hdr;
+            let receive = if open.registered {
+                opcode::RecvMsgMulti::new(Fixed(socket.0), template, BUFFER_GROUP).build()
+            } else {
+                let fd = Fd(open.fd.as_raw_fd());
+                opcode::RecvMsgMulti::new(fd, template, BUFFER_GROUP).build()
+            };
             self.armed += 1;
-            self.push(receive)?;
+            self.push(receive.user_data(Op::Receive { socket, generation }.encode()))?;
         }
         Ok(())
     }
 
     fn push(&mut self, request: squeue::Entry) -> io::Result<()> {
-        if self.ring.0.submission().is_full() {
+        if self.ring.submission().is_full() {
             self.submit_all()?;
         }
-        let mut queue = self.ring.0.submission();
+        let mut queue = self.ring.submission();
         // SAFETY: the requests pushed here are polls and cancellations, which have no memory, and
         // receives. Those read `template`, which lives as long as the ring, and write into lent
         // buffers of the pool, which `drop` keeps until every receive has ended.
@@ -360,8 +393,8 @@ impl Uring {
     /// Until the kernel has taken every request and told about every failure.
     fn submit_all(&mut self) -> io::Result<()> {
         for _ in 0..ROUNDS {
-            self.enter(0, None)?;
-            let queue = self.ring.0.submission();
+            self.ring.enter(Patience::NONE)?;
+            let queue = self.ring.submission();
             if queue.is_empty() && !queue.cq_overflow() {
                 return Ok(());
             }
@@ -371,27 +404,15 @@ impl Uring {
         Err(io::Error::from_raw_os_error(libc::EBUSY))
     }
 
-    fn enter(&self, want: usize, timeout: Option<Duration>) -> io::Result<()> {
-        let submitter = self.ring.0.submitter();
-        let entered = match timeout {
-            None => submitter.submit_and_wait(want),
-            Some(timeout) => {
-                let timeout = Timespec::from(timeout);
-                submitter.submit_with_args(want, &SubmitArgs::new().timespec(&timeout))
-            }
-        };
-        match entered.map_err(|error| (error.raw_os_error(), error)) {
-            // The time passed, a signal came, or completions must be collected first.
-            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {
-                Ok(())
-            }
-            Err((_, error)) => Err(error),
-        }
-    }
-
     /// Takes every completion the kernel has written.
     fn collect(&mut self) {
-        for entry in self.ring.0.completion() {
+        // Held back for want of room; the next entry brings them.
+        self.cq_overflows += u32::from(self.ring.submission().cq_overflow());
+        let completions = self.ring.completion();
+        let lost = completions.overflow();
+        self.cq_overflows += lost.wrapping_sub(self.lost);
+        self.lost = lost;
+        for entry in completions {
             let more = cqueue::more(entry.flags());
             match Op::decode(entry.user_data()) {
                 Some(Op::Receive { socket, generation }) => {
@@ -429,7 +450,7 @@ impl Uring {
         let slot = &mut self.sockets[socket.0 as usize];
         let Some(open) = slot.open.as_mut().filter(|_| slot.generation == generation) else {
             // Its socket was closed meanwhile.
-            return buffer.into_iter().for_each(|buffer| self.lend(buffer));
+            return self.lend(buffer.into_iter());
         };
         if let Some(buffer) = buffer {
             let (received, overflow) = parse(socket, buffer, &self.pool, &self.template.msg_hdr);
@@ -464,10 +485,26 @@ fn parse(
         .expect("a buffer has room for header, name and control data");
     let bytes = message.payload_data().len().min(DATAGRAM_ROOM);
     let source = parse_address(message.name_data());
-    let overflow = parse_overflow(message.control_data());
+    let told = parse_control(message.control_data());
     let truncated = message.is_payload_truncated();
+    let control_truncated = message.is_control_data_truncated();
     let buffer = whole.released().filled(bytes);
-    (Received { socket, source, buffer, truncated }, overflow)
+    let received = Received::new(socket, source, buffer, told.segment);
+    (Received { truncated, control_truncated, ..received }, told.overflow)
+}
+
+/// Makes the ring's table of sockets; how many it takes, 0 where there is none.
+fn register_files(ring: &Ring) -> u32 {
+    // The kernel allows no more than the process may open.
+    let mut files = FILES_MAX;
+    while files >= 64 {
+        match ring.submitter().register_files_sparse(files) {
+            Ok(()) => return files,
+            Err(error) if error.raw_os_error() == Some(libc::EMFILE) => files /= 2,
+            Err(_) => return 0,
+        }
+    }
+    0
 }
 
 impl Drop for Uring {
@@ -480,64 +517,40 @@ impl Drop for Uring {
                 break;
             }
             let asked = self.push(cancel.clone().user_data(Op::Cancel.encode()));
-            if asked.and_then(|()| self.enter(1, Some(PATIENCE))).is_err() {
+            let patience = Patience::one(Some(PATIENCE));
+            if asked.and_then(|()| self.ring.enter(patience)).is_err() {
                 break;
             }
             self.collect();
         }
+        if self.files > 0 {
+            let _ = self.ring.submitter().unregister_files();
+        }
         if self.armed == 0 {
-            let _ = self.ring.0.submitter().unregister_buf_ring(BUFFER_GROUP);
+            let _ = self.ring.submitter().unregister_buf_ring(BUFFER_GROUP);
         } else {
             self.pool.leak();
         }
     }
 }
 
-impl std::fmt::Debug for Ring {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Ring")
-    }
-}
-
-/// The ring, with the most of the flags that this kernel takes.
-fn set_up() -> io::Result<(IoUring, &'static str)> {
-    let builder = || {
-        let mut builder = IoUring::builder();
-        builder.setup_cqsize(COMPLETIONS).setup_submit_all();
-        builder
-    };
-    let refused = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
-    let mut best = builder();
-    best.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
-    match best.build(REQUESTS) {
-        Err(error) if refused(&error) => {}
-        ring => return Ok((ring?, "SINGLE_ISSUER and DEFER_TASKRUN")),
-    }
-    let mut good = builder();
-    good.setup_coop_taskrun().setup_taskrun_flag();
-    match good.build(REQUESTS) {
-        Err(error) if refused(&error) => {}
-        ring => return Ok((ring?, "COOP_TASKRUN")),
-    }
-    Ok((builder().build(REQUESTS)?, "no task flags"))
-}
-
 /// The ring through which the kernel gets its buffers.
 #[derive(Debug)]
 struct BufferRing {
     entries: NonNull<BufRingEntry>,
+    /// A power of two.
+    count: u16,
     tail: u16,
 }
 
-const BUFFER_RING_BYTES: usize = BUFFERS_PER_WORKER as usize * size_of::<BufRingEntry>();
-
 impl BufferRing {
-    fn new(ring: &IoUring) -> io::Result<Self> {
+    fn new(ring: &Ring, count: u16) -> io::Result<Self> {
+        assert!(count.is_power_of_two(), "the kernel takes no other number");
         // SAFETY: a fresh anonymous mapping at an address the kernel chooses touches nothing of ours.
         let mapped = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
-                BUFFER_RING_BYTES,
+                Self::bytes(count),
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
                 -1,
@@ -549,17 +562,22 @@ impl BufferRing {
         }
         let entries =
             NonNull::new(mapped.cast::<BufRingEntry>()).ok_or_else(io::Error::last_os_error)?;
-        let buffers = Self { entries, tail: 0 };
-        let (address, count) = (mapped as u64, BUFFERS_PER_WORKER);
+        let buffers = Self { entries, count, tail: 0 };
+        let address = mapped as u64;
         // SAFETY: the mapping is page-aligned, zeroed and has `count` entries. It lives until `drop`,
         // which runs after the ring was told to forget it or was closed.
         unsafe { ring.submitter().register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0) }?;
         Ok(buffers)
     }
 
-    /// Offers a lent buffer to the kernel. Never full: it has as many entries as there are buffers.
+    fn bytes(count: u16) -> usize {
+        usize::from(count) * size_of::<BufRingEntry>()
+    }
+
+    /// Puts a lent buffer behind the others; the kernel sees it after [`BufferRing::publish`]. Never
+    /// full: it has as many entries as there are buffers.
     fn push(&mut self, id: u16, address: *mut u8) {
-        let index = usize::from(self.tail & (BUFFERS_PER_WORKER - 1));
+        let index = usize::from(self.tail & (self.count - 1));
         // SAFETY: `index` is below the number of entries of the mapping.
         let slot = unsafe { self.entries.add(index) };
         // SAFETY: aligned and inside the mapping; the kernel does not read entries at or behind the
@@ -570,12 +588,15 @@ impl BufferRing {
         entry.set_len(to_u32(LEND_BYTES));
         entry.set_bid(id);
         self.tail = self.tail.wrapping_add(1);
+    }
+
+    fn publish(&self) {
         // SAFETY: `entries` is the address of the first entry of a registered ring.
         let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
         // SAFETY: the field is 2-aligned, inside the mapping, and accessed only atomically: here, and
         // by the kernel, which reads it with acquire.
         let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
-        // Release: the entry is written before the kernel sees the tail behind it.
+        // Release: the entries are written before the kernel sees the tail behind them.
         tail.store(self.tail, Ordering::Release);
     }
 }
@@ -584,6 +605,6 @@ impl Drop for BufferRing {
     fn drop(&mut self) {
         // SAFETY: exactly the mapping made in `new`. The kernel has unregistered it or holds the pages
         // on its own, and no reference of ours is left.
-        unsafe { libc::munmap(self.entries.as_ptr().cast(), BUFFER_RING_BYTES) };
+        unsafe { libc::munmap(self.entries.as_ptr().cast(), Self::bytes(self.count)) };
     }
 }
