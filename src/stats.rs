@@ -42,7 +42,9 @@ drop_reasons! {
     SendError "send_error" "The kernel refused the datagram.",
     KernelReceive "kernel_receive" "The kernel dropped it because the socket's receive buffer was full.",
     Truncated "truncated" "A datagram larger than any buffer.",
-    ControlTruncated "control_truncated" "The kernel had no room to say where one datagram ends and the next begins.",
+    ClientLimit "client_limit" "A datagram of a new client when the proxy had as many as it may have.",
+    ClientSocket "client_socket" "A datagram of a new client the kernel gave the proxy no socket for.",
+    ForeignAnswer "foreign_answer" "A datagram at a client's socket of the proxy that did not come from its server.",
     RingFull "ring_full" "The ring to the worker that owns the way out was full.",
 }
 

@@ -26,7 +26,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // The pure half of the engine: the contract in engine/mod.rs, never a worker or a socket.
     ("engine::forward", ENGINE_PURE),
     ("engine::table", ENGINE_PURE),
-    ("engine::runs", ENGINE_PURE),
+    ("engine::proxy", ENGINE_PURE),
+    ("engine::wait", ENGINE_PURE),
     ("engine::pool", &["wire::frame", "types", "limits"]),
     ("engine", &["net", "wire", "stats", "types", "limits"]),
     // Buffers, and the words of the engine for what a socket is.
@@ -106,8 +107,9 @@ const PURE: &[&str] = &[
     "proto",
     "sim",
     "engine::forward",
-    "engine::runs",
+    "engine::proxy",
     "engine::table",
+    "engine::wait",
 ];
 const IMPURE_WORDS: &[&str] = &[
     "Instant",

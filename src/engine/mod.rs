@@ -23,8 +23,9 @@ mod handle;
 pub mod liveness;
 mod outbox;
 pub mod pool;
-pub mod runs;
+pub mod proxy;
 pub mod table;
+pub mod wait;
 mod worker;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
