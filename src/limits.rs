@@ -249,6 +249,20 @@ pub const RECV_HELD_BYTES_MAX: usize = 64 << 20;
 /// Path of a Unix socket: the kernel's 108 bytes with the NUL at its end.
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
+// --- `spanway forward` ---
+
+/// Clients of one proxy by default: a socket each, three times the largest load of the test plan, and
+/// still within the 4,096 open files that older systems allow.
+pub const PROXY_CLIENTS_DEFAULT: u32 = 3_000;
+/// Most clients of one proxy: each needs a port of its own towards the server.
+pub const PROXY_CLIENTS_MAX: u32 = 60_000;
+/// Silence in both directions after which a client's socket is closed.
+pub const PROXY_IDLE_DEFAULT: Duration = Duration::from_secs(60);
+/// Clients a worker lets go between two batches: closing a socket costs some 10 us, and datagrams wait.
+pub const PROXY_EXPIRED_PER_TURN: usize = 32;
+/// Descriptors of a proxy besides those of its clients: standard streams, signals, rings, listeners.
+pub const PROXY_FILES: u64 = 64 + 8 * WORKERS_MAX as u64;
+
 const _: () = {
     assert!(EDGES_PER_PIECE * (2 * (NAME_BYTES_MAX + 1) + 8) + 512 <= MESSAGE_BYTES_MAX);
     assert!(REFRESH_TXS_MAX * (NAME_BYTES_MAX + 1 + 20) + 512 <= MESSAGE_BYTES_MAX);

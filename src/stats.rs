@@ -3,7 +3,8 @@
 //! Every drop has a name ([`DropReason`]) with a sentence; the same table feeds the command line,
 //! metrics and pages. Counters never go back within a run of the daemon.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 macro_rules! drop_reasons {
     ($($name:ident $text:literal $sentence:literal),* $(,)?) => {
@@ -119,6 +120,17 @@ impl ChannelStats {
     }
 }
 
+/// Counters of a plain UDP proxy at one worker. Each direction is a channel whose both ends are here:
+/// what the worker received entered, what it sent was delivered.
+#[derive(Debug, Default)]
+pub struct ProxyStats {
+    pub to_server: Arc<ChannelStats>,
+    pub to_clients: Arc<ChannelStats>,
+    /// Clients that got a socket, ever, and those that went after the idle time.
+    pub admitted: AtomicU64,
+    pub expired: AtomicU64,
+}
+
 /// Counters of a worker: drops that belong to no channel, and sign of life.
 #[derive(Debug)]
 #[repr(align(64))]
@@ -135,6 +147,10 @@ pub struct WorkerStats {
     pub cq_overflows: AtomicU64,
     pub heartbeats_sent: AtomicU64,
     pub heartbeats_heard: AtomicU64,
+    /// Waits that ended with datagrams.
+    pub wakeups: AtomicU64,
+    /// How the worker waits now: the number of a [`WaitMode`].
+    wait_mode: AtomicU8,
 }
 
 impl Default for WorkerStats {
@@ -149,6 +165,8 @@ impl Default for WorkerStats {
             cq_overflows: AtomicU64::new(0),
             heartbeats_sent: AtomicU64::new(0),
             heartbeats_heard: AtomicU64::new(0),
+            wakeups: AtomicU64::new(0),
+            wait_mode: AtomicU8::new(0),
         }
     }
 }
@@ -161,6 +179,40 @@ impl WorkerStats {
 
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize].load(Relaxed)
+    }
+
+    pub fn set_wait_mode(&self, mode: WaitMode) {
+        self.wait_mode.store(mode as u8, Relaxed);
+    }
+
+    pub fn wait_mode(&self) -> WaitMode {
+        WaitMode::ALL[usize::from(self.wait_mode.load(Relaxed))]
+    }
+}
+
+/// How a worker waits for datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum WaitMode {
+    /// Until there is anything.
+    #[default]
+    Immediate = 0,
+    /// For more of them, at most 50 us; then until there is anything.
+    Short = 1,
+    /// The same with 100 us.
+    Long = 2,
+}
+
+impl WaitMode {
+    pub const ALL: [Self; 3] = [Self::Immediate, Self::Short, Self::Long];
+
+    /// The name in JSON and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Immediate => "immediate",
+            Self::Short => "gather_50us",
+            Self::Long => "gather_100us",
+        }
     }
 }
 

@@ -205,6 +205,7 @@ fn bad_input_4_a_reload_that_changes_what_cannot_change_is_refused_whole() {
         ("[[link]]", "key_file = \"x\"\n[[link]]", "key_file"),
         ("[[link]]", "[engine]\ncpus = [0]\n[[link]]", "engine.cpus"),
         ("[[link]]", "[engine]\nbackend = \"mmsg\"\n[[link]]", "engine.backend"),
+        ("[[link]]", "[engine]\nlatency = true\n[[link]]", "engine.latency"),
     ] {
         let new = parse(&text.replace(from, to)).expect("valid");
         let error = running.reload(&new).expect_err(key).to_string();
@@ -330,6 +331,8 @@ fn engine_and_control_keys_out_of_range() {
                 "at most 16 workers",
             ),
             row("[engine]\nbackend = \"dpdk\"", "4:11: engine.backend", "\"uring\" or \"mmsg\""),
+            row("[engine]\nlatency = 1", "4:11: engine.latency", "write true or false"),
+            row("[engine]\nlatency = \"true\"", "4:11: engine.latency", "without quotes"),
             row("[control]\nheartbeat = 25", "4:13: control.heartbeat", "\"25\" has no unit"),
             row("[control]\nheartbeat = \"25\"", "4:13: control.heartbeat", "\"25\" has no unit"),
             row("[control]\nheartbeat = \"4ms\"", "4:13: control.heartbeat", "5ms to 10s"),
@@ -372,6 +375,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.key_file, PathBuf::from("dir/peer-01.key"));
     assert!(config.links.is_empty() && config.services.is_empty() && config.trust.is_empty());
     assert_eq!(config.engine.backend, BackendChoice::Auto);
+    assert!(!config.engine.latency);
     assert_eq!(config.engine_workers(), [None]);
     assert_eq!(config.control.heartbeat, Duration::from_millis(25));
     assert_eq!(config.control.heartbeats_missed, 5);
@@ -390,7 +394,7 @@ fn every_key_of_the_contract_is_taken() {
          [service.video]\ndeliver = '127.0.0.1:5004'\n\
          [service.camera]\nlisten = '0.0.0.0:5006'\nfrom = '192.168.0.0/16'\n\
          [service.inbox]\n\
-         [engine]\ncpus = [3, 1]\nbackend = 'uring'\n[host]\negress = '1 Gbit/s'\n\
+         [engine]\ncpus = [3, 1]\nbackend = 'uring'\nlatency = true\n[host]\negress = '1 Gbit/s'\n\
          ingress = '2 Gbit/s'\n[control]\nheartbeat = '1s'\nheartbeats_missed = 3\n\
          [trust]\npeers = ['{K3}']\n"
     );
@@ -403,6 +407,7 @@ fn every_key_of_the_contract_is_taken() {
     assert_eq!(link.address.expect("address").to_string(), "[2001:db8::2]:7000");
     assert_eq!(link.key.to_string(), K2);
     assert_eq!(config.engine.backend, BackendChoice::Uring);
+    assert!(config.engine.latency);
     assert_eq!(config.engine_workers(), [Some(3), Some(1)]);
     assert_eq!(config.host.ingress, Some(Bandwidth::from_bps(2_000_000_000)));
     assert_eq!(config.control.heartbeat, Duration::from_secs(1));

@@ -84,8 +84,7 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 fn engine_at(listen: &str, workers: usize, backend: BackendChoice) -> Engine {
     let (listen, cpus, origin) = (listen.parse().unwrap(), vec![None; workers], Instant::now());
     let engine =
-        Engine::start(EngineConfig { listen, cpus, backend, dscp: Dscp::default(), origin })
-            .unwrap();
+        Engine::start(EngineConfig { listen, cpus, backend, origin, latency: false }).unwrap();
     match backend {
         BackendChoice::Auto => {}
         BackendChoice::Uring => assert_eq!(engine.backend().0, "uring"),
@@ -772,8 +771,7 @@ for_both_backends! {
 
 fn start(listen: SocketAddr, cpus: Vec<Option<usize>>) -> Result<Engine, String> {
     let backend = BackendChoice::Auto;
-    let config =
-        EngineConfig { listen, cpus, backend, dscp: Dscp::default(), origin: Instant::now() };
+    let config = EngineConfig { listen, cpus, backend, origin: Instant::now(), latency: false };
     Engine::start(config).map_err(|error| error.to_string())
 }
 

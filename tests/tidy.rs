@@ -80,6 +80,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("api::dto", &["types", "limits", "stats"]),
     ("api", &["config", "stats", "types", "limits"]),
     ("cli", &["api", "config", "daemon", "wire::frame", "stats", "types", "limits"]),
+    // A proxy has no daemon: the command starts the engine itself.
+    ("cli::forward", &["cli", "daemon::in_words", "engine", "stats", "types", "limits"]),
     ("main", &["cli", "api", "config", "daemon", "types", "limits"]),
     ("lib", &[]),
 ];

@@ -7,14 +7,17 @@
 //! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify`, `latency`, `events` |
 //! | [`open`] | `open`, `close`, `reload`, `recompute`, `leave` |
 //! | [`send`], [`recv`] | `send`, `recv` |
+//! | [`forward`] | `forward` |
 //! | [`demo`] | `demo` |
 //!
 //! [`screen`] holds what they share: the error with its exit code, standard output, colours;
-//! [`table`] and [`drawing`] the shapes of text. Nothing here decides anything about the overlay.
+//! [`table`], [`drawing`] and [`traffic`] the shapes of text. Nothing here decides anything about the
+//! overlay.
 
 mod clock;
 mod demo;
 mod drawing;
+mod forward;
 mod interrupt;
 mod open;
 mod read;
@@ -24,6 +27,7 @@ mod screen;
 mod send;
 mod setup;
 mod table;
+mod traffic;
 mod values;
 
 use std::net::SocketAddr;
@@ -116,6 +120,8 @@ enum Command {
     Send(SendArgs),
     /// Write the stream that comes for a service to standard output
     Recv(RecvArgs),
+    /// Relay plain UDP between clients and one server; no overlay, no daemon
+    Forward(forward::ForwardArgs),
     /// Leave the overlay at once and stop the daemon
     Leave(Target),
 }
@@ -136,6 +142,9 @@ struct RunArgs {
     /// The peer's configuration file
     #[arg(long, value_name = "FILE", env = "SPANWAY_CONFIG")]
     config: Option<PathBuf>,
+    /// Never wait for more frames before passing on what has come: less delay for more CPU
+    #[arg(long)]
+    latency: bool,
     /// Stop when standard input closes: a parent that dies takes the daemon with it
     #[arg(long, hide = true)]
     while_stdin: bool,
@@ -293,6 +302,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Latency(args) => read::latency(args),
         Command::Send(args) => send::send(args),
         Command::Recv(args) => recv::recv(args),
+        Command::Forward(args) => forward::forward(&args),
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) fn run(args: RunArgs) -> Result<(), CliError> {
     if args.while_stdin {
         stop_with_stdin();
     }
-    daemon::run(&file).map_err(|error| CliError::failure(error.to_string()))
+    daemon::run(&file, args.latency).map_err(|error| CliError::failure(error.to_string()))
 }
 
 pub(super) fn init(args: &InitArgs) -> Result<(), CliError> {

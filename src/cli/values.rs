@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::limits;
 use crate::types::{Bandwidth, PeerName, ServiceName};
 
 /// `PEER/SERVICE`.
@@ -81,6 +82,36 @@ pub(super) fn percent(text: &str) -> Result<u8, String> {
     }
 }
 
+/// `--cpus`: numbers and ranges, as in `0,2-3`.
+pub(super) fn cpus(text: &str) -> Result<Cpus, String> {
+    let wrong = || format!("{text:?} is not a list of CPUs: write numbers and ranges, as in 0,2-3");
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u64, u64) =
+            first.parse().and_then(|first| Ok((first, last.parse()?))).map_err(|_| wrong())?;
+        if first > last || last > limits::CPU_NUMBER_MAX {
+            return Err(wrong());
+        }
+        for cpu in first..=last {
+            let cpu = usize::try_from(cpu).map_err(|_| wrong())?;
+            if cpus.contains(&cpu) {
+                return Err(format!("{text:?} names CPU {cpu} twice: one worker a CPU"));
+            }
+            cpus.push(cpu);
+        }
+    }
+    if cpus.len() > limits::WORKERS_MAX {
+        let workers_max = limits::WORKERS_MAX;
+        return Err(format!("{text:?} are {} CPUs: at most {workers_max} are used", cpus.len()));
+    }
+    Ok(Cpus(cpus))
+}
+
+/// The CPUs of workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Cpus(pub(super) Vec<usize>);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +132,15 @@ mod tests {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         for text in ["", "5", "0s", "-1s", "1h", "s", "99999999999s"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_of_cpus_are_numbers_and_ranges() {
+        assert_eq!(cpus("0"), Ok(Cpus(vec![0])));
+        assert_eq!(cpus("3,0-1"), Ok(Cpus(vec![3, 0, 1])));
+        for text in ["", "x", "1,", "2-1", "-1", "1-", "1024", "0-64", "1,0-2", "0 1"] {
+            assert!(cpus(text).is_err(), "{text}");
         }
     }
 

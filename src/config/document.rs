@@ -247,6 +247,15 @@ impl<'d> Item<'d> {
         })
     }
 
+    pub(super) fn flag(&self) -> Result<bool, ConfigError> {
+        self.value.as_bool().ok_or_else(|| {
+            self.error(format!(
+                "{} is neither: write true or false, without quotes",
+                self.written()
+            ))
+        })
+    }
+
     pub(super) fn list(&self) -> Result<Vec<Self>, ConfigError> {
         let Some(values) = self.value.as_array() else {
             return Err(self.error(format!("{} is no list: write [ ... ]", self.written())));

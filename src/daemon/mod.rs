@@ -41,6 +41,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 
 use self::addresses::Addresses;
+pub(crate) use self::ends::in_words;
+
 use self::control::{Control, Facts, Inbound, Signals};
 use self::handshake::{Credentials, HandshakeError};
 use self::identity::{Identity, IdentityError};
@@ -85,16 +87,16 @@ pub enum DaemonError {
 }
 
 /// Runs a peer until it leaves. Everything that may fail at the start fails before it joins.
-pub fn run(config_file: &Path) -> Result<(), DaemonError> {
+/// `latency` switches gathering waits off, as `[engine] latency` does.
+pub fn run(config_file: &Path, latency: bool) -> Result<(), DaemonError> {
     trace::start();
     let config = Config::load(config_file)?;
     let identity = Identity::load(&config.key_file)?;
     let state = StateDir::open(&config.state_dir)?;
     #[expect(clippy::disallowed_methods, reason = "the origin of the daemon's clock")]
     let origin = Instant::now();
-    let links = listen_tcp(config.listen, config.control.dscp)?;
-    let engine = start_engine(&config, origin)?;
-    let lane = enter_lane(&config)?;
+    let links = listen_tcp(config.listen)?;
+    let engine = start_engine(&config, origin, latency)?;
     let clients = listen_local(state.socket_path())?;
     let uring = config.engine.backend != BackendChoice::Mmsg;
     let runtime = Runtime::start(uring).map_err(DaemonError::Runtime)?;
@@ -193,25 +195,27 @@ fn listen_tcp(address: SocketAddr, dscp: Dscp) -> Result<TcpListener, DaemonErro
     listen().map_err(|error| DaemonError::Listen {
         protocol: "TCP",
         address,
-        why: ends::in_words(&error),
+        why: in_words(&error),
     })
 }
 
-fn start_engine(config: &Config, origin: Instant) -> Result<Engine, DaemonError> {
+fn start_engine(config: &Config, origin: Instant, latency: bool) -> Result<Engine, DaemonError> {
     let engine = EngineConfig {
         listen: config.listen,
         cpus: config.engine_workers(),
         backend: config.engine.backend,
         dscp: config.engine.dscp,
         origin,
+        latency: latency || config.engine.latency,
     };
     Engine::start(engine).map_err(|error| match error {
         EngineError::Bind { address, source } => {
-            DaemonError::Listen { protocol: "UDP", address, why: ends::in_words(&source) }
+            DaemonError::Listen { protocol: "UDP", address, why: in_words(&source) }
         }
-        EngineError::Workers { .. } | EngineError::Backend(_) | EngineError::Start { .. } => {
-            DaemonError::Engine(error)
-        }
+        EngineError::Workers { .. }
+        | EngineError::Backend(_)
+        | EngineError::Start { .. }
+        | EngineError::Files { .. } => DaemonError::Engine(error),
     })
 }
 

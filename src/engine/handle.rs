@@ -18,11 +18,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::pool::{Pool, Unfilled};
-use super::worker::{Shared, Worker};
-use super::{Command, EngineConfig, Event};
-use crate::limits::{BIND_RETRY, BUFFERS_PER_WORKER, WORKERS_MAX};
+use super::worker::{Room, Shared, Worker};
+use super::{Command, EngineConfig, Event, ProxySpec};
+use crate::limits::{BIND_RETRY, BUFFERS_PER_WORKER, PROXY_FILES, WORKERS_MAX};
 use crate::net::{self, Backend, EventFd, Net};
-use crate::stats::WorkerStats;
+use crate::stats::{ProxyStats, WorkerStats};
 use crate::types::WorkerId;
 
 /// Why the engine cannot start: the operator's to mend.
@@ -36,6 +36,10 @@ pub enum EngineError {
     Workers { workers: usize, port: u16 },
     #[error("engine backend: {0}")]
     Backend(String),
+    #[error(
+        "{clients} clients need {needed} open files and this process may have {granted}: lower `--clients-max` or raise `ulimit -n`"
+    )]
+    Files { clients: u32, needed: u64, granted: u64 },
     #[error("worker {worker} cannot start: {text}")]
     Start { worker: usize, text: String },
 }
@@ -52,6 +56,8 @@ pub struct WorkerInfo {
     /// The turns on its CPU that the kernel granted its thread; `None` leaves them to the kernel.
     pub slice: Option<Duration>,
     pub stats: Arc<WorkerStats>,
+    /// Of a proxy's.
+    pub proxy: Option<Arc<ProxyStats>>,
 }
 
 /// The running workers. Dropping it stops them.
@@ -78,8 +84,36 @@ impl Engine {
     /// Binds all sockets, chooses the back end and starts the workers. With port 0 the kernel chooses
     /// the first worker's port.
     pub fn start(config: EngineConfig) -> Result<Self, EngineError> {
-        let (backend, why) = net::probe(config.backend).map_err(EngineError::Backend)?;
-        let sockets = bind(config.listen, config.cpus.len())?;
+        let probed = net::probe(config.backend).map_err(EngineError::Backend)?;
+        let workers = config.cpus.len();
+        if usize::from(config.listen.port()) + workers.saturating_sub(1) > usize::from(u16::MAX) {
+            return Err(EngineError::Workers { workers, port: config.listen.port() });
+        }
+        let sockets = bind(workers, config.listen, || bind_all(config.listen, workers))?;
+        Self::start_workers(config, probed, sockets, None)
+    }
+
+    /// The same for a plain UDP proxy: all workers have one port, and no commands.
+    pub fn start_proxy(config: EngineConfig, spec: ProxySpec) -> Result<Self, EngineError> {
+        let probed = net::probe(config.backend).map_err(EngineError::Backend)?;
+        let needed = u64::from(spec.clients_max) + PROXY_FILES;
+        let granted = net::raise_open_files(needed);
+        if granted < needed {
+            return Err(EngineError::Files { clients: spec.clients_max, needed, granted });
+        }
+        let (listen, workers) = (config.listen, config.cpus.len());
+        let failed = |source| EngineError::Bind { address: listen, source };
+        let sockets = bind(workers, listen, || net::bind_proxy(listen, workers).map_err(failed))?;
+        let room = Room::new(spec.clients_max);
+        Self::start_workers(config, probed, sockets, Some((spec, room)))
+    }
+
+    fn start_workers(
+        config: EngineConfig,
+        (backend, why): (Backend, String),
+        sockets: Vec<(UdpSocket, usize)>,
+        proxy: Option<(ProxySpec, Room)>,
+    ) -> Result<Self, EngineError> {
         let internal = |error: io::Error| EngineError::Start { worker: 0, text: error.to_string() };
         let control = Arc::new(EventFd::new().map_err(internal)?);
         let mut engine = Self { running: Vec::new(), infos: Vec::new(), control, backend, why };
@@ -90,6 +124,7 @@ impl Engine {
             net::mark::mark(socket.as_fd(), config.dscp).map_err(failed)?;
             let address = socket.local_addr().map_err(failed)?;
             let shared = Shared::new(Arc::clone(&engine.control)).map_err(failed)?;
+            let proxy = proxy.clone().map(|(spec, room)| (spec, room, Arc::default()));
             let start = Start {
                 worker,
                 socket,
@@ -97,14 +132,16 @@ impl Engine {
                 backend,
                 buffers,
                 origin: config.origin,
+                latency: config.latency,
+                proxy,
                 shared: Arc::new(shared),
                 stats: Arc::default(),
             };
             let stats = Arc::clone(&start.stats);
-            let (running, slice) = start.spawn()?;
-            engine.running.push(running);
-            let (port, slice) = (address.port(), slice.granted());
-            engine.infos.push(WorkerInfo { address, port, cpu, receive_buffer, slice, stats });
+            let proxy = start.proxy.as_ref().map(|(_, _, stats)| Arc::clone(stats));
+            engine.running.push(start.spawn()?);
+            let port = address.port();
+            engine.infos.push(WorkerInfo { address, port, cpu, receive_buffer, stats, proxy });
         }
         Ok(engine)
     }
@@ -215,6 +252,8 @@ struct Start {
     backend: Backend,
     buffers: (Pool, Vec<Unfilled>),
     origin: Instant,
+    latency: bool,
+    proxy: Option<(ProxySpec, Room, Arc<ProxyStats>)>,
     shared: Arc<Shared>,
     stats: Arc<WorkerStats>,
 }
@@ -261,7 +300,7 @@ impl Start {
     fn prepare(self) -> Result<(Worker, Slice), String> {
         if let Some(cpu) = self.cpu {
             net::pin_to_cpu(cpu).map_err(|error| {
-                format!("cannot be pinned to CPU {cpu}: {error}; choose `[engine] cpus` that exist")
+                format!("cannot be pinned to CPU {cpu}: {error}; `[engine] cpus` and `--cpus` take those that `lscpu` lists")
             })?;
         }
         let (pool, mut free) = self.buffers;
@@ -270,7 +309,15 @@ impl Start {
             .map_err(|error| format!("no {} sockets: {error}", self.backend.as_str()))?;
         let socket = net.add_socket(self.socket.into()).map_err(|error| error.to_string())?;
         assert_eq!(socket, net::WORKER_SOCKET, "the first socket");
-        Ok(Worker::new(self.worker == 0, net, headers, self.shared, self.stats, self.origin))
+        let first = self.worker == 0 && self.proxy.is_none();
+        let mut worker = Worker::new(first, net, headers, self.shared, self.stats, self.origin);
+        if self.latency {
+            worker = worker.latency_first();
+        }
+        if let Some((spec, room, stats)) = self.proxy {
+            worker = worker.proxying(&spec, room, stats);
+        }
+        Ok(worker)
     }
 }
 
@@ -284,18 +331,19 @@ impl Drop for Ended {
     }
 }
 
-/// The sockets of all workers, each with the receive buffer granted.
-fn bind(listen: SocketAddr, workers: usize) -> Result<Vec<(UdpSocket, usize)>, EngineError> {
-    let wrong = EngineError::Workers { workers, port: listen.port() };
+/// The sockets of all workers, each with the receive buffer granted. An address in use is tried again
+/// for a while.
+fn bind(
+    workers: usize,
+    listen: SocketAddr,
+    bind_all: impl Fn() -> Result<Vec<(UdpSocket, usize)>, EngineError>,
+) -> Result<Vec<(UdpSocket, usize)>, EngineError> {
     if workers == 0 || workers > WORKERS_MAX {
-        return Err(wrong);
-    }
-    if usize::from(listen.port()) + workers - 1 > usize::from(u16::MAX) {
-        return Err(wrong);
+        return Err(EngineError::Workers { workers, port: listen.port() });
     }
     let give_up = Instant::now() + BIND_RETRY;
     loop {
-        match bind_all(listen, workers) {
+        match bind_all() {
             // A free port whose neighbour is taken is no failure: the kernel chooses another.
             Err(EngineError::Bind { source, .. })
                 if source.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up =>

@@ -170,6 +170,18 @@ pub struct EngineConfig {
     pub dscp: Dscp,
     /// Origin of [`Time`] for the workers: the daemon's.
     pub origin: std::time::Instant,
+    /// Never wait for more frames before passing on what has come.
+    pub latency: bool,
+}
+
+/// What makes an engine a plain UDP proxy ([`Engine::start_proxy`]).
+#[derive(Debug, Clone)]
+pub struct ProxySpec {
+    pub server: SocketAddr,
+    /// A client that was silent for this long in both directions is forgotten.
+    pub idle: Duration,
+    /// At a time, of all workers together.
+    pub clients_max: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

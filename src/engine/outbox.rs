@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use super::pool::{Filled, Unfilled};
-use super::runs::{FRAME_PIECES_MAX, Full, Note, Outgoing, Run, Runs};
+use super::runs::{FRAME_PIECES_MAX, Full, Note, Outgoing, Run, Runs, Train};
 use super::table::{SocketId, Table};
 use crate::limits::{BATCH_MAX, GSO_OFF_MAX};
 use crate::net::Net;
@@ -82,6 +82,13 @@ impl Outbox {
     pub(super) fn push(&mut self, frame: Outgoing<'_>) -> Result<(), Full> {
         let alone = frame.alone || self.gso_off.contains(frame.socket, frame.to);
         self.runs.push(&Outgoing { alone, ..frame })
+    }
+
+    /// Datagrams as they came. `Full`: what there is must be submitted first; `train` is the rest.
+    #[inline]
+    pub(super) fn push_train(&mut self, train: &mut Train) -> Result<(), Full> {
+        let alone = self.gso_off.contains(train.socket, train.to);
+        self.runs.push_train(train, alone)
     }
 
     /// Sends what there is and writes the books.

@@ -76,6 +76,24 @@ pub struct Outgoing<'a> {
     pub alone: bool,
 }
 
+/// Datagrams that lie behind each other in one buffer and go the same way: a super-buffer as it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Train {
+    pub socket: SocketId,
+    pub to: SocketAddr,
+    pub piece: Piece,
+    /// Bytes of each; the last may have fewer.
+    pub segment: u16,
+    pub note: Note,
+}
+
+impl Train {
+    fn skip(&mut self, bytes: u32) {
+        self.piece.start += bytes;
+        self.piece.bytes -= bytes;
+    }
+}
+
 /// Header, payload and tag of a frame may lie in different places.
 pub const FRAME_PIECES_MAX: usize = 3;
 
@@ -169,6 +187,46 @@ impl Runs {
         }
         self.append(frame, bytes);
         Ok(())
+    }
+
+    /// Adds datagrams that lie behind each other in one buffer: as [`Runs::push`] for each of them, but
+    /// at the price of one for each run they fill. When it is `Full`, `train` has what found no room.
+    pub fn push_train(&mut self, train: &mut Train, alone: bool) -> Result<(), Full> {
+        loop {
+            let segment = u32::from(train.segment).min(train.piece.bytes);
+            let first = [Piece { bytes: segment, ..train.piece }];
+            let Train { socket, to, note, .. } = *train;
+            self.push(&Outgoing { socket, to, pieces: &first, note, alone })?;
+            train.skip(segment);
+            if !alone {
+                self.extend(train);
+            }
+            if train.piece.bytes == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Adds as much of the train as the run takes to which its last datagram went.
+    fn extend(&mut self, train: &mut Train) {
+        let run = &mut self.runs[self.last];
+        let segment = u32::from(train.segment);
+        if !run.open || u32::from(run.segment) != segment {
+            return;
+        }
+        let room = u32::from(RUN_SEGMENTS_MAX - run.segments)
+            .min(RUN_BYTES_MAX.saturating_sub(run.bytes) / segment);
+        let bytes = train.piece.bytes.min(room * segment);
+        let segments = bytes.div_ceil(segment);
+        run.segments += u16::try_from(segments).expect("no more than fit");
+        run.bytes += bytes;
+        run.open = bytes % segment == 0;
+        // The first of them is the last in both lists.
+        self.pieces[run.pieces.1 as usize].piece.bytes += bytes;
+        let stretch = &mut self.stretches[run.stretches.1 as usize];
+        stretch.frames += segments;
+        stretch.bytes += u64::from(bytes);
+        train.skip(bytes);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -602,5 +660,79 @@ mod tests {
             check_and_clear(&mut runs, &mut sent);
             prop_assert_eq!(sent, expected);
         }
+
+        #[test]
+        fn a20_a_train_makes_the_runs_that_its_datagrams_one_by_one_would(trains in trains()) {
+            let accounts = accounts(3);
+            let (mut whole, mut singly) = (Runs::default(), Runs::default());
+            for (buffer, (port, segment, bytes, account)) in (1..).zip(trains) {
+                let (socket, to, note) = (SocketId(0), to(port), note(accounts[account]));
+                let piece = Piece { buffer, start: 0, bytes };
+                let mut train = Train { socket, to, piece, segment, note };
+                whole.push_train(&mut train, false).unwrap();
+                prop_assert_eq!(train.piece.bytes, 0);
+                let mut start = 0;
+                while start < bytes || bytes == 0 {
+                    let bytes = u32::from(segment).min(bytes - start);
+                    let pieces = &[Piece { buffer, start, bytes }];
+                    singly.push(&Outgoing { socket, to, pieces, note, alone: false }).unwrap();
+                    start += bytes;
+                    if bytes == 0 {
+                        break;
+                    }
+                }
+            }
+            let shape = |runs: &Runs| -> Vec<_> {
+                let of = |run: &Run| {
+                    let pieces: Vec<Piece> = runs.pieces(run).collect();
+                    let stretches: Vec<_> =
+                        runs.stretches(run).map(|s| (s.note, s.frames, s.bytes)).collect();
+                    (run.to, run.segment, run.segments, run.bytes, run.open, pieces, stretches)
+                };
+                runs.runs().iter().map(of).collect()
+            };
+            prop_assert_eq!(shape(&whole), shape(&singly));
+        }
+    }
+
+    #[test]
+    fn a20_a_train_that_finds_no_room_goes_on_where_it_stopped() {
+        let note = note(accounts(1)[0]);
+        let mut runs = Runs::default();
+        let pieces = &[Piece { buffer: 1, start: 0, bytes: 10 }];
+        for port in 0..RUNS_MAX - 1 {
+            let to = to(u16::try_from(port).unwrap());
+            let socket = SocketId(0);
+            // As long as every place that is tried is found.
+            let _ = runs.push(&Outgoing { socket, to, pieces, note, alone: true });
+        }
+        while runs.len() < RUNS_MAX - 1 {
+            let (socket, to) = (SocketId(1), to(1));
+            runs.push(&Outgoing { socket, to, pieces, note, alone: true }).unwrap();
+        }
+        // Two runs of it, and room for one.
+        let piece = Piece { buffer: 2, start: 0, bytes: 100 * 50 + 7 };
+        let (socket, to) = (SocketId(1), to(1));
+        let mut train = Train { socket, to, piece, segment: 50, note };
+        assert_eq!(runs.push_train(&mut train, false), Err(Full));
+        let taken = u32::from(RUN_SEGMENTS_MAX) * 50;
+        assert_eq!(train.piece, Piece { buffer: 2, start: taken, bytes: 100 * 50 + 7 - taken });
+        assert_eq!(runs.runs().last().unwrap().bytes, taken);
+        runs.clear();
+        runs.push_train(&mut train, false).unwrap();
+        let last = runs.runs().last().unwrap();
+        assert_eq!((last.segments, last.bytes), (101 - RUN_SEGMENTS_MAX, 5_007 - taken));
+    }
+
+    /// Port, segment, bytes, account: from an empty datagram to 128 of them and to the largest.
+    fn trains() -> impl Strategy<Value = Vec<(u16, u16, u32, usize)>> {
+        let train = (0..3u16, 1..1_500u16, 0..129u32, 0..1_500u32, 0..3usize).prop_map(
+            |(port, segment, datagrams, last, account)| {
+                let whole = u32::from(segment) * datagrams.saturating_sub(1);
+                let last = if datagrams == 0 { 0 } else { last.min(u32::from(segment)) };
+                (port, segment, (whole + last).min(65_507), account)
+            },
+        );
+        prop::collection::vec(train, 1..12)
     }
 }

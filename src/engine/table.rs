@@ -277,7 +277,8 @@ impl Table {
         }
     }
 
-    fn open_account(&mut self, stats: Arc<ChannelStats>) -> Account {
+    /// A set of counters, kept until it is closed.
+    pub fn open_account(&mut self, stats: Arc<ChannelStats>) -> Account {
         match self.free_accounts.pop() {
             Some(account) => {
                 self.accounts[account.0 as usize] = Some(stats);

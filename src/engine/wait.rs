@@ -22,20 +22,8 @@
 
 use core::time::Duration;
 
+use crate::stats::WaitMode;
 use crate::types::Time;
-
-/// How the worker waits: exported by its number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(u8)]
-pub enum WaitMode {
-    /// Until there is anything.
-    #[default]
-    Immediate = 0,
-    /// For [`GATHER`] completions, at most 50 us; then until there is anything.
-    Short = 1,
-    /// The same with 100 us.
-    Long = 2,
-}
 
 /// Completions that end a gathering wait early.
 pub const GATHER: u32 = 16;
@@ -58,29 +46,7 @@ const WINDOW_WAKEUPS: u64 = 64;
 /// ... or after this time: 200 datagrams at the rate that matters.
 const WINDOW: Duration = Duration::from_millis(10);
 
-impl WaitMode {
-    pub const ALL: [Self; 3] = [Self::Immediate, Self::Short, Self::Long];
-
-    /// The name in JSON and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Immediate => "immediate",
-            Self::Short => "gather_50us",
-            Self::Long => "gather_100us",
-        }
-    }
-
-    /// How long to gather, and how many completions are enough; `None` is to wait for the first.
-    pub fn gather(self) -> Option<(Duration, u32)> {
-        match self {
-            Self::Immediate => None,
-            Self::Short => Some((Duration::from_micros(50), GATHER)),
-            Self::Long => Some((Duration::from_micros(100), GATHER)),
-        }
-    }
-}
-
-/// The machine: [`Waiter::woke`] after every wake-up, [`Waiter::mode`] before the next wait.
+/// The machine: [`Waiter::woke`] after every wake-up, [`Waiter::gather`] before the next wait.
 #[derive(Debug)]
 pub struct Waiter {
     /// Latency is worth more than CPU: never gather.
@@ -101,6 +67,16 @@ impl Waiter {
     #[inline]
     pub fn mode(&self) -> WaitMode {
         self.mode
+    }
+
+    /// How long the next wait gathers, and how many completions end it; `None` is to wait for the first.
+    #[inline]
+    pub fn gather(&self) -> Option<(Duration, u32)> {
+        match self.mode {
+            WaitMode::Immediate => None,
+            WaitMode::Short => Some((Duration::from_micros(50), GATHER)),
+            WaitMode::Long => Some((Duration::from_micros(100), GATHER)),
+        }
     }
 
     /// A wait ended at `now` and brought this many datagrams, none for a time-out or a command.
@@ -172,8 +148,8 @@ mod tests {
             let (mut at_ns, mut next_ns) = (self.now * 1_000, self.now * 1_000 + gap_ns);
             let end_ns = at_ns + ms * 1_000_000;
             while at_ns < end_ns {
-                let gather = self.waiter.mode().gather().map_or(0, |(min, enough)| {
-                    (min.as_nanos() as u64).min(gap_ns * u64::from(enough))
+                let gather = self.waiter.gather().map_or(0, |(min, enough)| {
+                    u64::from(min.subsec_nanos()).min(gap_ns * u64::from(enough))
                 });
                 at_ns = next_ns.max(at_ns + gather);
                 let came = (at_ns - next_ns) / gap_ns + 1;
@@ -272,6 +248,6 @@ mod tests {
         for rate in [20_000, 100_000, 1_000_000] {
             assert_eq!(play.single_datagrams(1_000, rate), WaitMode::Immediate);
         }
-        assert_eq!((play.changes, play.waiter.mode().gather()), (0, None));
+        assert_eq!((play.changes, play.waiter.gather()), (0, None));
     }
 }

@@ -4,7 +4,8 @@
 //! 1 commands    what the control thread wants changed, a few at a time
 //! 2 reap        what has come to any socket, waiting if nothing has
 //! 3 clocks      one reading for the whole batch
-//! 4 forward     a verdict for each segment of each super-buffer, headers edited where they lie
+//! 4 forward     a verdict for each segment of each super-buffer, headers edited where they lie; of a
+//!               proxy one for each super-buffer, nothing edited
 //! 5 submit      all runs of the batch; count what became of each frame; release the buffers
 //! 6 heartbeats  (worker 0) send those due, report silent links
 //! ```
@@ -12,11 +13,12 @@
 //! Nothing of a frame's route allocates, locks, logs or reads a clock. Every datagram that came is
 //! counted once as entered or received and once as sent, delivered or dropped.
 //!
-//! The loop, its commands and its heartbeats are here, step 4 is in `worker/batch.rs`, step 5 in
-//! `outbox.rs`. Does not judge (that is [`super::forward`]) and does not know which system calls are
-//! used ([`crate::net`]).
+//! The loop, its commands and its heartbeats are here, step 4 is in `worker/batch.rs` (of a proxy in
+//! `worker/proxied.rs`), step 5 in `outbox.rs`. How step 2 waits is decided in `wait.rs`. Does not judge
+//! (that is [`super::forward`]) and does not know which system calls are used ([`crate::net`]).
 
 mod batch;
+mod proxied;
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -29,11 +31,15 @@ use super::liveness::Liveness;
 use super::outbox::Outbox;
 use super::pool::Unfilled;
 use super::table::{EndSlot, Table};
-use super::{Command, Deliver, EndSpec, Event};
+use super::wait::Waiter;
+use super::{Command, Deliver, EndSpec, Event, ProxySpec};
 use crate::limits::{COMMANDS_MAX, COMMANDS_PER_TURN, EVENTS_MAX, JUDGE_AFTER_BATCHES};
 use crate::net::{self, Batch, EventFd, Net, WORKER_SOCKET, Wait};
-use crate::stats::{DropReason, WorkerStats, bump};
+use crate::stats::{DropReason, ProxyStats, WorkerStats, bump};
 use crate::types::{ChannelId, Time};
+
+use proxied::Proxied;
+pub(super) use proxied::Room;
 
 /// What a worker and the control thread share.
 #[derive(Debug)]
@@ -81,6 +87,9 @@ pub(super) struct Worker {
     batch: Batch,
     outbox: Outbox,
     tally: batch::Tally,
+    waiter: Waiter,
+    /// Of a plain UDP proxy, which has no links and no channels.
+    proxied: Option<Proxied>,
     origin: Instant,
     /// The clocks as read for this batch.
     now: Time,
@@ -117,12 +126,26 @@ impl Worker {
             batch: Batch::default(),
             outbox: Outbox::new(headers),
             tally: batch::Tally::default(),
+            waiter: Waiter::new(false),
+            proxied: None,
             origin,
             now: Time::default(),
             stamp: 0,
             full_batches: 0,
             judge_due: false,
         }
+    }
+
+    /// It never waits for more than has come.
+    pub(super) fn latency_first(mut self) -> Self {
+        self.waiter = Waiter::new(true);
+        self
+    }
+
+    /// It is one of a plain UDP proxy.
+    pub(super) fn proxying(mut self, spec: &ProxySpec, room: Room, stats: Arc<ProxyStats>) -> Self {
+        self.proxied = Some(Proxied::new(spec, room, stats, &mut self.table));
+        self
     }
 
     /// Until [`Command::Stop`]; an error is a text for people.
@@ -132,11 +155,11 @@ impl Worker {
             let timeout = match self.apply_commands() {
                 Turn::Stop => return Ok(()),
                 Turn::GoAtOnce => Some(Duration::ZERO),
-                Turn::Go => {
-                    self.liveness.as_ref().and_then(Liveness::next).map(|at| at.since(self.now))
-                }
+                Turn::Go => self.next_deadline().map(|at| at.since(self.now)),
             };
-            let wait = Wait { timeout, min: None };
+            // A gathering wait must not be the reason for a late heartbeat.
+            let in_time = |gather: &(Duration, u32)| timeout.is_none_or(|most| most > gather.0);
+            let wait = Wait { timeout, min: self.waiter.gather().filter(in_time) };
             self.net
                 .reap(wait, &mut self.batch)
                 .map_err(|error| format!("cannot receive: {error}"))?;
@@ -148,8 +171,16 @@ impl Worker {
             let sent = self.forward_batch().and_then(|()| self.submit());
             sent.map_err(|error| format!("cannot send: {error}"))?;
             self.outbox.finish(&mut self.net);
+            self.let_clients_go();
             self.heartbeats();
         }
+    }
+
+    /// When something is due that nothing received reminds of.
+    fn next_deadline(&self) -> Option<Time> {
+        let beat = self.liveness.as_ref().and_then(Liveness::next);
+        let expiry = self.proxied.as_ref().and_then(Proxied::next_expiry);
+        beat.into_iter().chain(expiry).min()
     }
 
     // --- 1: commands ---
@@ -258,6 +289,12 @@ impl Worker {
         bump(&self.stats.cq_overflows, u64::from(std::mem::take(&mut self.batch.cq_overflows)));
         for (socket, frames) in self.batch.overflows.drain(..) {
             let frames = u64::from(frames);
+            if let Some(proxied) = &self.proxied {
+                let stats = self.table.stats(proxied.account(socket));
+                bump(&stats.entered, frames);
+                stats.drop_frames(DropReason::KernelReceive, frames);
+                continue;
+            }
             match self.owners[socket.0 as usize].and_then(|slot| self.table.end_mut(slot)) {
                 Some(end) => {
                     end.sequence += frames;

@@ -29,7 +29,7 @@ pub mod uring;
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read as _, Write as _};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
@@ -337,6 +337,58 @@ pub fn bind_worker(address: SocketAddr) -> io::Result<(UdpSocket, usize)> {
     let granted = enlarge_receive_buffer(socket.as_fd())?;
     socket.bind(&address.into())?;
     Ok((socket.into(), granted))
+}
+
+/// Binds the one port of a proxy for each of its workers. A single socket is not shared; several share
+/// the port by SO_REUSEPORT, which the first asks for only when it has the port: another program with
+/// the option set is noticed. One that comes later and has the same user can still join.
+pub fn bind_proxy(address: SocketAddr, workers: usize) -> io::Result<Vec<(UdpSocket, usize)>> {
+    let mut bound = Vec::with_capacity(workers);
+    let mut address = address;
+    for worker in 0..workers {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(!address.ip().is_unspecified())?;
+        }
+        let granted = enlarge_receive_buffer(socket.as_fd())?;
+        if worker > 0 {
+            socket.set_reuse_port(true)?;
+        }
+        socket.bind(&address.into())?;
+        if worker == 0 && workers > 1 {
+            socket.set_reuse_port(true)?;
+        }
+        let socket = UdpSocket::from(socket);
+        address = socket.local_addr()?;
+        bound.push((socket, granted));
+    }
+    Ok(bound)
+}
+
+/// A socket with a port of its own, of the family of `server`. It is not connected: an answer from
+/// elsewhere is seen and counted, and what ICMP says about one datagram does not cost the next.
+pub fn open_towards(server: SocketAddr) -> io::Result<UdpSocket> {
+    match server {
+        SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
+    }
+}
+
+/// Lets this process open `needed` files if the system allows it; how many it may open.
+pub fn raise_open_files(needed: u64) -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives through the call and is the structure it fills.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return 0;
+    }
+    if limit.rlim_cur < needed {
+        let asked = libc::rlimit { rlim_cur: needed.min(limit.rlim_max), ..limit };
+        // SAFETY: `asked` lives through the call and is the structure it reads.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const asked) } == 0 {
+            return asked.rlim_cur;
+        }
+    }
+    limit.rlim_cur
 }
 
 /// Asks for [`SOCKET_BUFFER_BYTES`] and returns what was granted.

@@ -63,13 +63,18 @@ impl Worker {
         let mut datagrams = 0;
         for received in received.drain(..) {
             datagrams += received.datagrams() as u64;
-            if received.socket == WORKER_SOCKET {
+            if self.proxied.is_some() {
+                self.on_proxied(received)?;
+            } else if received.socket == WORKER_SOCKET {
                 self.on_frames(received)?;
             } else {
                 self.on_datagrams(received)?;
             }
         }
         bump(&self.stats.datagrams, datagrams);
+        bump(&self.stats.wakeups, u64::from(datagrams > 0));
+        self.waiter.woke(self.now, datagrams);
+        self.stats.set_wait_mode(self.waiter.mode());
         self.batch.received = received;
         Ok(())
     }
@@ -314,7 +319,7 @@ impl Worker {
 }
 
 /// Why nothing of it can be used.
-fn damage(received: &Received) -> Option<DropReason> {
+pub(super) fn damage(received: &Received) -> Option<DropReason> {
     if received.control_truncated {
         return Some(DropReason::ControlTruncated);
     }
