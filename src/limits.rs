@@ -232,6 +232,17 @@ pub const REPLY_BYTES_MAX: usize = 64 << 20;
 /// A daemon answers what it knows itself within this; questions to other peers add their deadline.
 pub const CLIENT_ANSWER_MAX: Duration = Duration::from_secs(10);
 
+// --- Histograms ---
+
+/// A least one-way time above this is taken for clocks that differ (A23).
+pub const ONE_WAY_AGREED_US: i32 = 1_000_000;
+/// Watches (`spanway latency --watch`) of one peer at the same time: 352 KiB each at every worker.
+pub const WATCHES_MAX: usize = 16;
+/// Longest watch: a channel of a million frames a second still counts far below 2^64.
+pub const WATCH_MAX: Duration = Duration::from_secs(3_600);
+/// A watch ends by itself this long after the time it was asked for: the last reading comes first.
+pub const WATCH_TAIL: Duration = Duration::from_secs(5);
+
 // --- `spanway send` and `spanway recv` ---
 
 /// Datagrams that are due within this are sent together; sleeps are not finer.

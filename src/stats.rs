@@ -1,10 +1,14 @@
 //! Counters and latency of the data plane: one writer each (the worker), relaxed atomics, any reader.
 //!
 //! Every drop has a name ([`DropReason`]) with a sentence; the same table feeds the command line,
-//! metrics and pages. Counters never go back within a run of the daemon.
+//! metrics and pages. Counters never go back within a run of the daemon. Histograms are in
+//! [`histogram`].
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+pub mod histogram;
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use self::histogram::{OneWay, RelayHistograms};
 
 macro_rules! drop_reasons {
     ($($name:ident $text:literal $sentence:literal),* $(,)?) => {
@@ -51,9 +55,6 @@ drop_reasons! {
 
 const REASONS: usize = DropReason::ALL.len();
 
-/// Buckets of a [`LatencyBuckets`]: 27 octaves of microseconds, 8 steps each.
-pub const LATENCY_BUCKETS: usize = 27 * 8;
-
 /// Counters of one channel at one peer. Entered + received = sent + delivered + drops, once nothing
 /// is in flight. One cache line of its own at least: neighbours in memory belong to other workers.
 #[derive(Debug)]
@@ -77,7 +78,7 @@ pub struct ChannelStats {
     pub entry_sequence: AtomicU64,
     drops: [AtomicU64; REASONS],
     /// From the stamp (entry into the overlay) to the arrival here.
-    pub latency: LatencyBuckets,
+    pub one_way: OneWay,
 }
 
 impl Default for ChannelStats {
@@ -92,7 +93,7 @@ impl Default for ChannelStats {
             next_sequence: AtomicU64::new(0),
             entry_sequence: AtomicU64::new(0),
             drops: [const { AtomicU64::new(0) }; REASONS],
-            latency: LatencyBuckets::default(),
+            one_way: OneWay::default(),
         }
     }
 }
@@ -147,10 +148,8 @@ pub struct WorkerStats {
     pub cq_overflows: AtomicU64,
     pub heartbeats_sent: AtomicU64,
     pub heartbeats_heard: AtomicU64,
-    /// Waits that ended with datagrams.
-    pub wakeups: AtomicU64,
-    /// How the worker waits now: the number of a [`WaitMode`].
-    wait_mode: AtomicU8,
+    /// Times inside this worker, and sizes.
+    pub relay: RelayHistograms,
 }
 
 impl Default for WorkerStats {
@@ -165,8 +164,7 @@ impl Default for WorkerStats {
             cq_overflows: AtomicU64::new(0),
             heartbeats_sent: AtomicU64::new(0),
             heartbeats_heard: AtomicU64::new(0),
-            wakeups: AtomicU64::new(0),
-            wait_mode: AtomicU8::new(0),
+            relay: RelayHistograms::default(),
         }
     }
 }
@@ -216,69 +214,13 @@ impl WaitMode {
     }
 }
 
-/// A log-linear histogram of microseconds: 8 steps an octave, so a reading is at most 12.5 % high.
-/// Fixed size, no allocation; counts wrap at 2^32, readers take differences.
-#[derive(Debug)]
-pub struct LatencyBuckets {
-    counts: [AtomicU32; LATENCY_BUCKETS],
-}
-
-impl Default for LatencyBuckets {
-    fn default() -> Self {
-        Self { counts: [const { AtomicU32::new(0) }; LATENCY_BUCKETS] }
-    }
-}
-
-impl LatencyBuckets {
-    #[inline]
-    pub fn record(&self, micros: u32) {
-        self.record_many(micros, 1);
-    }
-
-    /// The same value `times` times.
-    #[inline]
-    pub fn record_many(&self, micros: u32, times: u32) {
-        let count = &self.counts[Self::index(micros)];
-        count.store(count.load(Relaxed).wrapping_add(times), Relaxed);
-    }
-
-    /// Below 8 one bucket a microsecond, then 8 an octave.
-    fn index(micros: u32) -> usize {
-        if micros < 8 {
-            return micros as usize;
-        }
-        let octave = 31 - micros.leading_zeros();
-        let step = (micros >> (octave - 3)) & 7;
-        (((octave - 2) * 8 + step) as usize).min(LATENCY_BUCKETS - 1)
-    }
-
-    /// Largest value that falls into bucket `index`, in microseconds.
-    pub fn upper_us(index: usize) -> u64 {
-        if index < 8 {
-            return index as u64;
-        }
-        let (octave, step) = (index / 8 + 2, index % 8);
-        ((8 + step as u64 + 1) << (octave - 3)) - 1
-    }
-
-    pub fn snapshot(&self) -> Vec<u32> {
-        self.counts.iter().map(|count| count.load(Relaxed)).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_latency_falls_into_a_bucket_that_covers_it() {
-        for micros in (0..1_000_000).step_by(7).chain([67_000_000, 134_000_000]) {
-            let index = LatencyBuckets::index(micros);
-            let upper = LatencyBuckets::upper_us(index);
-            assert!(upper >= u64::from(micros), "{micros} in {index} up to {upper}");
-            assert!(upper <= u64::from(micros) + u64::from(micros) / 8 + 1, "{micros}: {upper}");
-        }
-        assert_eq!(LatencyBuckets::index(u32::MAX), LATENCY_BUCKETS - 1);
+    fn the_counters_of_a_channel_take_less_than_a_kibibyte() {
+        assert!(size_of::<ChannelStats>() <= 1_024, "{}", size_of::<ChannelStats>());
     }
 
     #[test]

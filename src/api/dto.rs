@@ -39,10 +39,20 @@ pub enum Request {
         service: ServiceName,
         address: SocketAddr,
     },
-    /// Latency buckets of one channel here; see [`Latency`].
+    /// One-way times of a channel here; see [`Latency`]. With the number of a watch what was counted
+    /// since that began, otherwise what was counted since the channel came.
     Latency {
         channel: String,
+        watch: Option<u64>,
     },
+    /// Counts the one-way times of a channel with three digits, for that many seconds or until the
+    /// client closes the connection; one line of [`Watching`] follows.
+    Watch {
+        channel: String,
+        seconds: u32,
+    },
+    /// Times and sizes of this peer's own work; see [`RelayTimes`].
+    RelayTimes,
     /// Lines of [`EventLine`] from now on.
     Events,
     Reload,
@@ -269,13 +279,84 @@ pub enum Received {
     },
 }
 
-/// One-way latency from entry to here as log-linear buckets, cumulative since the channel opened;
-/// clients take differences. Only meaningful where the clocks of both hosts agree.
+/// A histogram. The unit is in the name of the field that has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Distribution {
+    pub count: u64,
+    /// `null`, as all the others, if nothing was counted.
+    pub min: Option<u64>,
+    pub p50: Option<u64>,
+    pub p90: Option<u64>,
+    pub p99: Option<u64>,
+    pub p999: Option<u64>,
+    pub max: Option<u64>,
+    /// Largest value of each bucket in which something was counted, ascending, and its count.
+    pub buckets: Vec<(u64, u64)>,
+}
+
+/// One-way times of the frames of a channel, from their entry into the overlay to this peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latency {
     pub channel: String,
-    /// Largest value of each bucket in microseconds, and its count (wraps at 2^32).
-    pub buckets: Vec<(u64, u32)>,
+    /// The peer that measured.
+    pub peer: PeerName,
+    /// `log2`: since the channel came here, a bucket for each power of two; `full`: since somebody
+    /// began to watch, three digits.
+    pub resolution: String,
+    /// The clocks of both hosts do not agree (the least time is negative or above 1 s): the times are
+    /// those above the least, which is shown as 0.
+    pub clocks_differ: bool,
+    pub one_way_us: Distribution,
+    /// Time inside the relays that this peer can read: itself.
+    pub hops: Vec<HopTimes>,
+}
+
+/// The one line of `watch`: it counts from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watching {
+    /// To be named in `latency`.
+    pub watch: u64,
+}
+
+/// How long things are inside this peer, and how many at a time. Cumulative since it started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayTimes {
+    pub peer: PeerName,
+    pub lanes: Vec<LaneTimes>,
+    /// The data lane by the neighbour the frames came from.
+    pub hops: Vec<HopTimes>,
+    /// The data lane by worker.
+    pub workers: Vec<WorkerTimes>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneTimes {
+    /// `data`: frames, from the kernel's receive time to the hand-over of their batch to send;
+    /// `control`: messages, from their arrival until they were handled and what follows was sent.
+    pub lane: String,
+    /// Frames are sampled by batches: the count is that of the sample.
+    pub inside_ns: Distribution,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HopTimes {
+    /// Whose time it is.
+    pub peer: PeerName,
+    /// The neighbour that the frames came from.
+    pub from: PeerName,
+    pub inside_ns: Distribution,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerTimes {
+    /// Its UDP port, as in `status`.
+    pub port: u16,
+    pub inside_ns: Distribution,
+    /// Datagrams of one batch.
+    pub batch: Distribution,
+    /// Datagrams of one receive and of one send: more than one if the kernel merged or split them.
+    pub receive_segments: Distribution,
+    pub send_segments: Distribution,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -31,7 +31,7 @@ pub struct Ask {
 #[derive(Debug)]
 pub enum What {
     Request(Request, Answers),
-    /// The client of an unfinished `receive` or `events` went away.
+    /// The client of an unfinished `receive`, `events` or `watch` went away.
     Gone,
 }
 
@@ -175,7 +175,8 @@ async fn serve_one(stream: UnixStream, client: u64, ask: &dyn Fn(Ask)) {
         }
         Err(_) => return,
     };
-    let lasting = matches!(request, Request::Receive { .. } | Request::Events);
+    let lasting =
+        matches!(request, Request::Receive { .. } | Request::Events | Request::Watch { .. });
     let lines = Rc::new(Lines::default());
     let answers = Answers { lines: Rc::clone(&lines) };
     ask(Ask { client, what: What::Request(request, answers) });

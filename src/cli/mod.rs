@@ -4,7 +4,8 @@
 //! | file | commands |
 //! | --- | --- |
 //! | [`setup`] | `run`, `init`, `key`, `config` |
-//! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify`, `latency`, `events` |
+//! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify`, `events` |
+//! | [`latency`] | `latency` |
 //! | [`open`] | `open`, `close`, `reload`, `recompute`, `leave` |
 //! | [`send`], [`recv`] | `send`, `recv` |
 //! | [`forward`] | `forward` |
@@ -19,6 +20,7 @@ mod demo;
 mod drawing;
 mod forward;
 mod interrupt;
+mod latency;
 mod open;
 mod read;
 mod recv;
@@ -114,8 +116,8 @@ enum Command {
     Recompute(Target),
     /// Show what happens, as it happens
     Events(Target),
-    /// Show the one-way latency of a channel, from its entry to this peer
-    Latency(ChannelArgs),
+    /// Show how long frames are inside this peer, or on their way in a channel
+    Latency(LatencyArgs),
     /// Stream standard input to a service, at the rate of its channel
     Send(SendArgs),
     /// Write the stream that comes for a service to standard output
@@ -241,6 +243,30 @@ struct ChannelArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  spanway latency                                 time inside this peer, by lane, hop and worker
+  spanway latency film                            one-way times of a channel, from its entry to here
+  spanway latency film --watch 10 --hgrm film.hgrm
+Times of a channel are shown as variation if the clocks of the two hosts differ.")]
+struct LatencyArgs {
+    /// The channel's id or name [default: this peer's own work]
+    channel: Option<String>,
+    /// Count with three digits for so many seconds, then show that
+    #[arg(long, value_name = "SECONDS", requires = "channel",
+          value_parser = clap::value_parser!(u32).range(1..=WATCH_SECONDS_MAX))]
+    watch: Option<u32>,
+    /// Write the percentiles for HdrHistogram's plotter: in ms of a channel, in us of this peer
+    #[arg(long, value_name = "FILE")]
+    hgrm: Option<PathBuf>,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// As a bound of an argument.
+const WATCH_SECONDS_MAX: i64 = limits::WATCH_MAX.as_secs().cast_signed();
+
+#[derive(Debug, Args)]
 struct ServicesArgs {
     /// Whose services
     peer: PeerName,
@@ -299,7 +325,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Services(args) => read::services(args),
         Command::Verify(target) => read::verify(&target),
         Command::Events(target) => read::events(&target),
-        Command::Latency(args) => read::latency(args),
+        Command::Latency(args) => latency::latency(args),
         Command::Send(args) => send::send(args),
         Command::Recv(args) => recv::recv(args),
         Command::Forward(args) => forward::forward(&args),

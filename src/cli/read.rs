@@ -4,15 +4,13 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-
 use super::open::path_text;
 use super::screen::{CliError, Daemon, Fail, Style, print, show};
 use super::table::{Table, wrap};
-use super::{ChannelArgs, ServicesArgs, Target, answer_time};
+use super::{ServicesArgs, Target, answer_time};
 use crate::api::dto::{
-    ChannelRow, EdgeRow, EventLine, Latency, LinkRow, PeerRow, Request, ServiceRow, StatusReply,
-    TreeReply, VerifyReply,
+    ChannelRow, EdgeRow, EventLine, LinkRow, PeerRow, Request, ServiceRow, StatusReply, TreeReply,
+    VerifyReply,
 };
 use crate::cli::drawing;
 use crate::limits;
@@ -157,42 +155,6 @@ pub(super) fn events(target: &Target) -> Result<(), CliError> {
     Err(CliError::failure("the daemon has stopped"))
 }
 
-pub(super) fn latency(args: ChannelArgs) -> Result<(), CliError> {
-    let daemon = Daemon::of(&args.target)?;
-    let reply: Latency = daemon.ask(&Request::Latency { channel: args.channel })?;
-    show(&args.target, &reply, |reply, out, _| {
-        let histogram = histogram(&reply.buckets);
-        if histogram.is_empty() {
-            return writeln!(out, "no frame of {} has come here yet", reply.channel);
-        }
-        let at = |percentile| millis(histogram.value_at_percentile(percentile));
-        writeln!(out, "from the entry of {} to this peer, since it opened", reply.channel)?;
-        writeln!(out, "frames  {}", histogram.len())?;
-        writeln!(out, "p50     {} ms", at(50.0))?;
-        writeln!(out, "p99     {} ms", at(99.0))?;
-        writeln!(out, "p99.9   {} ms", at(99.9))?;
-        writeln!(out, "max     {} ms", millis(histogram.max()))
-    })
-}
-
-/// Buckets of the contract as a histogram, for percentiles as everybody prints them.
-pub(super) fn histogram(buckets: &[(u64, u32)]) -> Histogram<u64> {
-    let mut histogram = Histogram::new_with_max(LATENCY_US_MAX, 3)
-        .expect("the bounds are constants that the crate accepts");
-    for &(upper_us, count) in buckets {
-        histogram.saturating_record_n(upper_us, u64::from(count));
-    }
-    histogram
-}
-
-/// Microseconds as milliseconds with two decimals.
-pub(super) fn millis(micros: u64) -> String {
-    format!("{}.{:02}", micros / 1_000, micros % 1_000 / 10)
-}
-
-/// Above the last bucket of [`crate::stats::LatencyBuckets`].
-const LATENCY_US_MAX: u64 = 1 << 30;
-
 /// Milliseconds since 1970 as a time of day, in UTC like the log.
 fn time_of_day(at_ms: u64) -> String {
     let (seconds, millis) = (at_ms / 1_000 % 86_400, at_ms % 1_000);
@@ -316,29 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_come_from_the_buckets() {
-        let histogram = histogram(&[(100, 990), (5_000, 9), (90_000, 1)]);
-        assert_eq!(histogram.len(), 1_000);
-        assert_eq!(histogram.value_at_percentile(50.0), 100);
-        assert!(histogram.value_at_percentile(99.5) >= 4_995);
-        assert!(histogram.max() >= 90_000);
-    }
-
-    #[test]
-    fn cpus_are_shown_as_ranges() {
-        assert_eq!(cpu_ranges(&[0, 1, 2, 3, 6, 8, 9]), ["0-3", "6", "8-9"]);
-        assert!(cpu_ranges(&[]).is_empty());
-    }
-
-    #[test]
     fn events_carry_the_time_of_day() {
         assert_eq!(time_of_day(1_795_261_205_180), "11:40:05.180Z");
-    }
-
-    #[test]
-    fn microseconds_are_shown_as_milliseconds() {
-        assert_eq!(millis(7), "0.00");
-        assert_eq!(millis(1_234), "1.23");
-        assert_eq!(millis(250_000), "250.00");
     }
 }

@@ -23,10 +23,20 @@ use crate::types::{ChannelId, Label, LinkId, PeerName, RequestId, ServiceName, W
 
 /// What others notice, in the order in which they shall.
 pub(crate) enum Later {
-    Send { link: LinkId, number: u64, queue: SendQueue, message: Bytes },
+    Send {
+        link: LinkId,
+        number: u64,
+        queue: SendQueue,
+        message: Bytes,
+    },
     Close(Connection),
-    Answer { id: RequestId, answer: Answer },
+    Answer {
+        id: RequestId,
+        answer: Answer,
+    },
     Event(Event),
+    /// The watch of this client counts from now on.
+    Watching(u64),
 }
 
 /// Channels that have an end or a label here.
@@ -156,6 +166,7 @@ impl Control {
             Later::Close(connection) => self.closes(connection),
             Later::Answer { id, answer } => self.answer(id, answer),
             Later::Event(event) => self.tell_event(&event),
+            Later::Watching(client) => self.tell_watching(client),
         }
     }
 
@@ -296,12 +307,12 @@ impl Control {
 
     // --- The engine ---
 
-    fn command(&mut self, worker: WorkerId, command: Command) {
+    pub(super) fn command(&mut self, worker: WorkerId, command: Command) {
         self.unsettled = true;
         self.engine.send(worker, command);
     }
 
-    fn broadcast(&mut self, command: impl Fn() -> Command) {
+    pub(super) fn broadcast(&mut self, command: impl Fn() -> Command) {
         self.unsettled = true;
         self.engine.broadcast(command);
     }

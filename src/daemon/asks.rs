@@ -67,7 +67,11 @@ impl Control {
             dto::Request::Links => answers.ok(&rows(self.node.links(), views::link_row)),
             dto::Request::Tree => answers.ok(&views::tree_reply(self.node.tree())),
             dto::Request::Channels => answers.ok(&self.channel_rows()),
-            dto::Request::Latency { channel } => self.latency(&channel, &answers),
+            dto::Request::Latency { channel, watch } => self.latency(&channel, watch, &answers),
+            dto::Request::Watch { channel, seconds } => {
+                self.watch(client, &channel, seconds, answers);
+            }
+            dto::Request::RelayTimes => answers.ok(&self.relay_times()),
             dto::Request::Verify => self.ask(Asking::Plain(answers), Request::CollectLinks),
             dto::Request::Services { peer } => {
                 self.ask(Asking::Plain(answers), Request::Services { peer });
@@ -216,7 +220,7 @@ impl Control {
     }
 
     /// A channel by its id, or by its name if only one that ends here has it.
-    fn channel_of(&self, text: &str) -> Result<ChannelId, String> {
+    pub(super) fn channel_of(&self, text: &str) -> Result<ChannelId, String> {
         if let Ok(id) = text.parse() {
             return Ok(id);
         }
@@ -247,18 +251,6 @@ impl Control {
             };
             views::channel_row(view, &here)
         })
-    }
-
-    fn latency(&self, channel: &str, answers: &Answers) {
-        let id = self.channel_of(channel);
-        match id.as_ref().map(|id| self.channels.of(id)) {
-            Ok(Some(here)) => answers.ok(&views::latency(channel.to_owned(), &here.stats)),
-            Ok(None) => {
-                let text = format!("no channel {channel} ends here or crosses this peer");
-                answers.failed(FailureKind::Failed, text);
-            }
-            Err(message) => answers.failed(FailureKind::Failed, message),
-        }
     }
 
     // --- Receivers and watchers ---
@@ -293,6 +285,7 @@ impl Control {
 
     fn gone(&mut self, client: u64) {
         self.watchers.remove(&client);
+        self.unwatch(client);
         let of_client = self.receivers.extract_if(.., |_, receiver| receiver.client == client);
         let gone: Vec<ServiceName> = of_client.map(|(service, _)| service).collect();
         for service in gone {

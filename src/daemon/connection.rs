@@ -13,6 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use snow::StatelessTransportState;
@@ -49,6 +50,8 @@ pub(crate) enum Arrival {
         link: LinkId,
         number: u64,
         message: Message,
+        /// When it had been read from the connection.
+        read: Instant,
     },
     Ended {
         link: LinkId,
@@ -118,8 +121,8 @@ impl Connection {
         let reader = lane::spawn(async move {
             let why = loop {
                 match reader.message().await {
-                    Ok(message) => {
-                        let arrival = Arrival::Message { link, number, message };
+                    Ok((message, read)) => {
+                        let arrival = Arrival::Message { link, number, message, read };
                         if told.send(arrival).await.is_err() {
                             return;
                         }
@@ -182,7 +185,7 @@ struct Reader {
 
 impl Reader {
     /// The next message, or in words why there is none.
-    async fn message(&mut self) -> Result<Message, String> {
+    async fn message(&mut self) -> Result<(Message, Instant), String> {
         let mut length = [0; 2];
         match self.half.read_exact(&mut length).await {
             Ok(_) => {}
@@ -204,19 +207,26 @@ impl Reader {
             Ok(Ok(_)) => {}
             Ok(Err(_)) | Err(_) => return Err(format!("a message of {length} bytes was cut")),
         }
+        let read = now();
         let mut bytes = vec![0; length];
         let length = self
             .noise
             .read_message(self.received, &sealed, &mut bytes)
             .map_err(|_| "a message did not decrypt".to_owned())?;
         self.received += 1;
-        Message::parse(&bytes[..length]).map_err(|error| {
+        let message = Message::parse(&bytes[..length]).map_err(|error| {
             format!(
                 "a message was not understood: {error}; this peer speaks control versions {}-{}",
                 VERSIONS.0, VERSIONS.1
             )
-        })
+        })?;
+        Ok((message, read))
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "where the time of a message in the relay begins")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 struct Writer {
@@ -315,7 +325,7 @@ mod tests {
 
     async fn next(arrived: &mut mpsc::Receiver<Arrival>) -> Result<Message, String> {
         match timeout(MOMENT, arrived.recv()).await.expect("in time").expect("an arrival") {
-            Arrival::Message { link: LinkId(1), number: 5, message } => Ok(message),
+            Arrival::Message { link: LinkId(1), number: 5, message, .. } => Ok(message),
             Arrival::Ended { link: LinkId(1), number: 5, why } => Err(why),
             Arrival::Message { .. } | Arrival::Ended { .. } | Arrival::Joined { .. } => {
                 panic!("of another connection")

@@ -38,13 +38,14 @@ use crate::daemon::actions::{Channels, Later};
 use crate::daemon::asks::{Asking, Receiver};
 use crate::daemon::connection::{Arrival, Connection};
 use crate::daemon::identity::Identity;
-use crate::daemon::lane::Lane;
+use crate::daemon::latency::ChannelWatch;
 use crate::daemon::neighbours::{Dial, Neighbours};
 use crate::engine::{self, Engine, LinkSpec, Silence};
 use crate::limits;
 use crate::proto::node::Node;
 use crate::proto::view::LinkState;
 use crate::proto::{Input, Request};
+use crate::stats::histogram::{InsideHistogram, inside_histogram};
 use crate::types::{LinkId, PeerName, RequestId, ServiceName, Time};
 
 /// Inputs of neighbours that are handled before actions behind a route change are let go together.
@@ -76,6 +77,12 @@ pub(crate) struct Control {
     pub(super) receivers: BTreeMap<ServiceName, Receiver>,
     /// Clients of `events`, by their number.
     pub(super) watchers: BTreeMap<u64, Answers>,
+    /// Clients of `watch`, by their number.
+    pub(super) watches: BTreeMap<u64, ChannelWatch>,
+    /// From the reading of a message until it was handled and what follows was sent.
+    pub(super) inside: InsideHistogram,
+    /// When the messages of this turn had been read.
+    read: Vec<Instant>,
     /// What waits for the engine; empty while nothing does.
     pub(super) later: VecDeque<Later>,
     /// The engine was given commands it may not have applied yet.
@@ -162,6 +169,9 @@ impl Control {
             asking: BTreeMap::new(),
             receivers: BTreeMap::new(),
             watchers: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            inside: inside_histogram(),
+            read: Vec::with_capacity(ARRIVALS_PER_TURN),
             later: VecDeque::new(),
             unsettled: false,
             inputs: VecDeque::new(),
@@ -205,6 +215,7 @@ impl Control {
                 }
             }
             self.settle().await;
+            self.record_inside();
             if let Stage::Ended(result) = &self.stage {
                 let result = result.clone();
                 self.stop(clients).await;
@@ -329,6 +340,7 @@ impl Control {
     /// Everything that was promised is sent within a bound; then the workers stop.
     async fn stop(&mut self, clients: &Clients) {
         self.watchers.clear();
+        self.watches.clear();
         self.receivers.clear();
         for (_, asking) in std::mem::take(&mut self.asking) {
             asking.failed(FailureKind::Failed, "the daemon stops");
@@ -415,14 +427,17 @@ impl Control {
 
     fn wake(&self) -> Option<Time> {
         let node = self.node.poll_timeout().map(|(at, _)| at);
-        match self.stage {
-            Stage::Leaving(until) => Some(node.map_or(until, |at| at.min(until))),
-            Stage::Running | Stage::Ended(_) => node,
-        }
+        let watch = self.watches.values().map(|watch| watch.until).min();
+        let leaving = match self.stage {
+            Stage::Leaving(until) => Some(until),
+            Stage::Running | Stage::Ended(_) => None,
+        };
+        node.into_iter().chain(watch).chain(leaving).min()
     }
 
     fn timed_out(&mut self) {
         let now = self.now();
+        self.end_watches(now);
         if self.stage == Stage::Running || matches!(self.stage, Stage::Leaving(at) if now < at) {
             let mut actions = Vec::new();
             self.node.handle_timeout(now, &mut actions);
@@ -438,7 +453,8 @@ impl Control {
 
     fn arrived(&mut self, arrival: Arrival) {
         match arrival {
-            Arrival::Message { link, number, message } if self.is_current(link, number) => {
+            Arrival::Message { link, number, message, read } if self.is_current(link, number) => {
+                self.read.push(read);
                 self.feed(Input::Message { link, message });
             }
             Arrival::Ended { link, number, why } if self.is_current(link, number) => {
@@ -467,6 +483,18 @@ impl Control {
     fn is_current(&self, link: LinkId, number: u64) -> bool {
         let connection = self.links.get(&link).and_then(|slot| slot.connection.as_ref());
         connection.is_some_and(|connection| connection.number == number)
+    }
+
+    /// The messages of this turn are done with.
+    fn record_inside(&mut self) {
+        if self.read.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for read in self.read.drain(..) {
+            let nanos = now.saturating_duration_since(read).as_nanos();
+            self.inside.record(u64::try_from(nanos).unwrap_or(u64::MAX), 1);
+        }
     }
 
     // --- What waits for the engine ---

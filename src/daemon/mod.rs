@@ -22,7 +22,7 @@ pub(crate) mod control;
 mod ends;
 pub(crate) mod handshake;
 pub mod identity;
-mod lane;
+mod latency;
 mod neighbours;
 pub(crate) mod runtime;
 pub mod store;

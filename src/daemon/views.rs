@@ -6,14 +6,15 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::api::dto::{
-    ChannelRow, EdgeRow, EventLine, Latency, LinkRow, OpenReply, PeerRow, ServiceRow, TreeReply,
-    VerifyReply,
+    ChannelRow, Distribution, EdgeRow, EventLine, LinkRow, OpenReply, PeerRow, ServiceRow,
+    TreeReply, VerifyReply,
 };
 use crate::limits;
 use crate::proto::view::{ChannelView, LinkView, PeerView, TreeView};
 use crate::proto::{Event, Opened, Rejection, Side};
 use crate::sim::check;
-use crate::stats::{ChannelStats, LatencyBuckets};
+use crate::stats::ChannelStats;
+use crate::stats::histogram::Reading;
 use crate::types::{Bandwidth, EdgeKey};
 use crate::wire::control::ServiceInfo;
 use crate::wire::frame;
@@ -143,10 +144,22 @@ pub(crate) fn rejected_reply(rejection: Rejection) -> OpenReply {
     }
 }
 
-pub(crate) fn latency(channel: String, stats: &ChannelStats) -> Latency {
-    let counts = stats.latency.snapshot().into_iter().enumerate();
-    let buckets = counts.map(|(index, count)| (LatencyBuckets::upper_us(index), count)).collect();
-    Latency { channel, buckets }
+/// A histogram with the percentiles everybody prints.
+pub(crate) fn distribution(reading: &Reading) -> Distribution {
+    if reading.cells.is_empty() {
+        return Distribution::default();
+    }
+    let [p50, p90, p99, p999] = reading.percentiles([50.0, 90.0, 99.0, 99.9]).map(Some);
+    Distribution {
+        count: reading.count(),
+        min: Some(reading.least),
+        p50,
+        p90,
+        p99,
+        p999,
+        max: Some(reading.most),
+        buckets: reading.cells.clone(),
+    }
 }
 
 /// The rate back where the asker named none: max(64 kbit/s, 2 %) (A11).

@@ -150,13 +150,6 @@ pub fn leave(end: &End) -> Result<(SocketAddr, Part), DropReason> {
     }
 }
 
-/// Microseconds a frame with this stamp was on its way; clocks that disagree give zero.
-#[inline]
-pub fn latency_us(now: u32, stamp: u32) -> u32 {
-    let passed = now.wrapping_sub(stamp);
-    if passed > u32::MAX / 2 { 0 } else { passed }
-}
-
 fn allowed(from: &AllowedFrom, source: SocketAddr) -> bool {
     match from {
         AllowedFrom::Loopback => source.ip().is_loopback(),
@@ -383,12 +376,5 @@ mod tests {
         for (from, source, expected) in cases {
             assert_eq!(allowed(&from, address(source)), expected, "{from:?} {source}");
         }
-    }
-
-    #[test]
-    fn a_clock_that_is_ahead_gives_no_latency_of_an_hour() {
-        assert_eq!(latency_us(10, 3), 7);
-        assert_eq!(latency_us(3, u32::MAX), 4);
-        assert_eq!(latency_us(3, 10), 0);
     }
 }

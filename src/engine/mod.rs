@@ -35,7 +35,8 @@ use std::time::Duration;
 pub use handle::{Engine, EngineError, WorkerInfo};
 
 use crate::stats::ChannelStats;
-use crate::types::{Bandwidth, ChannelId, Dscp, Label, LinkId, Time};
+use crate::stats::histogram::FullHistogram;
+use crate::types::{Bandwidth, ChannelId, Label, LinkId, Time};
 use crate::wire::heartbeat::HeartbeatKey;
 
 /// What the control thread tells a worker.
@@ -67,6 +68,14 @@ pub enum Command {
         stats: Arc<ChannelStats>,
     },
     RemoveLabel(Label),
+    /// Frames of the channel with these counters are counted in `full`, too, until `Unwatch` with the
+    /// same number. Each worker gets a histogram of its own: one writer each.
+    Watch {
+        watch: u64,
+        stats: Arc<ChannelStats>,
+        full: Arc<FullHistogram>,
+    },
+    Unwatch(u64),
     Stop,
 }
 

@@ -28,18 +28,15 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam::queue::ArrayQueue;
 
 use super::liveness::Liveness;
-use super::outbox::Outbox;
-use super::pool::Unfilled;
-use super::table::{EndSlot, Table};
-use super::wait::Waiter;
-use super::{Command, Deliver, EndSpec, Event, ProxySpec};
-use crate::limits::{COMMANDS_MAX, COMMANDS_PER_TURN, EVENTS_MAX, JUDGE_AFTER_BATCHES};
-use crate::net::{self, Batch, EventFd, Net, WORKER_SOCKET, Wait};
-use crate::stats::{DropReason, ProxyStats, WorkerStats, bump};
-use crate::types::{ChannelId, Time};
-
-use proxied::Proxied;
-pub(super) use proxied::Room;
+use super::pool::Filled;
+use super::table::{Account, EndSlot, SocketId, Table, Way};
+use super::{Command, EndSpec, Event};
+use crate::limits::{BATCH_MAX, COMMANDS_MAX, COMMANDS_PER_TURN, EVENTS_MAX, JUDGE_AFTER_BATCHES};
+use crate::net::{self, Batch, EventFd, Net, Outgoing, Received, WORKER_SOCKET};
+use crate::stats::histogram::Watches;
+use crate::stats::{DropReason, WorkerStats, bump};
+use crate::types::{ChannelId, LinkId, Time};
+use crate::wire::frame::Header;
 
 /// What a worker and the control thread share.
 #[derive(Debug)]
@@ -82,6 +79,7 @@ pub(super) struct Worker {
     liveness: Option<Liveness>,
     shared: Arc<Shared>,
     stats: Arc<WorkerStats>,
+    watches: Watches,
     /// Whose socket it is, by number; the worker's own is nobody's.
     owners: Vec<Option<EndSlot>>,
     batch: Batch,
@@ -122,6 +120,7 @@ impl Worker {
             liveness: first.then(Liveness::default),
             shared,
             stats,
+            watches: Watches::default(),
             owners: vec![None],
             batch: Batch::default(),
             outbox: Outbox::new(headers),
@@ -232,6 +231,8 @@ impl Worker {
                 self.table.add_label(label, from, to, stats);
             }
             Command::RemoveLabel(label) => self.table.remove_label(label),
+            Command::Watch { watch, stats, full } => self.watches.add(watch, stats, full),
+            Command::Unwatch(watch) => self.watches.remove(watch),
             Command::Stop => {}
         }
     }
@@ -319,6 +320,118 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    fn forward_batch(&mut self) {
+        let mut received = std::mem::take(&mut self.batch.received);
+        bump(&self.stats.batches, 1);
+        bump(&self.stats.datagrams, received.len() as u64);
+        self.full_batches = if received.len() >= BATCH_MAX { self.full_batches + 1 } else { 0 };
+        for datagram in received.drain(..) {
+            if datagram.socket == WORKER_SOCKET {
+                self.on_frame(datagram);
+            } else {
+                self.on_datagram(datagram);
+            }
+        }
+        self.batch.received = received;
+    }
+
+    fn on_frame(&mut self, mut datagram: Received) {
+        if datagram.truncated {
+            return self.drop_unowned(datagram.buffer, DropReason::Truncated);
+        }
+        let bytes = self.net.pool().bytes_mut(&mut datagram.buffer);
+        match forward::forward(bytes, datagram.source, &self.table) {
+            Err(reason) => self.drop_unowned(datagram.buffer, reason),
+            Ok(Judged::Heartbeat { link, header }) => self.on_heartbeat(link, &header, datagram),
+            Ok(Judged::Frame { account, from, header, verdict }) => {
+                if let Some(liveness) = &mut self.liveness {
+                    liveness.on_frame(from, self.now);
+                }
+                let stats = self.table.stats(account);
+                bump(&stats.received, 1);
+                self.watches.record(stats, self.stamp, header.stamp, 1);
+                self.carry_out(datagram.buffer, verdict, account, &header);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, buffer: Filled, verdict: Verdict, account: Account, header: &Header) {
+        match verdict {
+            Verdict::Relay(to) => {
+                self.send(WORKER_SOCKET, to, buffer, Note { account, delivered: None });
+            }
+            Verdict::Deliver(slot) => self.deliver(buffer, slot, account, header),
+            Verdict::Drop(reason) => self.drop_owned(buffer, account, reason),
+        }
+    }
+
+    fn deliver(&mut self, buffer: Filled, slot: EndSlot, account: Account, header: &Header) {
+        let payload_bytes = usize::from(header.payload_length);
+        let Some(end) = self.table.end(slot) else {
+            return self.drop_owned(buffer, account, DropReason::UnknownLabel);
+        };
+        let stats = self.table.stats(account);
+        let seen = stats.next_sequence.load(Ordering::Relaxed);
+        stats.next_sequence.store(seen.max(header.sequence.saturating_add(1)), Ordering::Relaxed);
+        match forward::leave(end, payload_bytes) {
+            Ok((to, part)) => {
+                let note = Note { account, delivered: Some(payload_bytes as u64) };
+                self.send(end.socket, to, buffer.narrowed(part), note);
+            }
+            Err(reason) => self.drop_owned(buffer, account, reason),
+        }
+    }
+
+    fn on_datagram(&mut self, datagram: Received) {
+        let owner = self.owners[datagram.socket.0 as usize];
+        let Some((slot, end)) = owner.and_then(|slot| Some((slot, self.table.end_mut(slot)?)))
+        else {
+            return self.net.release(datagram.buffer);
+        };
+        let (account, payload_bytes) = (end.account, datagram.buffer.len());
+        let admitted = if datagram.truncated {
+            Err(DropReason::Truncated)
+        } else {
+            forward::admit(payload_bytes, datagram.source, end)
+        };
+        let next_sequence = end.sequence;
+        let stats = self.table.stats(account);
+        bump(&stats.entered, 1);
+        bump(&stats.bytes_in, payload_bytes as u64);
+        stats.entry_sequence.store(next_sequence, Ordering::Relaxed);
+        match admitted {
+            Ok(way) => self.enter(datagram.buffer, way, account, slot),
+            Err(reason) => self.drop_owned(datagram.buffer, account, reason),
+        }
+    }
+
+    /// Sends an admitted datagram on its way; it took the sequence before the end's next one.
+    fn enter(&mut self, payload: Filled, way: Way, account: Account, slot: EndSlot) {
+        let sequence = self.table.end(slot).map_or(0, |end| end.sequence) - 1;
+        let mut buffer = payload.widened();
+        let frame = self.net.pool().bytes_mut(&mut buffer);
+        let verdict = forward::enter(frame, way, sequence, self.stamp, &self.table);
+        match crate::wire::frame::parse(frame) {
+            Ok(header) => self.carry_out(buffer, verdict, account, &header),
+            Err(_) => self.drop_owned(buffer, account, DropReason::TooBig),
+        }
+    }
+
+    fn send(&mut self, socket: SocketId, to: SocketAddr, buffer: Filled, note: Note) {
+        self.sends.push(Outgoing { socket, to, buffer, errno: 0 });
+        self.notes.push(note);
+    }
+
+    fn drop_owned(&mut self, buffer: Filled, account: Account, reason: DropReason) {
+        self.table.stats(account).drop_frames(reason, 1);
+        self.net.release(buffer);
+    }
+
+    fn drop_unowned(&mut self, buffer: Filled, reason: DropReason) {
+        self.stats.drop_frames(reason, 1);
+        self.net.release(buffer);
     }
 
     // --- 5: submit ---

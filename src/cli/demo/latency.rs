@@ -1,16 +1,17 @@
 //! One-way latency of each hop of the demo's channel, from what the daemons count.
 //!
-//! All daemons run on one machine, so their clocks agree. A daemon counts since the channel reached
-//! it; differences of two readings are what happened in between.
+//! All daemons run on one machine, so their clocks agree. Each is asked to watch the channel; differences
+//! of two readings of a watch are what happened in between.
 
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
 use super::world::World;
-use crate::api::dto::{Latency, Request};
-use crate::cli::read::{histogram, millis};
+use crate::cli::latency::{Watch, histogram};
 use crate::cli::screen::Style;
+use crate::cli::values::millis;
+use crate::limits;
 use crate::types::PeerName;
 
 #[derive(Debug, Default)]
@@ -20,8 +21,18 @@ pub(super) struct Latencies {
 
 #[derive(Debug)]
 struct Hop {
-    last: BTreeMap<u64, u32>,
+    /// None while the channel does not reach it, or before it was asked.
+    watch: Option<Watch>,
+    last: BTreeMap<u64, u64>,
     total: Histogram<u64>,
+}
+
+impl Default for Hop {
+    fn default() -> Self {
+        let total = Histogram::new_with_max(limits::WATCH_MAX.as_micros() as u64, 3)
+            .expect("constants that the crate accepts");
+        Self { watch: None, last: BTreeMap::new(), total }
+    }
 }
 
 /// p50, p99 and p99.9 in microseconds, from the entry to `peer`.
@@ -34,6 +45,7 @@ pub(super) struct HopLatency {
 
 impl Latencies {
     /// Asks every peer behind the entry and gives a row for each: what happened since the last time.
+    /// The first time begins the watches.
     pub(super) fn poll(
         &mut self,
         world: &World,
@@ -43,13 +55,7 @@ impl Latencies {
     ) -> Vec<String> {
         let mut lines = vec![style.dim("        one-way latency, ms      p50      p99    p99.9")];
         for (index, name) in path.iter().enumerate().skip(1) {
-            let request = Request::Latency { channel: channel.to_owned() };
-            // A peer that is being killed, or a path that is just moving: the row stays empty.
-            let reply = world
-                .peer(name)
-                .filter(|peer| peer.runs())
-                .and_then(|peer| peer.daemon.ask::<Latency>(&request).ok());
-            let new = reply.map(|reply| self.on_reading(name, &reply.buckets));
+            let new = self.read(world, channel, name);
             let cells = match new.filter(|new| !new.is_empty()) {
                 Some(new) => quantiles(&new).map(millis),
                 None => ["-", "-", "-"].map(str::to_owned),
@@ -70,20 +76,35 @@ impl Latencies {
         path.iter().skip(1).filter_map(hop).collect()
     }
 
-    fn on_reading(&mut self, peer: &PeerName, buckets: &[(u64, u32)]) -> Histogram<u64> {
-        let hop = self
-            .hops
-            .entry(peer.clone())
-            .or_insert_with(|| Hop { last: BTreeMap::new(), total: histogram(&[]) });
-        let new: Vec<(u64, u32)> = buckets
+    /// What is new of a peer; nothing if it is being killed, or if the path is just moving.
+    fn read(&mut self, world: &World, channel: &str, name: &PeerName) -> Option<Histogram<u64>> {
+        let daemon = &world.peer(name).filter(|peer| peer.runs())?.daemon;
+        let hop = self.hops.entry(name.clone()).or_default();
+        if hop.watch.is_none() {
+            let seconds = u32::try_from(limits::WATCH_MAX.as_secs()).unwrap_or(u32::MAX);
+            hop.watch = Some(Watch::begin(daemon, channel, seconds).ok()?);
+            hop.last.clear();
+        }
+        match hop.watch.as_ref().map(|watch| watch.read(daemon)) {
+            Some(Ok(reply)) => Some(self.on_reading(name, &reply.one_way_us.buckets)),
+            Some(Err(_)) | None => {
+                hop.watch = None;
+                None
+            }
+        }
+    }
+
+    fn on_reading(&mut self, peer: &PeerName, buckets: &[(u64, u64)]) -> Histogram<u64> {
+        let hop = self.hops.entry(peer.clone()).or_default();
+        let new: Vec<(u64, u64)> = buckets
             .iter()
             .map(|&(upper, count)| {
                 let last = hop.last.insert(upper, count).unwrap_or(0);
-                (upper, count.wrapping_sub(last))
+                (upper, count.saturating_sub(last))
             })
             .collect();
         let new = histogram(&new);
-        // Both have the same bounds, so the sum cannot fail.
+        // Nothing on one machine takes longer than the bound, so the sum cannot fail.
         let _ = hop.total.add(&new);
         new
     }
@@ -108,13 +129,5 @@ mod tests {
         let totals = latencies.totals(&path);
         assert_eq!(totals.len(), 1);
         assert_eq!((totals[0].frames, totals[0].us[0]), (15, 100));
-    }
-
-    #[test]
-    fn counts_may_wrap() {
-        let mut latencies = Latencies::default();
-        let peer = PeerName::new("b").expect("a name");
-        latencies.on_reading(&peer, &[(100, u32::MAX)]);
-        assert_eq!(latencies.on_reading(&peer, &[(100, 2)]).len(), 3);
     }
 }

@@ -143,6 +143,7 @@ impl<'a> Show<'a> {
             "The stream runs; half-way, one of the relays will be killed."
         });
         let mut watch = Watch::new(&streaming);
+        watch.latencies.poll(&self.world, &streaming.entry.channel, &path, self.board.style);
         self.watch(&streaming, &mut watch)?;
         self.board.keep();
         if watch.kill.is_none() && !self.args.no_kill {

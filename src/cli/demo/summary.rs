@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use super::latency::HopLatency;
 use crate::cli::open::{millis as whole_millis, path_text};
-use crate::cli::read::millis;
 use crate::cli::recv::Report;
 use crate::cli::reorder::{ranges_count, ranges_text};
 use crate::cli::screen::Style;
 use crate::cli::send::{Sent, about};
 use crate::cli::table::wrap;
+use crate::cli::values::millis;
 use crate::types::{Bandwidth, PeerName};
 
 /// A stream may stand still this long when a relay dies.
