@@ -18,8 +18,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use spanway::api::dto::{
-    ChannelRow, EventLine, Latency, LinkRow, OpenReply, PeerRow, ServiceRow, StatusReply,
-    TreeReply, VerifyReply,
+    ChannelRow, EventLine, Latency, LinkRow, OpenReply, PeerRow, RelayTimes, ServiceRow,
+    StatusReply, TreeReply, VerifyReply,
 };
 use spanway::types::Reject;
 use tempfile::TempDir;
@@ -276,6 +276,11 @@ fn bad_input_on_the_command_line_has_its_code_and_its_words_and_disturbs_nothing
             (&["open", "peer-03", "--bandwidth", "1Mbit/s"], 2, "PEER/SERVICE"),
             (&["close", "nothing"], 1, "nothing"),
             (&["latency", "nothing"], 1, "nothing"),
+            (&["latency", "nothing", "--watch", "1"], 1, "nothing"),
+            (&["latency", "--watch", "1"], 2, "CHANNEL"),
+            (&["latency", "nothing", "--watch", "0"], 2, "1..=3600"),
+            (&["latency", "nothing", "--watch", "3601"], 2, "1..=3600"),
+            (&["latency", "--hgrm", "/nowhere/x"], 1, "/nowhere/x cannot be written"),
             (&["services", "peer-09"], 3, "peer-09"),
             (&["recv", "video"], 1, "video"),
             (&["open", video, "--bandwidth", "1Mbit/s", "--listen", "0.0.0.0:0"], 2, "--from"),
@@ -423,7 +428,16 @@ fn a26_every_command_prints_the_shapes_of_the_contract_as_json() {
     assert_eq!(Some(&channels[0].id), reply.channel.as_ref());
     assert_eq!((channels[0].state.as_str(), channels[0].listen), ("open", Some(listen)));
     let latency: Latency = overlay.ask(3, &["latency", &channels[0].id]);
-    assert_eq!(latency.channel, channels[0].id);
+    assert_eq!((latency.channel.as_str(), latency.peer.as_str()), (&*channels[0].id, "peer-03"));
+    assert_eq!((latency.resolution.as_str(), latency.one_way_us.count), ("log2", 0));
+    let watched: Latency = overlay.ask(3, &["latency", &channels[0].id, "--watch", "1"]);
+    assert_eq!((watched.resolution.as_str(), watched.clocks_differ), ("full", false));
+    let times: RelayTimes = overlay.ask(2, &["latency"]);
+    let lanes: Vec<&str> = times.lanes.iter().map(|lane| lane.lane.as_str()).collect();
+    assert_eq!((lanes, times.workers.len()), (vec!["data", "control"], 1));
+    let hops: Vec<&str> = times.hops.iter().map(|hop| hop.from.as_str()).collect();
+    assert_eq!(hops, ["peer-01", "peer-03"]);
+    assert!(times.lanes[1].inside_ns.count > 0, "control messages took no time: {times:?}");
     let events = overlay.folder.path().join("events");
     let mut watch = overlay.client(1, &["events", "--json"]);
     watch.stdout(File::create(&events).expect("a file"));

@@ -128,6 +128,8 @@ pub struct StatusReply {
     pub links_up: usize,
     pub links: usize,
     pub channels: usize,
+    /// Watches of channels that are running (`spanway latency --watch`).
+    pub watches: usize,
     /// Things a person should look at: a link neither end can dial, a small socket buffer, ...
     pub warnings: Vec<String>,
 }

@@ -317,6 +317,7 @@ impl Control {
             links_up: links.iter().filter(|link| link.state == LinkState::Up).count(),
             links: links.len(),
             channels: self.node.channels().len(),
+            watches: self.watches.len(),
             warnings: self.warnings(),
         }
     }
