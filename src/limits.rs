@@ -234,6 +234,15 @@ pub const CLIENT_ANSWER_MAX: Duration = Duration::from_secs(10);
 
 // --- Histograms ---
 
+/// The kernel is asked for receive times this long of every ...
+pub const INSIDE_PERIOD_US_ON: u64 = 131_000;
+/// ... period: an eighth of the time. Not a second, so that what happens every second is seen.
+pub const INSIDE_PERIOD_US: u64 = 8 * INSIDE_PERIOD_US_ON + 1_000;
+/// Frames for which one more clock reading (about 30 ns) is cheap enough: 2 ns each.
+pub const INSIDE_FRAMES: usize = 16;
+/// Where fewer frames come, one more clock reading in this time is: a fraction of a promille.
+pub const INSIDE_INTERVAL: Duration = Duration::from_millis(1);
+
 /// A least one-way time above this is taken for clocks that differ (A23).
 pub const ONE_WAY_AGREED_US: i32 = 1_000_000;
 /// Watches (`spanway latency --watch`) of one peer at the same time: 352 KiB each at every worker.

@@ -24,6 +24,7 @@ use spanway::engine::{
     AllowedFrom, BackendChoice, Command, Deliver, EndSpec, Engine, EngineConfig, EntrySpec, Event,
     LinkSpec, Silence, Target,
 };
+use spanway::stats::histogram::{FullHistogram, Reading};
 use spanway::stats::{ChannelStats, DropReason, WorkerStats};
 use spanway::types::{Bandwidth, ChannelId, Dscp, Label, LinkId, PeerName, WorkerId};
 use spanway::wire::frame::{self, FrameType, Header, OVERHEAD_BYTES};
@@ -491,6 +492,44 @@ mod checks {
         assert_eq!(WORKER_ALLOCATIONS.load(Relaxed) - before, 0);
     }
 
+    pub(super) fn a23_times_are_counted_without_an_allocation(backend: BackendChoice) {
+        let mut path = path(backend);
+        stream(&path.opener, path.at_a, &path.service, 1_000);
+        let (full, stats) = (Arc::<FullHistogram>::default(), Arc::clone(&path.stats[2]));
+        let watch = Command::Watch { watch: 7, stats, full: Arc::clone(&full) };
+        path.engines[2].send(WorkerId(0), watch);
+        settle(&mut path.engines[2]);
+        let before = WORKER_ALLOCATIONS.load(Relaxed);
+        stream(&path.opener, path.at_a, &path.service, 3_000);
+        // The kernel tells its times a part of the time.
+        let worker = Arc::clone(&path.engines[1].workers()[0].stats);
+        let relay = &worker.relay;
+        let mut sent = 3_000_u64;
+        wait_until("times inside the relay", || {
+            stream(&path.opener, path.at_a, &path.service, 100);
+            sent += 100;
+            relay.inside_ns.read().count() > 50
+        });
+        assert_eq!(WORKER_ALLOCATIONS.load(Relaxed) - before, 0);
+        path.engines[2].send(WorkerId(0), Command::Unwatch(7));
+        settle(&mut path.engines[2]);
+        stream(&path.opener, path.at_a, &path.service, 100);
+        let watched = full.read().reading();
+        assert_eq!(watched.count(), sent);
+        assert!(watched.most > 0 && watched.most < 1_000_000, "{} us", watched.most);
+        let inside = relay.inside_ns.read();
+        assert!(inside.least > 0 && inside.most < 1_000_000_000, "{inside:?}");
+        assert_eq!(relay.read_hop(LinkId(1)).count(), inside.count(), "all came from A");
+        let counted =
+            |sizes: &Reading| sizes.cells.iter().map(|&(value, n)| value * n).sum::<u64>();
+        wait_until("every datagram in the sizes", || {
+            let datagrams = load(&worker.datagrams);
+            let sizes = [relay.batch.read(), relay.receive_segments.read()];
+            sizes.iter().all(|sizes| counted(sizes) == datagrams)
+        });
+        assert_eq!(counted(&relay.send_segments.read()), load(&path.stats[1].sent));
+    }
+
     pub(super) fn a_neighbour_that_stops_is_silent(backend: BackendChoice) {
         let (mut a, mut b) = (engine(backend), engine(backend));
         connect(1, &mut a, &mut b);
@@ -757,6 +796,7 @@ for_both_backends! {
     a22_bad_frames_are_counted_and_never_answered,
     a22_frames_without_hops_left_stop,
     a20_no_frame_allocates,
+    a23_times_are_counted_without_an_allocation,
     a_neighbour_that_stops_is_silent,
     a_neighbour_that_does_not_hear_us_is_told_apart,
     frames_follow_a_neighbour_that_moved,

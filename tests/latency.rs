@@ -61,6 +61,7 @@ fn a23_a_watch_shows_three_digits_and_writes_a_file_for_the_plotter() {
     let (overlay, collector) = line();
     let opened = overlay.peer("a").open("z/video", "5 Mbit/s", &["--name", "film"]);
     let listen = opened["listen"].as_str().expect("an address").parse().expect("an address");
+    let id = opened["channel"].as_str().expect("an id");
     let pacer = Pacer::start(listen, 7, PER_SECOND);
     let file = overlay.folder().join("film.hgrm");
     let name = file.to_str().expect("text");
@@ -73,14 +74,25 @@ fn a23_a_watch_shows_three_digits_and_writes_a_file_for_the_plotter() {
     assert_eq!(hgrm_count(&file), count);
     let relay = overlay.folder().join("relay.hgrm");
     let r = overlay.peer("r");
+    wait_for("times inside a relay", SOON, || {
+        let times = r.ask(&["latency"]);
+        let hops = times["hops"].as_array().expect("a list");
+        let counts = [&times["lanes"][0], hops.iter().find(|hop| hop["from"] == "a")?];
+        counts.iter().all(|part| part["inside_ns"]["count"].as_u64() > Some(10)).then_some(())
+    });
     let times = r.ask(&["latency", "--hgrm", relay.to_str().expect("text")]);
     assert_eq!(hgrm_count(&relay), times["lanes"][0]["inside_ns"]["count"]);
+    let at_relay = r.ask(&["latency", id]);
+    let from: Vec<_> = at_relay["hops"].as_array().into_iter().flatten().collect();
+    assert!(from.len() == 2 && from[0]["from"] == "a" && from[1]["from"] == "s", "{at_relay}");
+    assert!(from[0]["inside_ns"]["p50"].as_u64() > Some(0), "{at_relay}");
     let unit = |file: &Path| fs::read_to_string(file).expect("it was written");
     assert!(unit(&file).contains("          ms]") && unit(&relay).contains("          us]"));
     let text = |peer: &common::overlay::Peer, arguments: &[&str]| {
         common::program::output(&mut peer.client(arguments))
     };
-    for text in [text(z, &["latency", "film"]), text(r, &["latency"])] {
+    // A relay is asked by the id: names are those of the ends.
+    for text in [text(z, &["latency", "film"]), text(r, &["latency", id]), text(r, &["latency"])] {
         assert!(text.contains("P99.9") && text.contains('█'), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     }

@@ -104,6 +104,7 @@ impl Outbox {
         net.submit(&mut self.runs, &self.buffers)?;
         bump(&stats.sends, self.runs.len() as u64);
         for (index, run) in self.runs.runs().iter().enumerate() {
+            stats.relay.send_segments.record(run.segments.into(), 1);
             if run.segments > 1 && refuses_segments(run.errno) {
                 bump(&stats.gso_refused, 1);
                 self.gso_off.insert(run.socket, run.to);

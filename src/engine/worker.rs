@@ -18,7 +18,7 @@
 //! (that is [`super::forward`]) and does not know which system calls are used ([`crate::net`]).
 
 mod batch;
-mod proxied;
+mod inside;
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -80,6 +80,7 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     stats: Arc<WorkerStats>,
     watches: Watches,
+    inside: inside::Inside,
     /// Whose socket it is, by number; the worker's own is nobody's.
     owners: Vec<Option<EndSlot>>,
     batch: Batch,
@@ -121,6 +122,7 @@ impl Worker {
             shared,
             stats,
             watches: Watches::default(),
+            inside: inside::Inside::default(),
             owners: vec![None],
             batch: Batch::default(),
             outbox: Outbox::new(headers),
@@ -167,7 +169,9 @@ impl Worker {
                 liveness.woke(self.now);
             }
             self.check_sockets()?;
-            let sent = self.forward_batch().and_then(|()| self.submit());
+            let forwarded = self.forward_batch();
+            self.measure();
+            let sent = forwarded.and_then(|()| self.submit());
             sent.map_err(|error| format!("cannot send: {error}"))?;
             self.outbox.finish(&mut self.net);
             self.let_clients_go();
@@ -211,6 +215,7 @@ impl Worker {
             Command::SetLink(spec) => {
                 let (link, label) = (spec.link, spec.receive_label);
                 self.table.set_link(link, spec.address, spec.workers, label);
+                self.stats.relay.open_hop(link);
                 self.outbox.forget(WORKER_SOCKET);
                 if let Some(liveness) = &mut self.liveness {
                     liveness.set(&spec, self.now);
@@ -281,6 +286,17 @@ impl Worker {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let wrapped = wall.as_micros() & u128::from(u32::MAX);
         self.stamp = u32::try_from(wrapped).expect("masked");
+    }
+
+    /// How long the frames of this batch were here, if it is one to be measured.
+    fn measure(&mut self) {
+        if self.inside.is_due(self.now) {
+            self.inside.hand_over(wall_nanos(), &self.stats.relay);
+        }
+        if let Some(on) = self.inside.switch(self.now) {
+            // A kernel that cannot tell its times leaves the histogram empty.
+            let _ = self.net.tell_times(WORKER_SOCKET, on);
+        }
     }
 
     // --- 4: forward, but for the frames ---
@@ -463,4 +479,11 @@ impl Worker {
             liveness.judge(self.now, |link, why| shared.tell(Event::LinkSilent { link, why }));
         }
     }
+}
+
+/// The wall clock, as the kernel stamps what it receives.
+#[expect(clippy::disallowed_methods, reason = "read once for a batch that is measured")]
+fn wall_nanos() -> u64 {
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -75,6 +75,8 @@ pub(super) struct Control {
     pub(super) overflow: Option<u32>,
     /// Bytes of each datagram of a super-buffer; absent for a single one.
     pub(super) segment: Option<u16>,
+    /// The kernel's wall clock when it received this, in nanoseconds; absent unless it was asked for.
+    pub(super) received_ns: Option<u64>,
 }
 
 /// Bytes of a control message's header; its data follow.
@@ -90,14 +92,17 @@ pub(super) fn parse_control(mut control: &[u8]) -> Control {
         if length < CONTROL_HEADER_BYTES || length > control.len() {
             break;
         }
-        let data = control[CONTROL_HEADER_BYTES..length].first_chunk::<4>();
-        match (level, kind, data) {
+        let whole = &control[CONTROL_HEADER_BYTES..length];
+        match (level, kind, whole.first_chunk::<4>()) {
             (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, Some(&count)) => {
                 told.overflow = Some(u32::from_ne_bytes(count));
             }
             // A segment is told as an int, although it is asked for as a u16.
             (libc::SOL_UDP, libc::UDP_GRO, Some(&bytes)) => {
                 told.segment = u16::try_from(i32::from_ne_bytes(bytes)).ok().filter(|&n| n > 0);
+            }
+            (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, _) => {
+                told.received_ns = parse_timestamp(whole);
             }
             _ => {}
         }
@@ -106,6 +111,15 @@ pub(super) fn parse_control(mut control: &[u8]) -> Control {
         control = rest;
     }
     told
+}
+
+/// Seconds and nanoseconds, as a `timespec` of 64-bit words.
+fn parse_timestamp(data: &[u8]) -> Option<u64> {
+    let (seconds, rest) = data.split_first_chunk::<8>()?;
+    let nanos = rest.first_chunk::<8>()?;
+    let seconds = u64::try_from(i64::from_ne_bytes(*seconds)).ok()?;
+    let nanos = u64::try_from(i64::from_ne_bytes(*nanos)).ok()?;
+    seconds.checked_mul(1_000_000_000)?.checked_add(nanos)
 }
 
 /// Control data that asks the kernel to cut what is sent into datagrams of `segment` bytes.
@@ -263,13 +277,15 @@ mod tests {
 
     #[test]
     fn all_control_data_together_fit_and_are_found() {
+        let time = [2_000_000_000_i64.to_ne_bytes(), 5_i64.to_ne_bytes()].concat();
         let control = control(&[
-            (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &[1; 16]),
+            (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &time),
             (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &7u32.to_ne_bytes()),
             (libc::SOL_UDP, libc::UDP_GRO, &200i32.to_ne_bytes()),
         ]);
         assert_eq!(control.len(), CONTROL_BYTES);
-        let told = Control { overflow: Some(7), segment: Some(200) };
+        let received_ns = Some(2_000_000_000_000_000_005);
+        let told = Control { overflow: Some(7), segment: Some(200), received_ns };
         assert_eq!(parse_control(&control), told);
     }
 
@@ -278,6 +294,15 @@ mod tests {
         for bytes in [0i32, -1, 65_536] {
             let control = control(&[(libc::SOL_UDP, libc::UDP_GRO, &bytes.to_ne_bytes())]);
             assert_eq!(parse_control(&control).segment, None);
+        }
+    }
+
+    #[test]
+    fn a_time_that_is_none_is_not_told() {
+        let at = |seconds: i64, nanos: i64| [seconds.to_ne_bytes(), nanos.to_ne_bytes()].concat();
+        for data in [&at(-1, 0), &at(i64::MAX, 0), &at(0, -1), &[1; 12][..]] {
+            let control = control(&[(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, data)]);
+            assert_eq!(parse_control(&control), Control::default(), "{data:?}");
         }
     }
 

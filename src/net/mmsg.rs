@@ -292,7 +292,7 @@ impl ReceiveHeaders {
         let received = Received {
             truncated: message.msg_flags & libc::MSG_TRUNC != 0,
             control_truncated: message.msg_flags & libc::MSG_CTRUNC != 0,
-            ..Received::new(socket, parse_address(name), buffer, told.segment)
+            ..Received::new(socket, parse_address(name), buffer, &told)
         };
         (received, told.overflow)
     }

@@ -57,13 +57,17 @@ pub struct Received {
     pub truncated: bool,
     /// The control data did not fit: where the datagrams begin is not known.
     pub control_truncated: bool,
+    /// The kernel's wall clock when it came, in nanoseconds, while [`Net::tell_times`] is on.
+    pub received_ns: Option<u64>,
 }
 
 impl Received {
-    fn new(socket: SocketId, source: SocketAddr, buffer: Filled, segment: Option<u16>) -> Self {
+    fn new(socket: SocketId, source: SocketAddr, buffer: Filled, told: &message::Control) -> Self {
         let bytes = u16::try_from(buffer.len()).unwrap_or(u16::MAX);
-        let segment = segment.map_or(bytes, |segment| segment.min(bytes));
-        Self { socket, source, buffer, segment, truncated: false, control_truncated: false }
+        let segment = told.segment.map_or(bytes, |segment| segment.min(bytes));
+        let (truncated, control_truncated) = (false, false);
+        let received_ns = told.received_ns;
+        Self { socket, source, buffer, segment, truncated, control_truncated, received_ns }
     }
 
     /// Datagrams in it: one at least, for an empty datagram is one.
@@ -182,6 +186,12 @@ impl Net {
             Self::Uring(uring) => uring.add_socket(socket),
             Self::Mmsg(mmsg) => mmsg.add_socket(socket),
         }
+    }
+
+    /// Whether receives at `socket` tell when the kernel received them.
+    pub fn tell_times(&self, socket: SocketId, on: bool) -> io::Result<()> {
+        let fd = self.socket(socket).0;
+        set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, on.into())
     }
 
     /// Closes the socket: its port is free when this returns.

@@ -489,7 +489,7 @@ fn parse(
     let truncated = message.is_payload_truncated();
     let control_truncated = message.is_control_data_truncated();
     let buffer = whole.released().filled(bytes);
-    let received = Received::new(socket, source, buffer, told.segment);
+    let received = Received::new(socket, source, buffer, &told);
     (Received { truncated, control_truncated, ..received }, told.overflow)
 }
 

@@ -51,6 +51,7 @@ impl Passing {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     of: Option<(Account, u32)>,
+    from: Option<LinkId>,
     frames: u32,
 }
 
@@ -62,19 +63,19 @@ impl Worker {
         self.full_batches = if received.len() >= BATCH_MAX { self.full_batches + 1 } else { 0 };
         let mut datagrams = 0;
         for received in received.drain(..) {
-            datagrams += received.datagrams() as u64;
-            if self.proxied.is_some() {
-                self.on_proxied(received)?;
-            } else if received.socket == WORKER_SOCKET {
+            let segments = received.datagrams() as u64;
+            self.stats.relay.receive_segments.record(segments, 1);
+            datagrams += segments;
+            if received.socket == WORKER_SOCKET {
                 self.on_frames(received)?;
             } else {
                 self.on_datagrams(received)?;
             }
         }
         bump(&self.stats.datagrams, datagrams);
-        bump(&self.stats.wakeups, u64::from(datagrams > 0));
-        self.waiter.woke(self.now, datagrams);
-        self.stats.set_wait_mode(self.waiter.mode());
+        if datagrams > 0 {
+            self.stats.relay.batch.record(datagrams, 1);
+        }
         self.batch.received = received;
         Ok(())
     }
@@ -87,13 +88,19 @@ impl Worker {
             self.net.release(received.buffer);
             return Ok(());
         }
-        let source = received.source;
+        let (source, came_ns, frames) =
+            (received.source, received.received_ns, received.datagrams());
         let segments = Segments::of(&received);
         let buffer = self.outbox.hold(received.buffer);
         for segment in segments {
             self.on_frame(buffer, segment, source)?;
         }
+        // All of it came from one address: one neighbour's.
+        let from = self.tally.from;
         self.count_received();
+        if let Some(from) = from {
+            self.inside.came(from, came_ns, frames);
+        }
         Ok(())
     }
 
@@ -114,7 +121,7 @@ impl Worker {
                 if let Some(liveness) = &mut self.liveness {
                     liveness.on_frame(from, self.now);
                 }
-                self.tally(account, header.stamp);
+                self.tally(account, header.stamp, from);
                 let frame = Passing::whole(account, header.sequence, buffer, segment);
                 self.carry_out(&frame, verdict)?;
             }
@@ -124,16 +131,17 @@ impl Worker {
 
     /// One more frame received of this channel.
     #[inline]
-    fn tally(&mut self, account: Account, stamp: u32) {
+    fn tally(&mut self, account: Account, stamp: u32, from: LinkId) {
         if self.tally.of != Some((account, stamp)) {
             self.count_received();
             self.tally.of = Some((account, stamp));
+            self.tally.from = Some(from);
         }
         self.tally.frames += 1;
     }
 
     fn count_received(&mut self) {
-        let Tally { of, frames } = std::mem::take(&mut self.tally);
+        let Tally { of, frames, .. } = std::mem::take(&mut self.tally);
         let Some((account, stamp)) = of else { return };
         let stats = self.table.stats(account);
         bump(&stats.received, frames.into());
