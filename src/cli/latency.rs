@@ -269,7 +269,7 @@ fn row_of(value: u64, bits: u32) -> u32 {
 /// The largest value of a row.
 fn top_of(row: u32, bits: u32) -> u64 {
     let shift = (row >> bits).saturating_sub(1);
-    (u64::from(row - (shift << bits)) + 1 << shift) - 1
+    ((u64::from(row - (shift << bits)) + 1) << shift) - 1
 }
 
 // --- .hgrm ---

@@ -69,10 +69,10 @@ impl<const BITS: u32> LogLinear<BITS> {
     }
 
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "64 octaves of 2^BITS cells at most")]
     fn index(value: u64) -> usize {
         let octave = 63 - (value | 1).leading_zeros();
         let shift = octave.saturating_sub(BITS);
-        // At most 64 octaves of 2^BITS cells: fits an index of any width.
         ((u64::from(shift) << BITS) + (value >> shift)) as usize
     }
 

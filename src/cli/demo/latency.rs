@@ -29,7 +29,7 @@ struct Hop {
 
 impl Default for Hop {
     fn default() -> Self {
-        let total = Histogram::new_with_max(limits::WATCH_MAX.as_micros() as u64, 3)
+        let total = Histogram::new_with_max(limits::WATCH_MAX.as_secs() * 1_000_000, 3)
             .expect("constants that the crate accepts");
         Self { watch: None, last: BTreeMap::new(), total }
     }
