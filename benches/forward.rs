@@ -8,8 +8,9 @@ use std::sync::Arc;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use spanway::engine::Target;
 use spanway::engine::forward::forward;
+use spanway::engine::shaper::Policer;
 use spanway::engine::table::Table;
-use spanway::types::{Label, LinkId, WorkerId};
+use spanway::types::{Bandwidth, Label, LinkId, Time, WorkerId};
 use spanway::wire::frame::{self, FrameType, Header};
 
 const BATCH: usize = 64;
@@ -31,7 +32,8 @@ fn table(labels: u64) -> Table {
     let stats = Arc::default();
     for number in 0..labels {
         let to = Target::Hop { link: LinkId(1), label: label(number), port: 4_000 };
-        table.add_label(label(number), LinkId(0), to, Arc::clone(&stats));
+        let policer = Policer::at_hop(Bandwidth::MAX, 1);
+        table.add_label(label(number), LinkId(0), to, policer, Arc::clone(&stats));
     }
     table
 }
@@ -70,14 +72,16 @@ fn batch(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("forward_batch_of_64");
     group.throughput(Throughput::Elements(BATCH as u64));
     for labels in [10, 1_000, 100_000] {
-        let table = table(labels);
+        let mut table = table(labels);
+        let mut now = Time(0);
         let pick = |index: u64| label(index * (labels / 10) % labels);
         let mut frames: Vec<Vec<u8>> = (0..BATCH as u64).map(|i| data_frame(pick(i))).collect();
         group.bench_function(BenchmarkId::from_parameter(labels), |bench| {
             bench.iter(|| {
+                now.0 += 100;
                 let mut relayed = 0;
                 for (index, bytes) in (0..).zip(&mut frames) {
-                    relayed += usize::from(forward(bytes, neighbour(), &table).is_ok());
+                    relayed += usize::from(forward(bytes, neighbour(), &mut table, now).is_ok());
                     // As it came, for the next turn.
                     frame::relabel(bytes, pick(index), 64);
                 }

@@ -94,6 +94,17 @@ pub const CONTROL_SLICE: Duration = Duration::from_millis(10);
 /// UDP ports one peer keeps from its listen port upwards: `init` puts peers this far apart.
 pub const PORTS_PER_PEER: u16 = 16;
 
+// --- Policing (spec, decision 11) ---
+
+/// Burst a channel may enter with: this much of its rate ...
+pub const POLICE_BURST: Duration = Duration::from_millis(50);
+/// ... and never less than this; the largest IP packet fits (asserted below).
+pub const POLICE_BURST_BYTES_MIN: u64 = 64 << 10;
+/// Added to the burst with every hop: what may wait there and then come at once.
+pub const POLICE_SLACK_BYTES: u64 = 64 << 10;
+/// Behind the entry the rate is larger by one part in this many (2 %): clocks differ.
+pub const POLICE_SLACK_RATE: u64 = 50;
+
 // --- Control messages ---
 
 /// Largest control message: spec, decision 6 (16 KiB of content) and room for its fixed fields.
@@ -300,6 +311,7 @@ const _: () = {
     );
     assert!(HOLD.as_millis() >= OPEN_DEADLINE.as_millis());
     assert!(MTU_MIN <= MTU_DEFAULT);
+    assert!(POLICE_BURST_BYTES_MIN > u16::MAX as u64);
     assert!(BATCH_MAX < BUFFERS_PER_WORKER as usize && BUFFERS_PER_WORKER.is_power_of_two());
     assert!(RECEIVE_MAX <= BATCH_MAX);
     assert!(RUNS_MAX.is_power_of_two() && RUNS_MAX <= u16::MAX as usize);

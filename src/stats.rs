@@ -39,6 +39,7 @@ drop_reasons! {
     BadHeartbeat "bad_heartbeat" "A heartbeat whose MAC or label is wrong, or an old one again.",
     HopLimit "hop_limit" "The frame had no hops left.",
     TooBig "too_big" "A local datagram larger than the channel's largest payload.",
+    Policed "policed" "Above the channel's bandwidth: sent faster than was asked for.",
     ForeignSender "foreign_sender" "A datagram at a channel's local socket from an address that may not send there.",
     Moving "moving" "The channel had no path while it moved.",
     NoReceiver "no_receiver" "Nobody has sent from the local side yet, so nobody is known to deliver to.",

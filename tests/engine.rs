@@ -73,6 +73,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const INTERVAL: Duration = Duration::from_millis(10);
 const MISSED_MAX: u32 = 100;
 const MAX_PAYLOAD: u16 = 8_000;
+/// More than any test here sends.
+const FAST: Bandwidth = Bandwidth::from_bps(100_000_000_000);
 
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let give_up = Instant::now() + PATIENCE;
@@ -137,7 +139,8 @@ fn connect(number: u16, lower: &mut Engine, higher: &mut Engine) {
 
 fn add_label(engine: &mut Engine, label: u64, from: u16, to: Target, stats: &Arc<ChannelStats>) {
     let (label, from, stats) = (Label(label), LinkId(from), Arc::clone(stats));
-    engine.send(label.worker(), Command::AddLabel { label, from, to, stats });
+    let (rate, hop) = (FAST, 1);
+    engine.send(label.worker(), Command::AddLabel { label, from, to, rate, hop, stats });
 }
 
 fn hop(number: u16, label: u64, to: &Engine) -> Target {
@@ -161,7 +164,7 @@ fn add_end(
 }
 
 fn set_entry(engine: &mut Engine, worker: u8, channel: ChannelId, to: Target, max_payload: u16) {
-    let to = Some(EntrySpec { to, rate: Bandwidth::from_bps(1), max_payload });
+    let to = Some(EntrySpec { to, rate: FAST, max_payload });
     engine.send(WorkerId(worker), Command::SetEntry { channel, to });
 }
 

@@ -26,8 +26,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // The pure half of the engine: the contract in engine/mod.rs, never a worker or a socket.
     ("engine::forward", ENGINE_PURE),
     ("engine::table", ENGINE_PURE),
-    ("engine::proxy", ENGINE_PURE),
-    ("engine::wait", ENGINE_PURE),
+    ("engine::shaper", &["types", "limits"]),
     ("engine::pool", &["wire::frame", "types", "limits"]),
     ("engine", &["net", "wire", "stats", "types", "limits"]),
     // Buffers, and the words of the engine for what a socket is.
@@ -94,6 +93,7 @@ const ENGINE_PURE: &[&str] = &[
     "engine::LinkSpec",
     "engine::Target",
     "engine::forward",
+    "engine::shaper",
     "engine::table",
     "wire",
     "stats",
@@ -109,9 +109,8 @@ const PURE: &[&str] = &[
     "proto",
     "sim",
     "engine::forward",
-    "engine::proxy",
+    "engine::shaper",
     "engine::table",
-    "engine::worker::inside",
 ];
 const IMPURE_WORDS: &[&str] = &[
     "Instant",

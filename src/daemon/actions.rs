@@ -128,11 +128,12 @@ impl Control {
                     }
                 }
                 Action::SetEntry { channel, to } => self.apply_entry(channel, to),
-                Action::AddLabel { channel, label, from, to } => {
+                Action::AddLabel { channel, label, from, to, rate, hop } => {
                     self.channels.add_label(label, &channel);
                     let stats = self.channels.stats(&channel);
                     let to = target(to, channel);
-                    self.command(label.worker(), Command::AddLabel { label, from, to, stats });
+                    let command = Command::AddLabel { label, from, to, rate, hop, stats };
+                    self.command(label.worker(), command);
                 }
                 Action::RemoveLabel { label } => {
                     self.channels.remove_label(label);

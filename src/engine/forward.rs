@@ -1,9 +1,10 @@
 //! What happens to one datagram: the judgement, and the edit of its header in place.
 //!
 //! ```text
-//! from a neighbour   forward()  parse ─► label ─► link ─► hop limit ─► Relay: label swapped in place
-//!                                                                      Deliver: leave() says to whom
-//! from a program     enter()    sender ─► path ─► size ─► header written in front, tag room behind
+//! from a neighbour   forward()  parse ─► label ─► link ─► rate ─► hop limit ─► Relay: label swapped in place
+//!                                                                              Deliver: leave() says to whom
+//! from a program     admit()    sender ─► path ─► size ─► rate
+//!                    enter()    header written in front, tag room behind
 //! ```
 //!
 //! Pure: no clock, no socket, no heap; peers' mistakes are a [`DropReason`], never a panic. Nothing is
@@ -11,12 +12,12 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use super::table::{Account, End, EndSlot, Table, Way};
+use super::table::{Account, End, EndSlot, Links, Table, Way};
 use super::{AllowedFrom, Deliver};
 use crate::limits::HOP_LIMIT_START;
 use crate::stats::DropReason;
-use crate::types::LinkId;
-use crate::wire::frame::{self, FrameType, Header};
+use crate::types::{LinkId, Time};
+use crate::wire::frame::{self, END_TAG_BYTES, FrameType, HEADER_BYTES, Header, OVERHEAD_BYTES};
 
 /// What a datagram from the overlay is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,38 +39,43 @@ pub enum Verdict {
 }
 
 /// Judges a datagram that came to the worker's port, and relabels it if it is relayed. An `Err` is a
-/// drop that belongs to no channel.
+/// drop that belongs to no channel. What a foreign link sends is not paid for by the channel.
 #[inline]
 pub fn forward(
     datagram: &mut [u8],
     source: SocketAddr,
-    table: &Table,
+    table: &mut Table,
+    now: Time,
 ) -> Result<Judged, DropReason> {
     let header = frame::parse(datagram).map_err(|_| DropReason::Malformed)?;
     if header.frame_type == FrameType::Heartbeat {
         let link = table.heartbeat_link(header.label).ok_or(DropReason::BadHeartbeat)?;
         return Ok(Judged::Heartbeat { link, header });
     }
-    let route = table.route(header.label).ok_or(DropReason::UnknownLabel)?;
-    if !table.link(route.from).is_some_and(|link| link.sends_from(source)) {
+    let (route, links) = table.look_up(header.label).ok_or(DropReason::UnknownLabel)?;
+    if !links.get(route.from).is_some_and(|link| link.sends_from(source)) {
         return Err(DropReason::ForeignLabel);
     }
-    let verdict = match route.ways.first() {
-        Some(&Way::Local(end)) => Verdict::Deliver(end),
-        Some(&way) => relay(datagram, header.hop_limit, way, table),
-        None => Verdict::Drop(DropReason::UnknownLabel),
+    let verdict = if route.policer.admit(now, datagram.len()) {
+        match route.ways.first() {
+            Some(&Way::Local(end)) => Verdict::Deliver(end),
+            Some(&way) => relay(datagram, header.hop_limit, way, links),
+            None => Verdict::Drop(DropReason::UnknownLabel),
+        }
+    } else {
+        Verdict::Drop(DropReason::Policed)
     };
     Ok(Judged::Frame { account: route.account, from: route.from, header, verdict })
 }
 
-fn relay(datagram: &mut [u8], hop_limit: u8, way: Way, table: &Table) -> Verdict {
+fn relay(datagram: &mut [u8], hop_limit: u8, way: Way, links: &Links) -> Verdict {
     let Way::Hop { link, label, port } = way else {
         return Verdict::Drop(DropReason::UnknownLabel);
     };
     let Some(hop_limit) = hop_limit.checked_sub(1).filter(|&left| left > 0) else {
         return Verdict::Drop(DropReason::HopLimit);
     };
-    let Some(link) = table.link(link) else {
+    let Some(link) = links.get(link) else {
         return Verdict::Drop(DropReason::NoLink);
     };
     frame::relabel(datagram, label, hop_limit);
@@ -79,7 +85,12 @@ fn relay(datagram: &mut [u8], hop_limit: u8, way: Way, table: &Table) -> Verdict
 /// Judges a datagram a program sent into a channel end, without looking at its content: where it goes
 /// if it may enter. Remembers the sender.
 #[inline]
-pub fn admit(payload_bytes: usize, source: SocketAddr, end: &mut End) -> Result<Way, DropReason> {
+pub fn admit(
+    payload_bytes: usize,
+    source: SocketAddr,
+    end: &mut End,
+    now: Time,
+) -> Result<Way, DropReason> {
     if !allowed(&end.from, source) {
         return Err(DropReason::ForeignSender);
     }
@@ -93,7 +104,12 @@ pub fn admit(payload_bytes: usize, source: SocketAddr, end: &mut End) -> Result<
     if payload_bytes > usize::from(entry.max_payload) {
         return Err(DropReason::TooBig);
     }
-    Ok(entry.way)
+    let way = entry.way;
+    let policer = end.policer.as_mut().expect("set with the entry");
+    if !policer.admit(now, payload_bytes + OVERHEAD_BYTES) {
+        return Err(DropReason::Policed);
+    }
+    Ok(way)
 }
 
 /// Writes the header in front of an admitted payload and the end-to-end tag behind it, wherever they
@@ -180,6 +196,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::engine::shaper::Policer;
     use crate::engine::table::SocketId;
     use crate::engine::{EntrySpec, Target};
     use crate::types::{Bandwidth, ChannelId, Label, PeerName};
@@ -188,6 +205,9 @@ mod tests {
 
     const IN: LinkId = LinkId(0);
     const OUT: LinkId = LinkId(1);
+    /// 64 KiB of burst at the entry, as much again one hop behind it.
+    const RATE: Bandwidth = Bandwidth::from_bps(64_000);
+    const NOW: Time = Time(1_000_000);
 
     fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -207,8 +227,9 @@ mod tests {
         table.set_link(IN, neighbour(), 2, Label(100));
         table.set_link(OUT, address("10.0.0.2:5000"), 1, Label(200));
         let hop = Target::Hop { link: OUT, label: Label(2), port: 5_003 };
-        table.add_label(Label(1), IN, hop, Arc::default());
-        table.add_label(Label(3), IN, Target::Local(channel()), Arc::default());
+        let policer = Policer::at_hop(RATE, 1);
+        table.add_label(Label(1), IN, hop, policer, Arc::default());
+        table.add_label(Label(3), IN, Target::Local(channel()), policer, Arc::default());
         table
     }
 
@@ -242,57 +263,57 @@ mod tests {
 
     #[test]
     fn a_frame_is_relabelled_in_place_and_only_there() {
-        let table = table();
+        let mut table = table();
         let mut bytes = frame(1, 64);
-        let to = verdict(forward(&mut bytes, neighbour(), &table));
+        let to = verdict(forward(&mut bytes, neighbour(), &mut table, NOW));
         assert_eq!(to, Ok(Verdict::Relay(address("10.0.0.2:5003"))));
         assert_eq!(bytes, frame(2, 63));
     }
 
     #[test]
     fn a_frame_whose_hops_are_used_up_is_dropped() {
-        let table = table();
+        let mut table = table();
         for (hop_limit, passes) in [(2, true), (1, false), (0, false)] {
             let mut bytes = frame(1, hop_limit);
-            let verdict = verdict(forward(&mut bytes, neighbour(), &table)).unwrap();
+            let verdict = verdict(forward(&mut bytes, neighbour(), &mut table, NOW)).unwrap();
             assert_eq!(verdict != Verdict::Drop(DropReason::HopLimit), passes, "{hop_limit}");
         }
     }
 
     #[test]
     fn a22_a_label_is_worth_nothing_on_another_link() {
-        let table = table();
+        let mut table = table();
         for source in ["10.0.0.2:4000", "10.0.0.1:3999", "10.0.0.1:4002", "[::1]:4000"] {
-            let judged = forward(&mut frame(1, 64), address(source), &table);
+            let judged = forward(&mut frame(1, 64), address(source), &mut table, NOW);
             assert_eq!(judged, Err(DropReason::ForeignLabel), "{source}");
         }
-        assert!(forward(&mut frame(1, 64), address("10.0.0.1:4001"), &table).is_ok());
+        assert!(forward(&mut frame(1, 64), address("10.0.0.1:4001"), &mut table, NOW).is_ok());
     }
 
     #[test]
     fn a22_a_label_nobody_gave_out_reaches_nobody() {
         let mut table = table();
         let unknown = Err(DropReason::UnknownLabel);
-        assert_eq!(forward(&mut frame(2, 64), neighbour(), &table), unknown);
-        assert_eq!(forward(&mut frame(100, 64), neighbour(), &table), unknown);
+        assert_eq!(forward(&mut frame(2, 64), neighbour(), &mut table, NOW), unknown);
+        assert_eq!(forward(&mut frame(100, 64), neighbour(), &mut table, NOW), unknown);
         table.remove_label(Label(1));
-        assert_eq!(forward(&mut frame(1, 64), neighbour(), &table), unknown);
+        assert_eq!(forward(&mut frame(1, 64), neighbour(), &mut table, NOW), unknown);
     }
 
     #[test]
     fn a_hop_without_a_link_is_named() {
         let mut table = table();
         table.remove_link(OUT);
-        let judged = verdict(forward(&mut frame(1, 64), neighbour(), &table));
+        let judged = verdict(forward(&mut frame(1, 64), neighbour(), &mut table, NOW));
         assert_eq!(judged, Ok(Verdict::Drop(DropReason::NoLink)));
         table.remove_link(IN);
-        let judged = forward(&mut frame(1, 64), neighbour(), &table);
+        let judged = forward(&mut frame(1, 64), neighbour(), &mut table, NOW);
         assert_eq!(judged, Err(DropReason::ForeignLabel));
     }
 
     #[test]
     fn a_heartbeat_names_its_link_and_an_unknown_one_is_dropped() {
-        let table = table();
+        let mut table = table();
         let beat = |label| {
             let beat = Heartbeat {
                 label: Label(label),
@@ -303,9 +324,9 @@ mod tests {
             };
             beat.emit(&HeartbeatKey([0; 32]))
         };
-        let judged = forward(&mut beat(200), address("1.2.3.4:5"), &table);
+        let judged = forward(&mut beat(200), address("1.2.3.4:5"), &mut table, NOW);
         assert!(matches!(judged, Ok(Judged::Heartbeat { link: OUT, .. })), "{judged:?}");
-        let judged = forward(&mut beat(1), neighbour(), &table);
+        let judged = forward(&mut beat(1), neighbour(), &mut table, NOW);
         assert_eq!(judged, Err(DropReason::BadHeartbeat));
     }
 
@@ -315,9 +336,9 @@ mod tests {
         let slot = end(&mut table, AllowedFrom::Loopback, Deliver::LastSender);
         let source = address("127.0.0.1:9");
         let hop = Target::Hop { link: OUT, label: Label(2), port: 1 };
-        let entry = EntrySpec { to: hop, rate: Bandwidth::ZERO, max_payload: 100 };
+        let entry = EntrySpec { to: hop, rate: RATE, max_payload: 100 };
         table.set_entry(&channel(), Some(entry));
-        let way = admit(5, source, table.end_mut(slot).unwrap()).unwrap();
+        let way = admit(5, source, table.end_mut(slot).unwrap(), NOW).unwrap();
         let mut bytes = vec![0xaa; OVERHEAD_BYTES + 5];
         bytes[HEADER_BYTES..HEADER_BYTES + 5].copy_from_slice(b"hello");
         let (header, rest) = bytes.split_at_mut(HEADER_BYTES);
@@ -339,13 +360,13 @@ mod tests {
         let slot = end(&mut table, AllowedFrom::Loopback, Deliver::LastSender);
         let end = |table: &mut Table, bytes, source: &str| {
             let end = table.end_mut(slot).unwrap();
-            (admit(bytes, address(source), end), end.sequence)
+            (admit(bytes, address(source), end, NOW), end.sequence)
         };
         assert_eq!(leave(table.end(slot).unwrap()), Err(DropReason::NoReceiver));
         assert_eq!(end(&mut table, 5, "10.9.9.9:1"), (Err(DropReason::ForeignSender), 0));
         assert_eq!(end(&mut table, 5, "127.0.0.1:1"), (Err(DropReason::Moving), 1));
         let hop = Target::Hop { link: LinkId(9), label: Label(2), port: 1 };
-        let entry = EntrySpec { to: hop, rate: Bandwidth::ZERO, max_payload: 100 };
+        let entry = EntrySpec { to: hop, rate: RATE, max_payload: 100 };
         table.set_entry(&channel(), Some(entry));
         assert_eq!(end(&mut table, 101, "127.0.0.1:1"), (Err(DropReason::TooBig), 2));
         let (way, sequence) = end(&mut table, 100, "127.0.0.1:1");
@@ -353,6 +374,49 @@ mod tests {
         let (mut header, mut tag) = ([0; HEADER_BYTES], [0; END_TAG_BYTES]);
         let verdict = enter(&mut header, &mut tag, 0, way.unwrap(), 2, 0, &table);
         assert_eq!(verdict, Verdict::Drop(DropReason::NoLink));
+    }
+
+    #[test]
+    fn a20_what_is_above_the_rate_is_policed_at_a_hop_and_foreigners_take_nothing() {
+        let mut table = table();
+        // 128 KiB in packets of 5 + 64 + 28 bytes.
+        let fits = (128 << 10) / 97;
+        for _ in 0..2 * fits {
+            let foreign = forward(&mut frame(1, 64), address("10.9.9.9:1"), &mut table, NOW);
+            assert_eq!(foreign, Err(DropReason::ForeignLabel));
+        }
+        let mut relayed = |now| {
+            let judged = forward(&mut frame(1, 64), neighbour(), &mut table, now);
+            verdict(judged).unwrap() != Verdict::Drop(DropReason::Policed)
+        };
+        assert_eq!((0..2 * fits).filter(|_| relayed(NOW)).count(), fits);
+        // A second at 64 kbit/s and 2 % are 8,160 bytes.
+        let later = NOW + core::time::Duration::from_secs(1);
+        assert_eq!((0..fits).filter(|_| relayed(later)).count(), 8_160 / 97);
+    }
+
+    #[test]
+    fn a20_what_is_above_the_rate_is_policed_at_the_entry_and_leaves_a_gap() {
+        let mut table = table();
+        let slot = end(&mut table, AllowedFrom::Loopback, Deliver::LastSender);
+        let to = Target::Hop { link: OUT, label: Label(2), port: 1 };
+        let entry = EntrySpec { to, rate: RATE, max_payload: 1_316 };
+        table.set_entry(&channel(), Some(entry.clone()));
+        let send = |table: &mut Table| {
+            let end = table.end_mut(slot).unwrap();
+            let admitted = admit(1_316, address("127.0.0.1:1"), end, NOW);
+            (admitted.err(), end.sequence)
+        };
+        // 64 KiB in packets of 1,316 + 64 + 28 bytes.
+        for sequence in 1..=46 {
+            assert_eq!(send(&mut table), (None, sequence));
+        }
+        assert_eq!(send(&mut table), (Some(DropReason::Policed), 47));
+        // Moving to another path fills nothing.
+        table.set_entry(&channel(), None);
+        assert_eq!(send(&mut table), (Some(DropReason::Moving), 48));
+        table.set_entry(&channel(), Some(entry));
+        assert_eq!(send(&mut table), (Some(DropReason::Policed), 49));
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod handle;
 pub mod liveness;
 mod outbox;
 pub mod pool;
-pub mod proxy;
+pub mod shaper;
 pub mod table;
 pub mod wait;
 mod worker;
@@ -65,6 +65,10 @@ pub enum Command {
         label: Label,
         from: LinkId,
         to: Target,
+        /// What was promised to this direction of the channel, and how many links its frames have
+        /// crossed when they are here: more than that is dropped as `policed`.
+        rate: Bandwidth,
+        hop: u8,
         stats: Arc<ChannelStats>,
     },
     RemoveLabel(Label),
@@ -143,6 +147,7 @@ pub enum Target {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntrySpec {
     pub to: Target,
+    /// More is dropped as `policed`.
     pub rate: Bandwidth,
     /// Larger datagrams are dropped as `too_big`.
     pub max_payload: u16,

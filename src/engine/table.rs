@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
+use super::shaper::Policer;
 use super::{AllowedFrom, Deliver, EntrySpec, Target};
 use crate::stats::ChannelStats;
 use crate::types::{ChannelId, Label, LinkId};
@@ -43,7 +44,12 @@ pub struct Route {
     /// One today; a list, so that one-to-many streams will not need a second engine.
     pub ways: Vec<Way>,
     pub account: Account,
+    pub policer: Policer,
 }
+
+/// The neighbours, by the number of their link.
+#[derive(Debug, Default)]
+pub struct Links(Vec<Option<Link>>);
 
 /// A neighbour's address.
 #[derive(Debug)]
@@ -65,6 +71,8 @@ pub struct End {
     pub gso: bool,
     pub last_sender: Option<SocketAddr>,
     pub entry: Option<Entry>,
+    /// Of the last entry; stays while the channel moves, so that moving is no way to a full bucket.
+    pub policer: Option<Policer>,
     /// Of the next datagram that enters.
     pub sequence: u64,
 }
@@ -88,8 +96,7 @@ struct Slot {
 pub struct Table {
     labels: HashMap<Label, Route, BuildHasherDefault<LabelHasher>>,
     heartbeat_labels: HashMap<Label, LinkId, BuildHasherDefault<LabelHasher>>,
-    /// By link number.
-    links: Vec<Option<Link>>,
+    links: Links,
     slots: Vec<Option<Slot>>,
     slot_of: BTreeMap<ChannelId, EndSlot>,
     accounts: Vec<Option<Arc<ChannelStats>>>,
@@ -105,6 +112,12 @@ impl Table {
         self.labels.get(&label)
     }
 
+    /// What `label` means, to be judged and paid for, and the links it may name.
+    #[inline]
+    pub fn look_up(&mut self, label: Label) -> Option<(&mut Route, &Links)> {
+        Some((self.labels.get_mut(&label)?, &self.links))
+    }
+
     /// The link whose heartbeats carry `label`.
     #[inline]
     pub fn heartbeat_link(&self, label: Label) -> Option<LinkId> {
@@ -113,7 +126,7 @@ impl Table {
 
     #[inline]
     pub fn link(&self, link: LinkId) -> Option<&Link> {
-        self.links.get(usize::from(link.0))?.as_ref()
+        self.links.get(link)
     }
 
     #[inline]
@@ -136,33 +149,42 @@ impl Table {
     pub fn set_link(&mut self, link: LinkId, address: SocketAddr, workers: u8, receive: Label) {
         self.remove_link(link);
         let index = usize::from(link.0);
-        if self.links.len() <= index {
-            self.links.resize_with(index + 1, || None);
+        let links = &mut self.links.0;
+        if links.len() <= index {
+            links.resize_with(index + 1, || None);
         }
-        self.links[index] =
-            Some(Link { address: canonical(address), workers, receive_label: receive });
+        links[index] = Some(Link { address: canonical(address), workers, receive_label: receive });
         self.heartbeat_labels.insert(receive, link);
     }
 
     /// Frames go to the new address from now on.
     pub fn move_link(&mut self, link: LinkId, address: SocketAddr) {
-        if let Some(Some(link)) = self.links.get_mut(usize::from(link.0)) {
+        if let Some(Some(link)) = self.links.0.get_mut(usize::from(link.0)) {
             link.address = canonical(address);
         }
     }
 
     pub fn remove_link(&mut self, link: LinkId) {
-        let old = self.links.get_mut(usize::from(link.0)).and_then(Option::take);
+        let old = self.links.0.get_mut(usize::from(link.0)).and_then(Option::take);
         if let Some(old) = old {
             self.heartbeat_labels.remove(&old.receive_label);
         }
     }
 
-    pub fn add_label(&mut self, label: Label, from: LinkId, to: Target, stats: Arc<ChannelStats>) {
+    /// `policer` is full unless the label had the same promise before.
+    pub fn add_label(
+        &mut self,
+        label: Label,
+        from: LinkId,
+        to: Target,
+        policer: Policer,
+        stats: Arc<ChannelStats>,
+    ) {
+        let policer = policer.in_place_of(self.route(label).map(|route| route.policer));
         self.remove_label(label);
         let ways = vec![self.way(to)];
         let account = self.open_account(stats);
-        self.labels.insert(label, Route { from, ways, account });
+        self.labels.insert(label, Route { from, ways, account, policer });
     }
 
     pub fn remove_label(&mut self, label: Label) {
@@ -210,7 +232,8 @@ impl Table {
         let sequence = stats.entry_sequence.load(std::sync::atomic::Ordering::Relaxed);
         let account = self.open_account(stats);
         let last_sender = None;
-        let end = End { socket, account, from, deliver, gso, last_sender, entry: None, sequence };
+        let (entry, policer) = (None, None);
+        let end = End { socket, account, from, deliver, last_sender, entry, policer, sequence };
         let slot = self.slots[slot.0 as usize].as_mut().expect("reserved before it is opened");
         assert!(slot.end.is_none(), "closed before it is opened again");
         slot.end = Some(end);
@@ -244,8 +267,12 @@ impl Table {
         if self.end(slot).is_none() {
             return;
         }
+        let policer = to.as_ref().map(|to| Policer::at_entry(to.rate));
         let entry = to.map(|to| Entry { way: self.way(to.to), max_payload: to.max_payload });
         let end = self.end_mut(slot).expect("looked at above");
+        if let Some(policer) = policer {
+            end.policer = Some(policer.in_place_of(end.policer));
+        }
         if let Some(old) = std::mem::replace(&mut end.entry, entry) {
             self.drop_way(old.way);
         }
@@ -294,6 +321,13 @@ impl Table {
     fn close_account(&mut self, account: Account) {
         self.accounts[account.0 as usize] = None;
         self.free_accounts.push(account);
+    }
+}
+
+impl Links {
+    #[inline]
+    pub fn get(&self, link: LinkId) -> Option<&Link> {
+        self.0.get(usize::from(link.0))?.as_ref()
     }
 }
 
@@ -352,7 +386,7 @@ impl Hasher for LabelHasher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Bandwidth, PeerName};
+    use crate::types::{Bandwidth, PeerName, Time};
 
     fn channel(count: u64) -> ChannelId {
         ChannelId { source: PeerName::new("peer-1").unwrap(), boot: 1, count }
@@ -360,6 +394,10 @@ mod tests {
 
     fn stats() -> Arc<ChannelStats> {
         Arc::default()
+    }
+
+    fn full() -> Policer {
+        Policer::at_hop(Bandwidth::from_bps(64_000), 1)
     }
 
     fn hop(label: u64) -> Target {
@@ -376,7 +414,7 @@ mod tests {
     #[test]
     fn a_label_may_come_before_the_end_it_leads_to() {
         let mut table = Table::default();
-        table.add_label(Label(7), LinkId(1), Target::Local(channel(1)), stats());
+        table.add_label(Label(7), LinkId(1), Target::Local(channel(1)), full(), stats());
         let Way::Local(slot) = table.route(Label(7)).unwrap().ways[0] else { panic!() };
         assert!(table.end(slot).is_none());
         assert_eq!(open(&mut table, &channel(1), 3), slot);
@@ -391,8 +429,9 @@ mod tests {
         let mut table = Table::default();
         for count in 0..100 {
             open(&mut table, &channel(count), 1);
-            table.add_label(Label(count + 1), LinkId(1), Target::Local(channel(count)), stats());
-            table.add_label(Label(count + 1_000), LinkId(1), hop(5), stats());
+            let to = Target::Local(channel(count));
+            table.add_label(Label(count + 1), LinkId(1), to, full(), stats());
+            table.add_label(Label(count + 1_000), LinkId(1), hop(5), full(), stats());
             let entry = EntrySpec { to: hop(6), rate: Bandwidth::ZERO, max_payload: 9 };
             table.set_entry(&channel(count), Some(entry));
             table.remove_label(Label(count + 1));
@@ -403,6 +442,23 @@ mod tests {
         assert_eq!((table.slots.len(), table.accounts.len()), (1, 3));
         assert!(table.slot_of.is_empty() && table.slots[0].is_none());
         assert!(table.accounts.iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn a_label_told_again_keeps_what_is_left_in_its_bucket() {
+        let mut table = Table::default();
+        let add = |table: &mut Table, policer| {
+            table.add_label(Label(7), LinkId(1), hop(5), policer, stats());
+        };
+        add(&mut table, full());
+        assert!(table.look_up(Label(7)).unwrap().0.policer.admit(Time(1), 1_000));
+        let left = table.route(Label(7)).unwrap().policer;
+        assert_ne!(left, full());
+        add(&mut table, full());
+        assert_eq!(table.route(Label(7)).unwrap().policer, left);
+        let other = Policer::at_hop(Bandwidth::from_bps(128_000), 1);
+        add(&mut table, other);
+        assert_eq!(table.route(Label(7)).unwrap().policer, other);
     }
 
     #[test]

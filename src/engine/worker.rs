@@ -29,6 +29,7 @@ use crossbeam::queue::ArrayQueue;
 
 use super::liveness::Liveness;
 use super::pool::Filled;
+use super::shaper::Policer;
 use super::table::{Account, EndSlot, SocketId, Table, Way};
 use super::{Command, EndSpec, Event};
 use crate::limits::{BATCH_MAX, COMMANDS_MAX, COMMANDS_PER_TURN, EVENTS_MAX, JUDGE_AFTER_BATCHES};
@@ -232,8 +233,9 @@ impl Worker {
             Command::SetDeliver { channel, deliver } => self.set_deliver(&channel, deliver),
             Command::RemoveEnd(channel) => self.remove_end(&channel),
             Command::SetEntry { channel, to } => self.table.set_entry(&channel, to),
-            Command::AddLabel { label, from, to, stats } => {
-                self.table.add_label(label, from, to, stats);
+            Command::AddLabel { label, from, to, rate, hop, stats } => {
+                let policer = Policer::at_hop(rate, hop);
+                self.table.add_label(label, from, to, policer, stats);
             }
             Command::RemoveLabel(label) => self.table.remove_label(label),
             Command::Watch { watch, stats, full } => self.watches.add(watch, stats, full),
@@ -358,7 +360,7 @@ impl Worker {
             return self.drop_unowned(datagram.buffer, DropReason::Truncated);
         }
         let bytes = self.net.pool().bytes_mut(&mut datagram.buffer);
-        match forward::forward(bytes, datagram.source, &self.table) {
+        match forward::forward(bytes, datagram.source, &mut self.table, self.now) {
             Err(reason) => self.drop_unowned(datagram.buffer, reason),
             Ok(Judged::Heartbeat { link, header }) => self.on_heartbeat(link, &header, datagram),
             Ok(Judged::Frame { account, from, header, verdict }) => {
@@ -410,7 +412,7 @@ impl Worker {
         let admitted = if datagram.truncated {
             Err(DropReason::Truncated)
         } else {
-            forward::admit(payload_bytes, datagram.source, end)
+            forward::admit(payload_bytes, datagram.source, end, self.now)
         };
         let next_sequence = end.sequence;
         let stats = self.table.stats(account);

@@ -245,6 +245,10 @@ pub enum Action {
         label: Label,
         from: LinkId,
         to: Target,
+        /// Promised to this direction of the channel; frames above it are dropped.
+        rate: Bandwidth,
+        /// Links these frames have crossed when they are here, at least 1.
+        hop: u8,
     },
     RemoveLabel {
         label: Label,

@@ -632,7 +632,7 @@ impl Sim {
                 Action::SetEntry { channel, to } => {
                     self.peers[at].entries.insert(channel, to);
                 }
-                Action::AddLabel { channel, label, from, to } => {
+                Action::AddLabel { channel, label, from, to, .. } => {
                     self.peers[at].labels.insert(label, (channel, from, to));
                 }
                 Action::RemoveLabel { label } => {

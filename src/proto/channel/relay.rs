@@ -15,6 +15,8 @@ use crate::wire::control::{Accept, Message, Nack, Release, ReleaseCause, Reserve
 pub(super) struct Relay {
     pub(super) tx: TxId,
     pub(super) path: Vec<PeerName>,
+    /// Links from the asker to here.
+    hop: u8,
     /// Towards the asker; its label is for the frames forward.
     pub(super) prev: Leg,
     /// Towards the service; its label is for the frames back.
@@ -212,6 +214,7 @@ impl Channels {
             prev: self.leg(link, worker),
             next: self.leg(next_link, worker),
             path: reserve.path.clone(),
+            hop: reserve.position,
             name: reserve.name.clone(),
             service: reserve.service.clone(),
             rate: reserve.rate,
@@ -223,7 +226,8 @@ impl Channels {
             tx,
         };
         let to = Target::Hop { link, label: reserve.back_label, port: reserve.back_port };
-        out.push(add_label(&relay.tx, relay.next, to));
+        let hop = hops(&relay.path) - relay.hop;
+        out.push(add_label(&relay.tx, relay.next, to, reserve.rate_back, hop));
         reserve.position += 1;
         reserve.deadline_ms = shortened(reserve.deadline_ms);
         reserve.max_payload = relay.max_payload;
@@ -255,7 +259,7 @@ impl Channels {
         relay.accepted = true;
         relay.max_payload = relay.max_payload.min(accept.max_payload);
         let to = Target::Hop { link, label: accept.label, port: accept.port };
-        out.push(add_label(&relay.tx, relay.prev, to));
+        out.push(add_label(&relay.tx, relay.prev, to, relay.rate, relay.hop));
         let accept = Accept {
             tx: relay.tx.clone(),
             label: relay.prev.label,
@@ -383,9 +387,14 @@ impl Channels {
     }
 }
 
-pub(super) fn add_label(tx: &TxId, leg: Leg, to: Target) -> Action {
+pub(super) fn add_label(tx: &TxId, leg: Leg, to: Target, rate: Bandwidth, hop: u8) -> Action {
     let Leg { link, label } = leg;
-    Action::AddLabel { channel: tx.channel.clone(), label, from: link, to }
+    Action::AddLabel { channel: tx.channel.clone(), label, from: link, to, rate, hop }
+}
+
+/// Links between the two ends of a path.
+pub(super) fn hops(path: &[PeerName]) -> u8 {
+    u8::try_from(path.len() - 1).expect("a path is bounded")
 }
 
 /// How long a hop waits for the answer to a RESERVE that it passed on.

@@ -6,7 +6,7 @@
 //!       └───────────┴────────────┴──► closed
 //! ```
 
-use super::relay::{Refusal, add_label, hold_time};
+use super::relay::{Refusal, add_label, hold_time, hops};
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, STALE, UNKNOWN, wake};
 use crate::limits;
 use crate::proto::reservation::Rates;
@@ -399,7 +399,8 @@ impl Channels {
         served.path = reserve.path;
         let leg = self.leg(link, served.worker);
         served.stage = Stage::Attached { leg };
-        out.push(add_label(&served.tx, leg, Target::Local));
+        let hop = hops(&served.path);
+        out.push(add_label(&served.tx, leg, Target::Local, served.rate, hop));
         let entry = Entry {
             to: Target::Hop { link, label: reserve.back_label, port: reserve.back_port },
             rate: served.rate_back,

@@ -6,7 +6,7 @@
 //!       └────────────┴──────────┴─────────┴──► closed
 //! ```
 
-use super::relay::{add_label, shortened};
+use super::relay::{add_label, hops, shortened};
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, Paths, STALE, UNKNOWN, rejected, wake};
 use crate::limits;
 use crate::proto::reservation::Rates;
@@ -527,7 +527,7 @@ impl Channels {
         let leg = self.leg(link, source.worker);
         source.leg = Some(leg);
         source.path = path;
-        out.push(add_label(&tx, leg, Target::Local));
+        out.push(add_label(&tx, leg, Target::Local, source.rate_back, hops(&source.path)));
         let wait_ms = u32::try_from(deadline.since(now).as_millis()).unwrap_or(u32::MAX);
         let reserve = Reserve {
             tx,

@@ -156,7 +156,14 @@ fn a_relay_holds_both_directions_and_asks_the_next_hop() {
     assert_eq!(
         out,
         [
-            Action::AddLabel { channel: tx(1, 1).channel, label: back_label, from: NEXT, to },
+            Action::AddLabel {
+                channel: tx(1, 1).channel,
+                label: back_label,
+                from: NEXT,
+                to,
+                rate: bps(10),
+                hop: 1,
+            },
             send(NEXT, Message::Reserve(onward)),
         ]
     );
@@ -174,7 +181,14 @@ fn an_accept_tells_each_hop_the_next_label_and_the_smallest_width() {
     assert_eq!(
         out,
         [
-            Action::AddLabel { channel: tx(1, 1).channel, label, from: PREV, to },
+            Action::AddLabel {
+                channel: tx(1, 1).channel,
+                label,
+                from: PREV,
+                to,
+                rate: bps(40),
+                hop: 1,
+            },
             send(PREV, Message::Accept(accepted)),
         ]
     );
@@ -418,7 +432,7 @@ fn source_reserving() -> (Channels, Label) {
         ..reserve(1, 1, 1)
     };
     let to = Target::Local;
-    let add = Action::AddLabel { channel: id, label, from: NEXT, to };
+    let add = Action::AddLabel { channel: id, label, from: NEXT, to, rate: bps(10), hop: 2 };
     assert_eq!(out, [add, send(NEXT, Message::Reserve(expected))]);
     (source, label)
 }
@@ -652,7 +666,14 @@ fn attached(attempt: u32, label: Label) -> [Action; 4] {
     };
     let path = vec![peer(0), peer(1), peer(2)];
     [
-        Action::AddLabel { channel: channel.clone(), label, from: PREV, to: Target::Local },
+        Action::AddLabel {
+            channel: channel.clone(),
+            label,
+            from: PREV,
+            to: Target::Local,
+            rate: bps(40),
+            hop: 2,
+        },
         Action::SetEntry { channel: channel.clone(), to: Some(entry) },
         send(PREV, Message::Accept(accept)),
         Action::Event(Event::ChannelOpen { channel, path }),

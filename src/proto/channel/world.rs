@@ -62,6 +62,16 @@ impl Paths for Tree {
     }
 }
 
+/// What a host's data plane knows of a label.
+#[derive(Debug)]
+struct Known {
+    channel: ChannelId,
+    from: LinkId,
+    to: Target,
+    rate: Bandwidth,
+    hop: u8,
+}
+
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) machine: Channels,
@@ -71,7 +81,7 @@ pub(super) struct Host {
     boot: u64,
     tree: Tree,
     /// The tables of a data plane.
-    labels: BTreeMap<Label, (ChannelId, LinkId, Target)>,
+    labels: BTreeMap<Label, Known>,
     entries: BTreeMap<ChannelId, Entry>,
     ends: BTreeMap<ChannelId, Side>,
     /// Actions that named each channel.
@@ -312,18 +322,20 @@ impl World {
 
     /// Follows the tables from the entry of an end: the end a frame comes out at, if it does.
     pub(super) fn follow(&self, at: usize, channel: &ChannelId) -> Option<(usize, ChannelId)> {
-        let mut target = self.hosts[at].entries.get(channel)?.to.clone();
+        let Entry { to: mut target, rate: promised, .. } =
+            self.hosts[at].entries.get(channel)?.clone();
         let mut at = at;
         let mut came = None;
-        for _ in 0..64 {
+        for hops in 1..=64 {
             match target {
                 Target::Local => return came.map(|channel| (at, channel)),
                 Target::Hop { link, label, port } => {
                     let wire = &self.wires[usize::from(link.0)];
                     at = wire.ends[usize::from(wire.ends[0] == at)];
                     let host = &self.hosts[at];
-                    let (channel, from, to) = host.labels.get(&label)?;
+                    let Known { channel, from, to, rate, hop } = host.labels.get(&label)?;
                     assert_eq!(*from, link, "a22: labels are valid on one link");
+                    assert_eq!((*rate, *hop), (promised, hops), "a20: what each hop lets through");
                     assert_eq!(port, data_port(at) + u16::from(label.worker().0));
                     (came, target) = (Some(channel.clone()), to.clone());
                 }
@@ -482,12 +494,14 @@ impl World {
                     None => host.entries.remove(&channel),
                 };
             }
-            Action::AddLabel { channel, label, from, to } => {
+            Action::AddLabel { channel, label, from, to, rate, hop } => {
                 touch(&channel);
-                assert_eq!(host.labels.insert(label, (channel, from, to)), None, "a22");
+                let known = Known { channel, from, to, rate, hop };
+                assert!(host.labels.insert(label, known).is_none(), "a22");
             }
             Action::RemoveLabel { label } => {
-                let (channel, ..) = host.labels.remove(&label).expect("only known labels go");
+                let Known { channel, .. } =
+                    host.labels.remove(&label).expect("only known labels go");
                 touch(&channel);
             }
             Action::Answer { id, answer } => {
