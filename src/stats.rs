@@ -4,11 +4,7 @@
 //! metrics and pages. Counters never go back within a run of the daemon. Histograms are in
 //! [`histogram`].
 
-pub mod histogram;
-
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-use self::histogram::{OneWay, RelayHistograms};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, fence};
 
 macro_rules! drop_reasons {
     ($($name:ident $text:literal $sentence:literal),* $(,)?) => {
@@ -115,6 +111,16 @@ impl ChannelStats {
         self.drops[reason as usize].load(Relaxed)
     }
 
+    /// A reading of everything that came and went. What went is read first: a frame that passes
+    /// meanwhile is in flight, never missing.
+    pub fn books(&self) -> Books {
+        let dropped = self.drops();
+        let (sent, delivered) = (self.sent.load(Relaxed), self.delivered.load(Relaxed));
+        fence(Acquire);
+        let (entered, received) = (self.entered.load(Relaxed), self.received.load(Relaxed));
+        Books { entered, received, sent, delivered, dropped }
+    }
+
     /// Reasons with a count above zero.
     pub fn drops(&self) -> Vec<(DropReason, u64)> {
         let all = DropReason::ALL.iter().map(|&reason| (reason, self.dropped(reason)));
@@ -122,31 +128,38 @@ impl ChannelStats {
     }
 }
 
-/// Counters of a plain UDP proxy at one worker. Each direction is a channel whose both ends are here:
-/// what the worker received entered, what it sent was delivered.
-#[derive(Debug, Default)]
-pub struct ProxyStats {
-    pub to_server: Arc<ChannelStats>,
-    pub to_clients: Arc<ChannelStats>,
-    /// Clients that got a socket, ever, and those that went after the idle time.
-    pub admitted: AtomicU64,
-    pub expired: AtomicU64,
+/// The frames of one channel at one peer, each in one place: entered + received = sent + delivered +
+/// dropped + in flight.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Books {
+    pub entered: u64,
+    pub received: u64,
+    pub sent: u64,
+    pub delivered: u64,
+    /// Reasons with a count above zero.
+    pub dropped: Vec<(DropReason, u64)>,
 }
 
-/// Counters of a worker: drops that belong to no channel, and sign of life.
+impl Books {
+    /// Frames that came and have not gone. Zero when nothing moves; anything else is a frame that was
+    /// counted twice or not at all.
+    pub fn in_flight(&self) -> i64 {
+        let dropped: u64 = self.dropped.iter().map(|(_, frames)| frames).sum();
+        let gone = self.sent + self.delivered + dropped;
+        (self.entered + self.received).wrapping_sub(gone).cast_signed()
+    }
+}
+
+/// Counters of a worker: drops that belong to no channel, and sign of life. Datagrams = frames +
+/// heartbeats heard + drops, but those of the kernel.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct WorkerStats {
     drops: [AtomicU64; REASONS],
     pub batches: AtomicU64,
     pub datagrams: AtomicU64,
-    /// Receives and sends: each carries one datagram or many.
-    pub receives: AtomicU64,
-    pub sends: AtomicU64,
-    /// Sends with segmentation offload that the kernel refused; their frames went one by one.
-    pub gso_refused: AtomicU64,
-    /// Completions the kernel had no room for: held back, or lost.
-    pub cq_overflows: AtomicU64,
+    /// Datagrams that belong to a channel: the rest are heartbeats and drops.
+    pub frames: AtomicU64,
     pub heartbeats_sent: AtomicU64,
     pub heartbeats_heard: AtomicU64,
     /// Times inside this worker, and sizes.
@@ -159,10 +172,7 @@ impl Default for WorkerStats {
             drops: [const { AtomicU64::new(0) }; REASONS],
             batches: AtomicU64::new(0),
             datagrams: AtomicU64::new(0),
-            receives: AtomicU64::new(0),
-            sends: AtomicU64::new(0),
-            gso_refused: AtomicU64::new(0),
-            cq_overflows: AtomicU64::new(0),
+            frames: AtomicU64::new(0),
             heartbeats_sent: AtomicU64::new(0),
             heartbeats_heard: AtomicU64::new(0),
             relay: RelayHistograms::default(),
@@ -179,6 +189,13 @@ impl WorkerStats {
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize].load(Relaxed)
     }
+
+    /// Reasons with a count above zero.
+    pub fn drops(&self) -> Vec<(DropReason, u64)> {
+        let all = DropReason::ALL.iter().map(|&reason| (reason, self.dropped(reason)));
+        all.filter(|&(_, count)| count > 0).collect()
+    }
+}
 
     pub fn set_wait_mode(&self, mode: WaitMode) {
         self.wait_mode.store(mode as u8, Relaxed);
@@ -225,10 +242,18 @@ mod tests {
     }
 
     #[test]
-    fn drops_are_counted_by_name() {
+    fn drops_are_counted_by_name_and_books_say_what_is_missing() {
         let stats = ChannelStats::default();
         stats.drop_frames(DropReason::TooBig, 2);
         assert_eq!(stats.drops(), vec![(DropReason::TooBig, 2)]);
+        stats.drop_frames(DropReason::Policed, 1);
+        bump(&stats.entered, 5);
+        bump(&stats.received, 4);
+        bump(&stats.sent, 3);
+        bump(&stats.delivered, 2);
+        assert_eq!(stats.books().in_flight(), 1);
+        bump(&stats.sent, 2);
+        assert_eq!(stats.books().in_flight(), -1);
         let names: std::collections::BTreeSet<_> =
             DropReason::ALL.iter().map(|reason| reason.as_str()).collect();
         assert_eq!(names.len(), DropReason::ALL.len());

@@ -21,6 +21,8 @@ pub enum Request {
     Tree,
     Verify,
     Channels,
+    /// The ledger of frames: [`LedgerReply`].
+    Ledger,
     Services {
         peer: PeerName,
     },
@@ -234,6 +236,49 @@ pub struct ChannelRow {
     /// Frames that left the overlay at this end, or that came to this relay.
     pub rx_frames: u64,
     pub dropped: BTreeMap<String, u64>,
+}
+
+/// Where every frame of this peer is: in one counter, or in flight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerReply {
+    pub peer: PeerName,
+    /// Nothing is missing. A daemon says so if nothing is in flight; `channels --ledger` reads again
+    /// before it says that something is.
+    pub adds_up: bool,
+    /// Channels that end here or cross this peer.
+    pub channels: Vec<LedgerRow>,
+    pub workers: Vec<LedgerWorker>,
+}
+
+/// entered + received = sent + delivered + all of dropped + in_flight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerRow {
+    pub id: String,
+    /// From local programs, those the kernel dropped at their socket included.
+    pub entered: u64,
+    /// From a neighbour.
+    pub received: u64,
+    /// To a neighbour.
+    pub sent: u64,
+    /// To local programs.
+    pub delivered: u64,
+    pub dropped: BTreeMap<String, u64>,
+    pub in_flight: i64,
+}
+
+/// What came to one worker's sockets, over all channels there were: arrived = frames + heartbeats + all
+/// of dropped + in_flight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerWorker {
+    pub port: u16,
+    /// Those the kernel dropped at the worker's own socket included.
+    pub arrived: u64,
+    /// Of channels; what became of them is theirs to say.
+    pub frames: u64,
+    pub heartbeats: u64,
+    /// Drops that belong to no channel.
+    pub dropped: BTreeMap<String, u64>,
+    pub in_flight: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,8 +4,8 @@
 //! | file | commands |
 //! | --- | --- |
 //! | [`setup`] | `run`, `init`, `key`, `config` |
-//! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify`, `events` |
-//! | [`latency`] | `latency` |
+//! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify`, `latency`, `events` |
+//! | [`ledger`] | `channels --ledger` |
 //! | [`open`] | `open`, `close`, `reload`, `recompute`, `leave` |
 //! | [`send`], [`recv`] | `send`, `recv` |
 //! | [`forward`] | `forward` |
@@ -20,7 +20,7 @@ mod demo;
 mod drawing;
 mod forward;
 mod interrupt;
-mod latency;
+mod ledger;
 mod open;
 mod read;
 mod recv;
@@ -97,7 +97,7 @@ enum Command {
     /// Close a channel, by its id or name
     Close(ChannelArgs),
     /// List the channels that end here or cross this peer
-    Channels(Target),
+    Channels(ChannelsArgs),
     /// List the peers this one knows
     Peers(Target),
     /// List the links of this peer
@@ -235,6 +235,15 @@ struct Rates {
 }
 
 #[derive(Debug, Args)]
+struct ChannelsArgs {
+    /// Where every frame went: entered and received = sent, delivered and dropped, or exit code 1
+    #[arg(long)]
+    ledger: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
 struct ChannelArgs {
     /// The channel's id or name, as `spanway channels` lists it
     channel: String,
@@ -317,7 +326,8 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Reload(target) => open::reload(&target),
         Command::Recompute(target) => open::recompute(&target),
         Command::Leave(target) => open::leave(&target),
-        Command::Channels(target) => read::channels(&target),
+        Command::Channels(args) if args.ledger => ledger::ledger(&args.target),
+        Command::Channels(args) => read::channels(&args.target),
         Command::Peers(target) => read::peers(&target),
         Command::Links(target) => read::links(&target),
         Command::Tree(target) => read::tree(&target),

@@ -63,19 +63,31 @@ pub(super) fn send(args: SendArgs) -> Result<(), CliError> {
             "elapsed_ms": millis(sent.elapsed),
             "lost_here": local.lost,
             "lost_moving": local.moving,
+            "policed": local.policed,
         }))?;
         print(|out, _| writeln!(out, "{json}"))?;
     }
-    judge(&sent, local)
+    judge(&entry, &sent, local)
 }
 
 /// Whether this host did its part.
-fn judge(sent: &Sent, local: Local) -> Result<(), CliError> {
+fn judge(entry: &Entry, sent: &Sent, local: Local) -> Result<(), CliError> {
     if local.moving > 0 {
         say(&format!(
             "{} of {} frames were dropped while the channel moved to another path",
             local.moving, sent.frames
         ));
+    }
+    if local.policed > 0 {
+        return Err(CliError::failure(format!(
+            "{} of {} frames were policed: more came for channel {} than the {} it was opened with; \
+             this stream takes {} as it was sent",
+            local.policed,
+            sent.frames,
+            entry.channel,
+            entry.rate,
+            about(sent.packet_rate(entry.overhead))
+        )));
     }
     if local.lost > 0 {
         return Err(CliError::failure(format!(
@@ -131,6 +143,11 @@ impl Sent {
     /// The payload rate so far.
     pub(super) fn rate(&self) -> Bandwidth {
         rate_of(self.bytes, self.elapsed)
+    }
+
+    /// What a reservation has to hold for it, with `overhead` bytes around each payload.
+    fn packet_rate(&self, overhead: usize) -> Bandwidth {
+        rate_of(self.bytes + self.frames * overhead as u64, self.elapsed)
     }
 }
 
@@ -191,6 +208,8 @@ pub(super) struct Local {
     pub(super) lost: u64,
     /// Datagrams that came while the channel had no path.
     pub(super) moving: u64,
+    /// Datagrams above the channel's bandwidth.
+    pub(super) policed: u64,
 }
 
 /// Waits until the daemon has counted what was sent and tells the far end that the stream is over.
@@ -260,6 +279,7 @@ fn account(row: &ChannelRow, frames: u64) -> (u64, Local) {
         reasons.iter().filter_map(|reason| row.dropped.get(reason.as_str())).sum()
     };
     let moving = sum(&[DropReason::Moving, DropReason::NoLink]);
+    let policed = sum(&[DropReason::Policed]);
     let dropped = sum(&[
         DropReason::KernelReceive,
         DropReason::Truncated,
@@ -268,8 +288,8 @@ fn account(row: &ChannelRow, frames: u64) -> (u64, Local) {
         DropReason::SendError,
         DropReason::RingFull,
     ]);
-    let taken = (row.tx_frames + moving + dropped).min(frames);
-    (taken, Local { lost: dropped + (frames - taken), moving })
+    let taken = (row.tx_frames + moving + policed + dropped).min(frames);
+    (taken, Local { lost: dropped + (frames - taken), moving, policed })
 }
 
 /// How often the daemon's counter is read at the end.
@@ -421,11 +441,26 @@ mod tests {
             dropped: dropped.iter().map(|&(why, count)| (why.as_str().to_owned(), count)).collect(),
         };
         let moved = row(90, &[(DropReason::Moving, 10), (DropReason::ForeignSender, 5)]);
-        assert_eq!(account(&moved, 100), (100, Local { lost: 0, moving: 10 }));
+        let moving = Local { moving: 10, ..Local::default() };
+        assert_eq!(account(&moved, 100), (100, moving));
         let lost = row(90, &[(DropReason::KernelReceive, 4)]);
-        assert_eq!(account(&lost, 100), (94, Local { lost: 10, moving: 0 }));
-        assert!(judge(&Sent::default(), Local { lost: 1, moving: 0 }).is_err());
-        assert!(judge(&Sent::default(), Local { lost: 0, moving: 1 }).is_ok());
+        let lost = account(&lost, 100);
+        assert_eq!(lost, (94, Local { lost: 10, ..Local::default() }));
+        let policed = account(&row(90, &[(DropReason::Policed, 10)]), 100);
+        assert_eq!(policed, (100, Local { policed: 10, ..Local::default() }));
+        let entry = entry(Bandwidth::from_bps(64_000));
+        assert!(judge(&entry, &Sent::default(), lost.1).is_err());
+        assert!(judge(&entry, &Sent::default(), moving).is_ok());
+        // 1,000 packets of 100 bytes in a second.
+        let sent = Sent { frames: 1_000, bytes: 8_000, elapsed: Duration::from_secs(1) };
+        let text = judge(&entry, &sent, policed.1).expect_err("frames are gone").text;
+        assert!(text.contains("10 of 1000 frames were policed"), "{text}");
+        assert!(text.contains("64 kbit/s") && text.contains("800.0 kbit/s"), "{text}");
+    }
+
+    fn entry(rate: Bandwidth) -> Entry {
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 5_000));
+        Entry { channel: "a:1:1".to_owned(), listen, rate, size: 8, overhead: 92 }
     }
 
     #[test]

@@ -68,6 +68,11 @@ impl Channels {
         self.here.get(channel)
     }
 
+    /// By id.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&ChannelId, &ChannelHere)> {
+        self.here.iter()
+    }
+
     fn stats(&mut self, channel: &ChannelId) -> Arc<ChannelStats> {
         Arc::clone(&self.here.entry(channel.clone()).or_default().stats)
     }

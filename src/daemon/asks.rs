@@ -17,7 +17,6 @@ use crate::limits;
 use crate::proto::view::LinkState;
 use crate::proto::{Answer, Input, OpenRequest, Rejection, Request};
 use crate::sim::check;
-use crate::stats::DropReason;
 use crate::types::{Bandwidth, ChannelId, PeerName, Reject, RequestId, ServiceName};
 
 /// A client that waits for the node's answer.
@@ -67,11 +66,8 @@ impl Control {
             dto::Request::Links => answers.ok(&rows(self.node.links(), views::link_row)),
             dto::Request::Tree => answers.ok(&views::tree_reply(self.node.tree())),
             dto::Request::Channels => answers.ok(&self.channel_rows()),
-            dto::Request::Latency { channel, watch } => self.latency(&channel, watch, &answers),
-            dto::Request::Watch { channel, seconds } => {
-                self.watch(client, &channel, seconds, answers);
-            }
-            dto::Request::RelayTimes => answers.ok(&self.relay_times()),
+            dto::Request::Ledger => answers.ok(&self.ledger()),
+            dto::Request::Latency { channel } => self.latency(&channel, &answers),
             dto::Request::Verify => self.ask(Asking::Plain(answers), Request::CollectLinks),
             dto::Request::Services { peer } => {
                 self.ask(Asking::Plain(answers), Request::Services { peer });
@@ -253,6 +249,33 @@ impl Control {
         })
     }
 
+    fn ledger(&self) -> dto::LedgerReply {
+        let channels = self.channels.all().map(|(id, here)| views::ledger_row(id, &here.stats));
+        let workers = self.engine.workers().iter();
+        let workers = workers.map(|worker| views::ledger_worker(worker.port, &worker.stats));
+        let mut reply = dto::LedgerReply {
+            peer: self.config.name.clone(),
+            adds_up: false,
+            channels: channels.collect(),
+            workers: workers.collect(),
+        };
+        reply.adds_up = reply.channels.iter().all(|row| row.in_flight == 0)
+            && reply.workers.iter().all(|worker| worker.in_flight == 0);
+        reply
+    }
+
+    fn latency(&self, channel: &str, answers: &Answers) {
+        let id = self.channel_of(channel);
+        match id.as_ref().map(|id| self.channels.of(id)) {
+            Ok(Some(here)) => answers.ok(&views::latency(channel.to_owned(), &here.stats)),
+            Ok(None) => {
+                let text = format!("no channel {channel} ends here or crosses this peer");
+                answers.failed(FailureKind::Failed, text);
+            }
+            Err(message) => answers.failed(FailureKind::Failed, message),
+        }
+    }
+
     // --- Receivers and watchers ---
 
     fn receive(&mut self, client: u64, name: ServiceName, address: SocketAddr, answers: Answers) {
@@ -345,9 +368,7 @@ impl Control {
                 datagrams: worker.stats.datagrams.load(Relaxed),
                 heartbeats_sent: worker.stats.heartbeats_sent.load(Relaxed),
                 heartbeats_heard: worker.stats.heartbeats_heard.load(Relaxed),
-                dropped: views::drops(
-                    DropReason::ALL.iter().map(|&r| (r.as_str(), worker.stats.dropped(r))),
-                ),
+                dropped: views::drops(worker.stats.drops()),
             })
             .collect()
     }

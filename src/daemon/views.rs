@@ -6,16 +6,15 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::api::dto::{
-    ChannelRow, Distribution, EdgeRow, EventLine, LinkRow, OpenReply, PeerRow, ServiceRow,
-    TreeReply, VerifyReply,
+    ChannelRow, EdgeRow, EventLine, Latency, LedgerRow, LedgerWorker, LinkRow, OpenReply, PeerRow,
+    ServiceRow, TreeReply, VerifyReply,
 };
 use crate::limits;
 use crate::proto::view::{ChannelView, LinkView, PeerView, TreeView};
 use crate::proto::{Event, Opened, Rejection, Side};
 use crate::sim::check;
-use crate::stats::ChannelStats;
-use crate::stats::histogram::Reading;
-use crate::types::{Bandwidth, EdgeKey};
+use crate::stats::{ChannelStats, DropReason, LatencyBuckets, WorkerStats};
+use crate::types::{Bandwidth, ChannelId, EdgeKey};
 use crate::wire::control::ServiceInfo;
 use crate::wire::frame;
 
@@ -83,7 +82,6 @@ pub(crate) fn channel_row(view: ChannelView, here: &Here<'_>) -> ChannelRow {
         Some(_) => count(|stats| load(&stats.delivered)),
         None => count(|stats| load(&stats.received)),
     };
-    let drops = here.stats.map(ChannelStats::drops).unwrap_or_default();
     ChannelRow {
         id: view.id.to_string(),
         name: view.name,
@@ -105,7 +103,7 @@ pub(crate) fn channel_row(view: ChannelView, here: &Here<'_>) -> ChannelRow {
         deliver: here.deliver,
         tx_frames: count(|stats| load(&stats.sent)),
         rx_frames,
-        dropped: drops.into_iter().map(|(why, count)| (why.as_str().to_owned(), count)).collect(),
+        dropped: drops(here.stats.map(ChannelStats::drops).unwrap_or_default()),
     }
 }
 
@@ -222,9 +220,34 @@ pub(crate) fn log_event(event: &Event) {
     }
 }
 
-/// Drops with their names, without those that never happened.
-pub(crate) fn drops(counts: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {
-    counts.filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count)).collect()
+pub(crate) fn ledger_row(id: &ChannelId, stats: &ChannelStats) -> LedgerRow {
+    let books = stats.books();
+    LedgerRow {
+        id: id.to_string(),
+        entered: books.entered,
+        received: books.received,
+        sent: books.sent,
+        delivered: books.delivered,
+        in_flight: books.in_flight(),
+        dropped: drops(books.dropped),
+    }
+}
+
+/// Where they went is read before where they came from, as [`ChannelStats::books`] does.
+pub(crate) fn ledger_worker(port: u16, stats: &WorkerStats) -> LedgerWorker {
+    let dropped = stats.drops();
+    let (frames, heartbeats) = (load(&stats.frames), load(&stats.heartbeats_heard));
+    std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
+    let by_kernel = stats.dropped(DropReason::KernelReceive);
+    let arrived = load(&stats.datagrams) + by_kernel;
+    let gone = frames + heartbeats + dropped.iter().map(|(_, count)| count).sum::<u64>();
+    let in_flight = arrived.wrapping_sub(gone).cast_signed();
+    LedgerWorker { port, arrived, frames, heartbeats, dropped: drops(dropped), in_flight }
+}
+
+/// Drops with their names.
+pub(crate) fn drops(counts: Vec<(DropReason, u64)>) -> BTreeMap<String, u64> {
+    counts.into_iter().map(|(reason, count)| (reason.as_str().to_owned(), count)).collect()
 }
 
 fn payload_rate(rate: Bandwidth, payload_bytes: u64, neighbour: Option<IpAddr>) -> Bandwidth {

@@ -367,6 +367,7 @@ impl Worker {
                 if let Some(liveness) = &mut self.liveness {
                     liveness.on_frame(from, self.now);
                 }
+                bump(&self.stats.frames, 1);
                 let stats = self.table.stats(account);
                 bump(&stats.received, 1);
                 self.watches.record(stats, self.stamp, header.stamp, 1);
@@ -415,6 +416,7 @@ impl Worker {
             forward::admit(payload_bytes, datagram.source, end, self.now)
         };
         let next_sequence = end.sequence;
+        bump(&self.stats.frames, 1);
         let stats = self.table.stats(account);
         bump(&stats.entered, 1);
         bump(&stats.bytes_in, payload_bytes as u64);
