@@ -40,6 +40,7 @@ use crate::daemon::connection::{Arrival, Connection};
 use crate::daemon::identity::Identity;
 use crate::daemon::latency::ChannelWatch;
 use crate::daemon::neighbours::{Dial, Neighbours};
+use crate::daemon::views;
 use crate::engine::{self, Engine, LinkSpec, Silence};
 use crate::limits;
 use crate::proto::node::Node;
@@ -534,24 +535,15 @@ impl Control {
                 ));
             }
         }
-        for worker in self.engine.workers() {
-            if worker.receive_buffer < limits::SOCKET_BUFFER_BYTES {
-                warnings.push(format!(
-                    "port {}: the kernel granted a receive buffer of {} KiB, {} are wanted: raise \
-                     net.core.rmem_max",
-                    worker.port,
-                    worker.receive_buffer >> 10,
-                    limits::SOCKET_BUFFER_BYTES >> 10
-                ));
-            }
-        }
+        let workers = self.engine.workers().iter();
+        warnings.extend(workers.filter_map(|w| views::clipped_buffer(w.port, w.receive_buffer)));
         warnings
     }
 
     pub(super) fn event_line(&self, event: &crate::proto::Event) -> EventLine {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let at_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        super::views::event_line(at_ms, event)
+        views::event_line(at_ms, event)
     }
 
     /// Where frames to a neighbour go, in the family of the engine's sockets.

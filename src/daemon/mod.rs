@@ -167,6 +167,18 @@ fn log_start(config: &Config, identity: &Identity, engine: &Engine, facts: &Fact
         shared = facts.lane.shared,
         "peer is running"
     );
+    for worker in engine.workers() {
+        tracing::info!(
+            port = worker.port,
+            cpu = worker.cpu,
+            buffer_asked = limits::SOCKET_BUFFER_BYTES,
+            buffer_granted = worker.receive_buffer,
+            "worker is running"
+        );
+        if let Some(what) = views::clipped_buffer(worker.port, worker.receive_buffer) {
+            tracing::warn!("{what}");
+        }
+    }
 }
 
 /// Behind the workers' start: those that are not pinned keep all CPUs.

@@ -245,6 +245,19 @@ pub(crate) fn ledger_worker(port: u16, stats: &WorkerStats) -> LedgerWorker {
     LedgerWorker { port, arrived, frames, heartbeats, dropped: drops(dropped), in_flight }
 }
 
+/// What to do about a receive buffer that the kernel cut, if it did.
+pub(crate) fn clipped_buffer(port: u16, granted: usize) -> Option<String> {
+    let asked = limits::SOCKET_BUFFER_BYTES;
+    (granted < asked).then(|| {
+        format!(
+            "port {port}: the kernel granted a receive buffer of {} KiB, {} are wanted, and drops \
+             frames of short bursts: `sysctl -w net.core.rmem_max={asked}`, then restart",
+            granted >> 10,
+            asked >> 10
+        )
+    })
+}
+
 /// Drops with their names.
 pub(crate) fn drops(counts: Vec<(DropReason, u64)>) -> BTreeMap<String, u64> {
     counts.into_iter().map(|(reason, count)| (reason.as_str().to_owned(), count)).collect()
@@ -273,6 +286,14 @@ mod tests {
         let back = |bps| default_rate_back(Bandwidth::from_bps(bps)).bps();
         assert_eq!(back(20_000_000), 400_000);
         assert_eq!(back(1_000), 64_000);
+    }
+
+    #[test]
+    fn a_receive_buffer_that_was_cut_names_the_sysctl() {
+        assert_eq!(clipped_buffer(7_000, limits::SOCKET_BUFFER_BYTES), None);
+        let text = clipped_buffer(7_000, 212_992).expect("it is small");
+        assert!(text.contains("208 KiB, 4096 are wanted"), "{text}");
+        assert!(text.contains("net.core.rmem_max=4194304"), "{text}");
     }
 
     #[test]

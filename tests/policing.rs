@@ -1,0 +1,216 @@
+//! Who keeps to the bandwidth of a channel is never policed, who does not harms only itself.
+//!
+//! The first is a model: ten million frames through the policers of an entry, five relays and the far
+//! end, whose workers hold frames up and let them go at once. The second is two real daemons.
+
+#![allow(clippy::print_stdout, reason = "a test tells what it measured")]
+
+mod common;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::overlay::{Peer, Plan};
+use common::program::{now, pass, wait_for};
+use common::stream::{Collector, Pacer};
+use serde_json::Value;
+use spanway::engine::shaper::{PACKET_OVERHEAD_BYTES, Policer};
+use spanway::limits::{POLICE_BURST, POLICE_SLACK_BYTES};
+use spanway::types::{Bandwidth, Time};
+
+// --- The model ---
+
+/// Frames of the model, over all cases.
+const FRAMES: u64 = 10_000_000;
+/// Five relays and the far end.
+const HOPS: u8 = 6;
+/// Frame sizes of a stream that is no two the same: header, tag and payload.
+const SIZES: [usize; 5] = [264, 1_380, 80, 1_380, 712];
+
+/// Numbers without a pattern, the same in each run.
+struct Dice(u64);
+
+impl Dice {
+    /// 0 to `most`.
+    fn up_to(&mut self, most: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % (most + 1)
+    }
+}
+
+/// A worker that takes what has come now and then, at most `hold_us` after it came, all of it at once.
+/// Its clock began some time ago and, unless it is the sender's, is wrong by one part in some thousands.
+struct Worker {
+    policer: Policer,
+    hold_us: u64,
+    wakes_at: u64,
+    policed: u64,
+    slow_by: u64,
+}
+
+impl Worker {
+    fn new(policer: Policer, hold_us: u64, number: u8) -> Self {
+        let slow_by = if number == 0 { u64::MAX } else { 5_000 + 1_000 * u64::from(number) };
+        Self { policer, hold_us, wakes_at: 0, policed: 0, slow_by }
+    }
+
+    /// When the frame leaves, if it does.
+    fn pass(&mut self, came: u64, frame_bytes: usize, dice: &mut Dice) -> Option<u64> {
+        if came > self.wakes_at {
+            self.wakes_at = came + dice.up_to(self.hold_us);
+        }
+        let mine = Time(self.wakes_at - self.wakes_at / self.slow_by + 123_456_789);
+        let admitted = self.policer.admit(mine, frame_bytes);
+        self.policed += u64::from(!admitted);
+        admitted.then_some(self.wakes_at)
+    }
+}
+
+/// How a program sends at a rate of `rate` bit/s; times are microseconds.
+#[derive(Clone, Copy, Debug)]
+enum Sender {
+    /// Each packet when its time has come.
+    Even,
+    /// All packets of 25 ms at once.
+    Bursts,
+    /// Three times as much as it may.
+    Greedy,
+}
+
+impl Sender {
+    /// When the packet is sent before which `bits` were sent.
+    fn due(self, bits: u128, rate: u64) -> u64 {
+        let even = bits * 1_000_000 / u128::from(rate);
+        let even = u64::try_from(even).expect("a short stream");
+        match self {
+            Self::Even => even + 1,
+            Self::Bursts => (even / 25_000 + 1) * 25_000,
+            Self::Greedy => even / 3,
+        }
+    }
+}
+
+/// Frames policed at the entry and behind it.
+fn policed(sender: Sender, rate: u64, frames: u64, dice: &mut Dice) -> (u64, u64) {
+    let promise = Bandwidth::from_bps(rate);
+    // What waits at a hop is at most what one hop is allowed for.
+    let hold_us = POLICE_SLACK_BYTES * 8 * 1_000_000 / rate;
+    let mut entry = Worker::new(Policer::at_entry(promise), hold_us.min(10_000), 0);
+    let relay = |hop| Worker::new(Policer::at_hop(promise, hop), hold_us, hop);
+    let mut behind: Vec<Worker> = (1..=HOPS).map(relay).collect();
+    let mut bits = 0;
+    for (_, frame_bytes) in (0..frames).zip(SIZES.iter().copied().cycle()) {
+        let mut at = entry.pass(sender.due(bits, rate), frame_bytes, dice);
+        bits += (frame_bytes + PACKET_OVERHEAD_BYTES) as u128 * 8;
+        for worker in &mut behind {
+            let Some(came) = at else { break };
+            at = worker.pass(came, frame_bytes, dice);
+        }
+    }
+    (entry.policed, behind.iter().map(|worker| worker.policed).sum())
+}
+
+#[test]
+fn a20_five_relays_police_not_one_of_ten_million_frames_that_keep_to_the_promise() {
+    let start = now();
+    let mut dice = Dice(0x5eed_5eed_5eed_5eed);
+    let senders = [Sender::Even, Sender::Bursts, Sender::Greedy];
+    let rates = [1_000_000, 20_000_000, 1_000_000_000, 40_000_000_000];
+    let each = FRAMES.div_ceil((senders.len() * rates.len()) as u64);
+    for rate in rates {
+        for sender in senders {
+            let (at_entry, behind) = policed(sender, rate, each, &mut dice);
+            assert_eq!(behind, 0, "{sender:?} at {rate} bit/s: what the entry let in, all let in");
+            match sender {
+                Sender::Even | Sender::Bursts => assert_eq!(at_entry, 0, "{sender:?} at {rate}"),
+                // Short streams at high rates are mostly burst.
+                Sender::Greedy => assert!(at_entry > each / 4, "{at_entry} of {each} at {rate}"),
+            }
+        }
+    }
+    println!("{FRAMES} frames through {HOPS} hops in {:?}", start.elapsed());
+}
+
+#[test]
+fn a20_the_model_polices_a_relay_that_holds_frames_longer_than_it_is_allowed_for() {
+    // Or the test above could not fail.
+    let rate = 20_000_000;
+    let mut dice = Dice(7);
+    let mut relay = Worker::new(Policer::at_hop(Bandwidth::from_bps(rate), 1), 0, 1);
+    relay.hold_us = 5 * u64::try_from(POLICE_BURST.as_micros()).expect("milliseconds");
+    let mut bits = 0;
+    for _ in 0..100_000 {
+        relay.pass(Sender::Even.due(bits, rate), 1_380, &mut dice);
+        bits += (1_380 + PACKET_OVERHEAD_BYTES as u128) * 8;
+    }
+    assert!(relay.policed > 0);
+}
+
+// --- Real daemons ---
+
+#[test]
+fn a20_a_channel_at_three_times_its_share_harms_only_itself() {
+    let sink = Collector::start();
+    let service = format!("[service.video]\ndeliver = \"{}\"", sink.address);
+    let overlay = Plan::new(&["a", "r", "z"])
+        .link("a", "r", "10 Mbit/s")
+        .link("r", "z", "10 Mbit/s")
+        .section("z", &service)
+        .on_loopback();
+    let [a, r, z] = ["a", "r", "z"].map(|name| overlay.peer(name));
+    // Packets of 200 + 64 + 28 bytes: 4 Mbit/s are 1,712 a second.
+    let [modest, greedy] = ["modest", "greedy"].map(|name| {
+        let reply = a.open("z/video", "4 Mbit/s", &["--name", name]);
+        reply["listen"].as_str().and_then(|text| text.parse::<SocketAddr>().ok()).expect("open")
+    });
+    let start = now();
+    let modest = Pacer::start(modest, 1, 1_600);
+    let greedy = Pacer::start(greedy, 2, 3 * 1_712);
+    pass(Duration::from_secs(2));
+    let sent = [modest.stop(), greedy.stop()];
+    let elapsed = start.elapsed();
+
+    let ours = settled([a, r, z], "modest", sent[0]);
+    let theirs = settled([a, r, z], "greedy", sent[1]);
+    assert_eq!(ours, Went { policed: 0, passed: sent[0] }, "the modest one loses nothing");
+    // The largest burst and the rate, and not much less.
+    let most = (64 << 10) + 4_000_000 / 8 * elapsed.as_millis() as u64 / 1_000;
+    assert!(theirs.passed * 292 <= most, "{theirs:?} in {elapsed:?}");
+    assert!(theirs.passed >= sent[1] / 4, "{theirs:?} in {elapsed:?}");
+    println!("modest {ours:?}, greedy {theirs:?} in {elapsed:?}");
+
+    let got = sink.stop();
+    let of = |mark| got.iter().filter(move |got| got.0 == mark).map(|got| got.1);
+    assert!(of(1).eq(0..sent[0]), "the modest stream is whole and in order");
+    assert_eq!(of(2).count() as u64, theirs.passed);
+    assert!(of(2).is_sorted());
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Went {
+    policed: u64,
+    /// At every hop.
+    passed: u64,
+}
+
+/// What became of `sent` datagrams, once all three peers have the same idea of it: at the entry each
+/// was policed or passed, and behind it all of them pass.
+fn settled([a, r, z]: [&Peer; 3], name: &str, sent: u64) -> Went {
+    wait_for("all frames in the ledgers", Duration::from_secs(10), || {
+        let id = a.channel(name)?["id"].clone();
+        let row = |peer: &Peer| -> Option<Value> {
+            let (_, ledger) = peer.answer(&["channels", "--ledger"]);
+            ledger["channels"].as_array()?.iter().find(|row| row["id"] == id).cloned()
+        };
+        let (a, r, z) = (row(a)?, row(r)?, row(z)?);
+        let none = serde_json::json!({});
+        (r["dropped"] == none && z["dropped"] == none).then_some(())?;
+        let passed = [&a["sent"], &r["received"], &r["sent"], &z["received"], &z["delivered"]];
+        let passed: Vec<u64> = passed.iter().filter_map(|count| count.as_u64()).collect();
+        passed.iter().all(|count| *count == passed[0]).then_some(())?;
+        let (policed, passed) = (a["dropped"]["policed"].as_u64().unwrap_or_default(), passed[0]);
+        (a["entered"] == sent && policed + passed == sent).then_some(Went { policed, passed })
+    })
+}
