@@ -1,4 +1,4 @@
-//! What policing costs a frame: buckets that are hot, and one of 100,000 that is not.
+//! What policing costs a frame: buckets that are hot, and one of many that is not.
 
 use std::hint::black_box;
 
@@ -18,7 +18,7 @@ fn policer() -> Policer {
 fn batch(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("police_batch_of_64");
     group.throughput(Throughput::Elements(BATCH as u64));
-    for channels in [1, 100, 100_000] {
+    for channels in [1, 128, 131_072] {
         let mut policers = vec![policer(); channels];
         let (mut now, mut next) = (Time(0), 0);
         group.bench_function(BenchmarkId::from_parameter(channels), |bench| {
@@ -26,7 +26,7 @@ fn batch(criterion: &mut Criterion) {
                 now.0 += 100;
                 let mut passed = 0;
                 for _ in 0..BATCH {
-                    next = (next + 7_919) % channels;
+                    next = (next + 7_919) & (channels - 1);
                     passed += usize::from(policers[next].admit(now, black_box(FRAME_BYTES)));
                 }
                 assert_eq!(passed, BATCH);
