@@ -43,7 +43,8 @@ pub(crate) enum Later {
 #[derive(Default)]
 pub(crate) struct Channels {
     here: BTreeMap<ChannelId, ChannelHere>,
-    labels: BTreeMap<Label, ChannelId>,
+    /// Each with the worker that has it now.
+    labels: BTreeMap<Label, (ChannelId, WorkerId)>,
     /// The socket of the channel that is being asked for: made before the node is, so that an address
     /// that cannot be used is told as what it is.
     pub(crate) opening: Option<(EndPlan, UdpSocket)>,
@@ -78,17 +79,31 @@ impl Channels {
     }
 
     fn add_label(&mut self, label: Label, channel: &ChannelId) {
-        if self.labels.insert(label, channel.clone()).is_none() {
+        let labelled = (channel.clone(), label.worker());
+        if self.labels.insert(label, labelled).is_none() {
             self.here.entry(channel.clone()).or_default().labels += 1;
         }
     }
 
-    fn remove_label(&mut self, label: Label) {
-        if let Some(channel) = self.labels.remove(&label) {
-            if let Some(here) = self.here.get_mut(&channel) {
-                here.labels -= 1;
+    /// The worker that had it.
+    fn remove_label(&mut self, label: Label) -> Option<WorkerId> {
+        let (channel, worker) = self.labels.remove(&label)?;
+        if let Some(here) = self.here.get_mut(&channel) {
+            here.labels -= 1;
+        }
+        self.forget_unused(&channel);
+        Some(worker)
+    }
+
+    /// These labels and the end of the channel, if it has one here, belong to `worker` from now on.
+    fn moved(&mut self, channel: &ChannelId, labels: &[Label], worker: WorkerId) {
+        for label in labels {
+            if let Some(labelled) = self.labels.get_mut(label) {
+                labelled.1 = worker;
             }
-            self.forget_unused(&channel);
+        }
+        if let Some(end) = self.here.get_mut(channel).and_then(|here| here.end.as_mut()) {
+            end.worker = worker;
         }
     }
 
@@ -141,8 +156,17 @@ impl Control {
                     self.command(label.worker(), command);
                 }
                 Action::RemoveLabel { label } => {
-                    self.channels.remove_label(label);
-                    self.command(label.worker(), Command::RemoveLabel(label));
+                    let worker = self.channels.remove_label(label);
+                    match worker.filter(|&worker| worker != label.worker()) {
+                        None => self.command(label.worker(), Command::RemoveLabel(label)),
+                        // Workers it was moved away from pass its frames on: they forget it, too.
+                        Some(_) => self.broadcast(|| Command::RemoveLabel(label)),
+                    }
+                }
+                Action::MoveChannel { channel, labels, end, from, to } => {
+                    tracing::info!(%channel, from = from.0, to = to.0, "moved between workers");
+                    self.channels.moved(&channel, &labels, to);
+                    self.command(from, Command::MoveChannel { channel, labels, end, to });
                 }
                 Action::Answer { id, answer } => self.later(Later::Answer { id, answer }),
                 Action::Event(event) => self.later(Later::Event(event)),

@@ -75,9 +75,17 @@ struct Running {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     /// Commands its ring had no room for, in order.
-    waiting: VecDeque<Command>,
+    waiting: VecDeque<Queued>,
     sent: u64,
     end_told: bool,
+}
+
+/// What waits to be told to a worker.
+#[derive(Debug)]
+enum Queued {
+    Command(Command),
+    /// Not before this worker has applied so many.
+    After { worker: usize, applied: u64 },
 }
 
 impl Engine {
@@ -148,34 +156,42 @@ impl Engine {
 
     /// A worker that does not exist is the caller's mistake.
     pub fn send(&mut self, worker: WorkerId, command: Command) {
-        let running = &mut self.running[usize::from(worker.0)];
+        let from = usize::from(worker.0);
+        let moves_to = match &command {
+            Command::MoveChannel { to, .. } => Some(usize::from(to.0)),
+            _ => None,
+        };
+        let running = &mut self.running[from];
         running.sent += 1;
-        running.waiting.push_back(command);
-        running.push_waiting();
+        let applied = running.sent;
+        running.waiting.push_back(Queued::Command(command));
+        if let Some(to) = moves_to {
+            self.running[to].waiting.push_back(Queued::After { worker: from, applied });
+        }
+        self.push_waiting();
     }
 
     /// The same command to every worker.
     pub fn broadcast(&mut self, make: impl Fn() -> Command) {
         for worker in &mut self.running {
             worker.sent += 1;
-            worker.waiting.push_back(make());
-            worker.push_waiting();
+            worker.waiting.push_back(Queued::Command(make()));
         }
+        self.push_waiting();
     }
 
     /// Pushes on what waits, and whether everything sent so far has been applied.
     pub fn applied(&mut self) -> bool {
-        self.running.iter_mut().for_each(Running::push_waiting);
-        let applied = |worker: &Running| worker.shared.applied.load(Ordering::Acquire);
-        self.running.iter().all(|worker| applied(worker) == worker.sent)
+        self.push_waiting();
+        self.running.iter().all(|worker| worker.applied() == worker.sent)
     }
 
     /// Everything the workers told since the last call, appended to `out`.
     pub fn poll_events(&mut self, out: &mut Vec<Event>) {
         // Drained first: what is told from here on makes it readable again.
         self.control.drain();
+        self.push_waiting();
         for (index, worker) in self.running.iter_mut().enumerate() {
-            worker.push_waiting();
             let before = out.len();
             out.extend(std::iter::from_fn(|| worker.shared.events.pop()));
             if !worker.end_told && worker.shared.ended.load(Ordering::Acquire) {
@@ -186,6 +202,11 @@ impl Engine {
                 }
             }
         }
+    }
+
+    fn push_waiting(&mut self) {
+        let applied: Vec<u64> = self.running.iter().map(Running::applied).collect();
+        self.running.iter_mut().for_each(|worker| worker.push_waiting(&applied));
     }
 
     /// Readable when a worker has an event or has applied commands; [`Engine::poll_events`] makes it
@@ -208,12 +229,12 @@ impl Engine {
         for worker in &mut self.running {
             worker.end_told = true;
             worker.waiting.clear();
-            worker.waiting.push_back(Command::Stop);
+            worker.waiting.push_back(Queued::Command(Command::Stop));
         }
         for worker in &mut self.running {
             let Some(thread) = worker.thread.take() else { continue };
             while !worker.waiting.is_empty() && !thread.is_finished() {
-                worker.push_waiting();
+                worker.push_waiting(&[]);
                 thread::sleep(Duration::from_micros(100));
             }
             // A panic of the worker was printed by its own thread.
@@ -229,11 +250,24 @@ impl Drop for Engine {
 }
 
 impl Running {
-    fn push_waiting(&mut self) {
+    fn applied(&self) -> u64 {
+        self.shared.applied.load(Ordering::Acquire)
+    }
+
+    /// `applied`: how many commands each worker has applied.
+    fn push_waiting(&mut self, applied: &[u64]) {
         let mut pushed = false;
-        while let Some(command) = self.waiting.pop_front() {
-            if let Err(command) = self.shared.commands.push(command) {
-                self.waiting.push_front(command);
+        while let Some(queued) = self.waiting.pop_front() {
+            let refused = match queued {
+                Queued::Command(command) => self.shared.commands.push(command).err(),
+                Queued::After { worker, applied: at } if applied[worker] < at => {
+                    self.waiting.push_front(Queued::After { worker, applied: at });
+                    break;
+                }
+                Queued::After { .. } => None,
+            };
+            if let Some(command) = refused {
+                self.waiting.push_front(Queued::Command(command));
                 break;
             }
             pushed = true;

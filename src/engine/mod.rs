@@ -23,7 +23,7 @@ mod handle;
 pub mod liveness;
 mod outbox;
 pub mod pool;
-pub mod shaper;
+mod ring;
 pub mod table;
 pub mod wait;
 mod worker;
@@ -35,8 +35,7 @@ use std::time::Duration;
 pub use handle::{Engine, EngineError, WorkerInfo};
 
 use crate::stats::ChannelStats;
-use crate::stats::histogram::FullHistogram;
-use crate::types::{Bandwidth, ChannelId, Label, LinkId, Time};
+use crate::types::{Bandwidth, ChannelId, Label, LinkId, Time, WorkerId};
 use crate::wire::heartbeat::HeartbeatKey;
 
 /// What the control thread tells a worker.
@@ -72,14 +71,15 @@ pub enum Command {
         stats: Arc<ChannelStats>,
     },
     RemoveLabel(Label),
-    /// Frames of the channel with these counters are counted in `full`, too, until `Unwatch` with the
-    /// same number. Each worker gets a histogram of its own: one writer each.
-    Watch {
-        watch: u64,
-        stats: Arc<ChannelStats>,
-        full: Arc<FullHistogram>,
+    /// These labels, and the end of the channel if it has one here, go over to another worker with all
+    /// they have. No frame is lost or reordered; those that still arrive here are passed on. Later
+    /// commands to that worker wait until it is done.
+    MoveChannel {
+        channel: ChannelId,
+        labels: Vec<Label>,
+        end: bool,
+        to: WorkerId,
     },
-    Unwatch(u64),
     Stop,
 }
 

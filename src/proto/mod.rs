@@ -239,7 +239,8 @@ pub enum Action {
         channel: ChannelId,
         to: Option<Entry>,
     },
-    /// Frames that arrive with `label` from `from` go to `to`. `label.worker()` owns it.
+    /// Frames that arrive with `label` from `from` go to `to`. `label.worker()` owns it, until it is
+    /// moved.
     AddLabel {
         channel: ChannelId,
         label: Label,
@@ -252,6 +253,14 @@ pub enum Action {
     },
     RemoveLabel {
         label: Label,
+    },
+    /// A channel goes over to another worker: these labels, and its end if it has one here.
+    MoveChannel {
+        channel: ChannelId,
+        labels: Vec<Label>,
+        end: bool,
+        from: WorkerId,
+        to: WorkerId,
     },
     Answer {
         id: RequestId,

@@ -638,6 +638,8 @@ impl Sim {
                 Action::RemoveLabel { label } => {
                     self.peers[at].labels.remove(&label);
                 }
+                // Who carries it is the engine's.
+                Action::MoveChannel { .. } => {}
                 Action::Answer { id, answer } => {
                     let earlier = self.answers.insert(id, answer);
                     assert!(earlier.is_none(), "each request gets one answer");

@@ -19,6 +19,7 @@
 //! Assumes that links are FIFO and that a link that went down stays so until `link_up`. It does not
 //! know how paths come about ([`Paths`]) and never changes the path of a channel that works.
 
+mod balance;
 mod lease;
 mod relay;
 mod service;
@@ -34,6 +35,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use self::balance::{Balance, Step};
 use self::relay::Relay;
 use self::service::Served;
 use self::source::Source;
@@ -75,8 +77,7 @@ pub struct Channels {
     relays: BTreeMap<TxId, Relay>,
     /// Labels this peer gave out.
     labels: BTreeSet<Label>,
-    /// Bandwidth promised to the channels of each worker.
-    load: Vec<u64>,
+    balance: Balance,
     tombstones: Tombstones,
     /// When each channel has to be looked at. A lease that was prolonged leaves its entry where it
     /// is: being woken early once a lease is cheaper than moving an entry at every refresh.
@@ -144,7 +145,7 @@ impl Channels {
             served: BTreeMap::new(),
             relays: BTreeMap::new(),
             labels: BTreeSet::new(),
-            load: vec![0; usize::from(workers.max(1))],
+            balance: Balance::new(workers),
             tombstones: Tombstones::default(),
             wakes: BTreeSet::new(),
             count: 0,
@@ -476,16 +477,40 @@ impl Channels {
         self.data_port.saturating_add(u16::from(worker.0))
     }
 
-    /// The worker with the least promised bandwidth takes the channel, both directions of it.
-    fn employ(&mut self, rates: [Bandwidth; 2]) -> WorkerId {
-        let least = self.load.iter().enumerate().min_by_key(|(_, load)| **load);
-        let worker = least.map(|(worker, _)| worker).expect("there is at least one worker");
-        self.load[worker] += rates[0].bps() + rates[1].bps();
-        WorkerId(u8::try_from(worker).expect("workers are counted in a u8"))
+    /// The worker of a relay: that of another attempt of the same channel if there is one.
+    fn employ_relay(&mut self, tx: &TxId, rates: [Bandwidth; 2]) -> WorkerId {
+        let other = relays_of(&self.relays, &tx.channel).next();
+        let beside = other.map(|relay| self.balance.worker(&Key::Relay(relay.tx.clone())));
+        self.balance.employ_beside(Key::Relay(tx.clone()), rates, beside)
     }
 
-    fn dismiss(&mut self, worker: WorkerId, rates: [Bandwidth; 2]) {
-        self.load[usize::from(worker.0)] -= rates[0].bps() + rates[1].bps();
+    /// The channel is gone; its worker may take over another one.
+    fn dismiss(&mut self, key: &Key, out: &mut Vec<Action>) {
+        self.balance.dismiss(key);
+        let (relays, sources, served) = (&self.relays, &self.sources, &self.served);
+        // Another attempt of the channel shares its counters: both stay with one worker.
+        let alone = |tx: &TxId| relays_of(relays, &tx.channel).count() == 1;
+        let movable = |key: &Key| match key {
+            Key::Relay(tx) => relays.get(tx).is_some_and(|relay| relay.accepted && alone(tx)),
+            Key::Source(id) => sources.get(id).is_some_and(|source| source.is_open()),
+            Key::Served(id) => served.get(id).is_some_and(|served| served.leg().is_some()),
+        };
+        let Some(Step { key, from, to }) = self.balance.step(movable) else { return };
+        let (channel, labels, end) = match key {
+            Key::Relay(tx) => {
+                let relay = &self.relays[&tx];
+                (tx.channel.clone(), vec![relay.prev.label, relay.next.label], false)
+            }
+            Key::Source(id) => {
+                let leg = self.sources[&id].leg.iter();
+                (id.clone(), leg.map(|leg| leg.label).collect(), true)
+            }
+            Key::Served(id) => {
+                let leg = self.served[&id].leg().into_iter();
+                (id.clone(), leg.map(|leg| leg.label).collect(), true)
+            }
+        };
+        out.push(Action::MoveChannel { channel, labels, end, from, to });
     }
 
     fn between(&mut self, low: Duration, high: Duration) -> Duration {
@@ -497,6 +522,18 @@ impl Channels {
         let release = Release { tx: tx.clone(), cause, at: self.me.clone() };
         out.push(Action::Send { link, message: Message::Release(release) });
     }
+}
+
+/// The attempts of a channel that are relayed here, over all of them if need be.
+fn relays_of<'a>(
+    relays: &'a BTreeMap<TxId, Relay>,
+    channel: &ChannelId,
+) -> impl Iterator<Item = &'a Relay> {
+    let first = TxId { channel: channel.clone(), attempt: 0 };
+    relays
+        .range(first..)
+        .map(|(_, relay)| relay)
+        .take_while(move |relay| relay.tx.channel == *channel)
 }
 
 fn wake(at: (Time, Timer), key: Key) -> (Time, Timer, Key) {

@@ -8,7 +8,7 @@ use crate::limits;
 use crate::proto::reservation::{Dead, Rates, Short};
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{Action, Target, Timer};
-use crate::types::{Bandwidth, LinkId, PeerName, Reject, ServiceName, Time, TxId, WorkerId};
+use crate::types::{Bandwidth, LinkId, PeerName, Reject, ServiceName, Time, TxId};
 use crate::wire::control::{Accept, Message, Nack, Release, ReleaseCause, Reserve};
 
 #[derive(Debug)]
@@ -27,8 +27,7 @@ pub(super) struct Relay {
     rate: Bandwidth,
     rate_back: Bandwidth,
     max_payload: u16,
-    worker: WorkerId,
-    accepted: bool,
+    pub(super) accepted: bool,
 }
 
 /// Why a RESERVE is refused here; becomes a NACK.
@@ -209,7 +208,7 @@ impl Channels {
             self.neighbour(next_link).ledger.release(&tx);
             return Err(refusal);
         }
-        let worker = self.employ([reserve.rate, reserve.rate_back]);
+        let worker = self.employ_relay(&tx, [reserve.rate, reserve.rate_back]);
         let relay = Relay {
             prev: self.leg(link, worker),
             next: self.leg(next_link, worker),
@@ -220,7 +219,6 @@ impl Channels {
             rate: reserve.rate,
             rate_back: reserve.rate_back,
             max_payload: reserve.max_payload.min(self.neighbour(next_link).max_payload),
-            worker,
             accepted: false,
             wake: (until, Timer::Lease),
             tx,
@@ -263,7 +261,7 @@ impl Channels {
         let accept = Accept {
             tx: relay.tx.clone(),
             label: relay.prev.label,
-            port: self.port(relay.worker),
+            port: self.port(relay.prev.label.worker()),
             max_payload: relay.max_payload,
             width: accept.width.min(self.width(relay.next, relay.rate)),
         };
@@ -382,7 +380,7 @@ impl Channels {
         out.push(Action::RemoveLabel { label: relay.next.label });
         self.free_leg(&relay.tx, relay.prev);
         self.free_leg(&relay.tx, relay.next);
-        self.dismiss(relay.worker, [relay.rate, relay.rate_back]);
+        self.dismiss(&Key::Relay(relay.tx.clone()), out);
         self.tombstones.bury(now, &relay.tx, closed);
     }
 }

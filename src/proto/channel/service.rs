@@ -12,9 +12,7 @@ use crate::limits;
 use crate::proto::reservation::Rates;
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{Action, Entry, Event, ServiceConfig, ServiceKind, Side, Target, Timer};
-use crate::types::{
-    Bandwidth, ChannelId, LinkId, PeerName, Reject, ServiceName, Time, TxId, WorkerId,
-};
+use crate::types::{Bandwidth, ChannelId, LinkId, PeerName, Reject, ServiceName, Time, TxId};
 use crate::wire::control::{Accept, Message, Release, ReleaseCause, Reserve};
 
 #[derive(Debug)]
@@ -29,7 +27,6 @@ pub(super) struct Served {
     rate: Bandwidth,
     rate_back: Bandwidth,
     max_payload: u16,
-    worker: WorkerId,
     stage: Stage,
     /// The asker's stream ended after this many frames.
     finished: Option<u64>,
@@ -147,7 +144,7 @@ impl Channels {
             (Ok(()), Some((link, reserve))) => {
                 let tx = reserve.tx.clone();
                 if let Err(refusal) = self.attach(now, &mut served, link, *reserve, out) {
-                    self.dismiss(served.worker, [served.rate, served.rate_back]);
+                    self.dismiss(&Key::Served(served.id().clone()), out);
                     out.push(Action::CloseEnd { channel: channel.clone() });
                     self.send_nack(link, tx, refusal, out);
                 } else {
@@ -155,7 +152,7 @@ impl Channels {
                 }
             }
             (Err(detail), asked) => {
-                self.dismiss(served.worker, [served.rate, served.rate_back]);
+                self.dismiss(&Key::Served(served.id().clone()), out);
                 if let Some((link, reserve)) = asked {
                     self.send_nack(link, reserve.tx, Refusal::new(Reject::Busy, detail), out);
                 }
@@ -227,7 +224,7 @@ impl Channels {
                     let refusal = Refusal::new(Reject::Timeout, detail);
                     self.send_nack(link, reserve.tx, refusal, out);
                 }
-                self.dismiss(served.worker, [served.rate, served.rate_back]);
+                self.dismiss(&Key::Served(served.id().clone()), out);
                 out.push(Action::CloseEnd { channel: channel.clone() });
             }
             Stage::Detached { give_up } if *give_up <= now => {
@@ -260,7 +257,7 @@ impl Channels {
         if let Some(link) = link {
             self.send_release(link, &served.tx, ReleaseCause::Closed, out);
         }
-        self.dismiss(served.worker, [served.rate, served.rate_back]);
+        self.dismiss(&Key::Served(served.id().clone()), out);
         self.tombstones.bury(now, &served.tx, true);
         let channel = served.tx.channel;
         out.push(Action::CloseEnd { channel: channel.clone() });
@@ -301,7 +298,8 @@ impl Channels {
         if let Some(why) = self.service_busy(&service) {
             return Err(Refusal::new(Reject::ServiceBusy, format!("{}: {why}", service.name)));
         }
-        let worker = self.employ([reserve.rate, reserve.rate_back]);
+        let key = Key::Served(reserve.tx.channel.clone());
+        let worker = self.balance.employ(key, [reserve.rate, reserve.rate_back]);
         out.push(Action::OpenEnd {
             channel: reserve.tx.channel.clone(),
             side: Side::Service,
@@ -317,7 +315,6 @@ impl Channels {
             rate: reserve.rate,
             rate_back: reserve.rate_back,
             max_payload: 0,
-            worker,
             stage: Stage::OpeningEnd {
                 give_up: now + hold_time(&reserve),
                 asked: Some((link, Box::new(reserve))),
@@ -397,7 +394,8 @@ impl Channels {
         neighbour.ledger.commit(&served.tx, lease);
         served.max_payload = reserve.max_payload.min(neighbour.max_payload);
         served.path = reserve.path;
-        let leg = self.leg(link, served.worker);
+        let worker = self.balance.worker(&Key::Served(served.id().clone()));
+        let leg = self.leg(link, worker);
         served.stage = Stage::Attached { leg };
         let hop = hops(&served.path);
         out.push(add_label(&served.tx, leg, Target::Local, served.rate, hop));
@@ -410,7 +408,7 @@ impl Channels {
         let accept = Accept {
             tx: served.tx.clone(),
             label: leg.label,
-            port: self.port(served.worker),
+            port: self.port(worker),
             max_payload: served.max_payload,
             // Each hop lowers it to what it has.
             width: Bandwidth::MAX,

@@ -15,7 +15,7 @@ use crate::proto::{
     Action, Answer, Entry, Event, OpenRequest, Opened, Rejection, Side, Target, Timer,
 };
 use crate::types::{
-    Bandwidth, ChannelId, LinkId, PeerName, Reject, RequestId, ServiceName, Time, TxId, WorkerId,
+    Bandwidth, ChannelId, LinkId, PeerName, Reject, RequestId, ServiceName, Time, TxId,
 };
 use crate::wire::control::{Accept, Message, Nack, Release, ReleaseCause, Reserve};
 
@@ -34,7 +34,6 @@ pub(super) struct Source {
     rate: Bandwidth,
     rate_back: Bandwidth,
     max_payload: u16,
-    worker: WorkerId,
     ticket: u64,
     stage: Stage,
     finish: Option<Finish>,
@@ -98,8 +97,9 @@ impl Source {
         }
     }
 
-    fn rates(&self) -> [Bandwidth; 2] {
-        [self.rate, self.rate_back]
+    /// It carries frames and nothing about it changes.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open) && self.leg.is_some()
     }
 }
 
@@ -120,9 +120,11 @@ impl Channels {
         self.count += 1;
         self.clock = self.clock.saturating_add(1);
         let deadline = now + request.deadline.min(limits::HOLD);
-        let worker = self.employ([request.rate, request.rate_back]);
+        let id_of = ChannelId { source: self.me.clone(), boot: self.boot, count: self.count };
+        let key = Key::Source(id_of.clone());
+        let worker = self.balance.employ(key, [request.rate, request.rate_back]);
         let source = Source {
-            id: ChannelId { source: self.me.clone(), boot: self.boot, count: self.count },
+            id: id_of,
             leg: None,
             wake: (deadline, Timer::Request),
             attempt: 0,
@@ -133,7 +135,6 @@ impl Channels {
             rate: request.rate,
             rate_back: request.rate_back,
             max_payload: 0,
-            worker,
             ticket: self.clock,
             stage: Stage::OpeningEnd { request: id, deadline },
             finish: None,
@@ -208,7 +209,7 @@ impl Channels {
             return self.put_source(source);
         };
         if let Err(detail) = result {
-            self.dismiss(source.worker, source.rates());
+            self.dismiss(&Key::Source(source.id), out);
             out.push(rejected(request, Reject::Busy, detail));
             return;
         }
@@ -383,7 +384,7 @@ impl Channels {
         out: &mut Vec<Action>,
     ) {
         self.give_up_attempt(&mut source, ReleaseCause::Closed, out);
-        self.dismiss(source.worker, source.rates());
+        self.dismiss(&Key::Source(source.id.clone()), out);
         let channel = source.id;
         out.push(Action::CloseEnd { channel: channel.clone() });
         let rejection =
@@ -524,7 +525,8 @@ impl Channels {
                 self.me, source.rate, path[1], short.free
             ),
         })?;
-        let leg = self.leg(link, source.worker);
+        let worker = self.balance.worker(&Key::Source(source.id.clone()));
+        let leg = self.leg(link, worker);
         source.leg = Some(leg);
         source.path = path;
         out.push(add_label(&tx, leg, Target::Local, source.rate_back, hops(&source.path)));
@@ -541,7 +543,7 @@ impl Channels {
             deadline_ms: shortened(wait_ms),
             max_payload: self.neighbour(link).max_payload,
             back_label: leg.label,
-            back_port: self.port(source.worker),
+            back_port: self.port(worker),
         };
         out.push(Action::Send { link, message: Message::Reserve(reserve) });
         Ok(())

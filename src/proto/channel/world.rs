@@ -504,6 +504,11 @@ impl World {
                     host.labels.remove(&label).expect("only known labels go");
                 touch(&channel);
             }
+            Action::MoveChannel { channel, labels, end, from, to } => {
+                assert_ne!(from, to, "a move goes somewhere");
+                assert!(labels.iter().all(|label| host.labels[label].0 == channel), "its own");
+                assert_eq!(end, host.ends.contains_key(&channel));
+            }
             Action::Answer { id, answer } => {
                 let asked = self.asked.get_mut(&id).expect("only what was asked is answered");
                 asked.2.push(answer);

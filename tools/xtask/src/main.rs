@@ -1,6 +1,7 @@
 //! The developers' tool: `cargo xtask SUB-COMMAND`. One module per sub-command, each with its arguments
 //! and a `run` that returns whether all was well.
 
+mod instructions;
 mod long;
 mod perf;
 mod sim;
@@ -22,15 +23,15 @@ enum Command {
     Sim(sim::Arguments),
     /// What takes too long for CI.
     Long(long::Arguments),
-    /// Measure the relay beside its rivals; compare revisions; profile.
-    Perf(perf::Arguments),
+    /// Count the instructions of the frame path and compare them with the baseline.
+    Instructions(instructions::Arguments),
 }
 
 fn main() -> ExitCode {
     let well = match Arguments::parse().command {
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Long(arguments) => long::run(&arguments),
-        Command::Perf(arguments) => perf::run(&arguments),
+        Command::Instructions(arguments) => instructions::run(&arguments),
     };
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
