@@ -55,6 +55,8 @@ pub const RECEIVE_MAX: usize = 64;
 /// Buffers on their way from the other workers to one worker; each holds up to 128 segments, and all
 /// buffers of another worker may be on their way at once.
 pub const INBOX_MAX: usize = 512;
+/// Buffers from other workers that a worker takes between two batches, so that its own do not wait.
+pub const PASSED_PER_TURN: usize = 64;
 /// Channels on their way to one worker: they come one by one, on the control thread's word.
 pub const ARRIVING_MAX: usize = 16;
 /// Commands on their way to one worker; more wait in order on the control side.

@@ -158,8 +158,16 @@ pub struct WorkerStats {
     drops: [AtomicU64; REASONS],
     pub batches: AtomicU64,
     pub datagrams: AtomicU64,
-    /// Datagrams that belong to a channel: the rest are heartbeats and drops.
-    pub frames: AtomicU64,
+    /// Receives and sends: each carries one datagram or many.
+    pub receives: AtomicU64,
+    pub sends: AtomicU64,
+    /// Sends with segmentation offload that the kernel refused; their frames went one by one.
+    pub gso_refused: AtomicU64,
+    /// Completions the kernel had no room for: held back, or lost.
+    pub cq_overflows: AtomicU64,
+    /// Frames passed to other workers, and taken over from them.
+    pub passed: AtomicU64,
+    pub ring_in: AtomicU64,
     pub heartbeats_sent: AtomicU64,
     pub heartbeats_heard: AtomicU64,
     /// Times inside this worker, and sizes.
@@ -172,7 +180,12 @@ impl Default for WorkerStats {
             drops: [const { AtomicU64::new(0) }; REASONS],
             batches: AtomicU64::new(0),
             datagrams: AtomicU64::new(0),
-            frames: AtomicU64::new(0),
+            receives: AtomicU64::new(0),
+            sends: AtomicU64::new(0),
+            gso_refused: AtomicU64::new(0),
+            cq_overflows: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
+            ring_in: AtomicU64::new(0),
             heartbeats_sent: AtomicU64::new(0),
             heartbeats_heard: AtomicU64::new(0),
             relay: RelayHistograms::default(),

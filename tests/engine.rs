@@ -187,7 +187,13 @@ struct Path {
 }
 
 fn path(backend: BackendChoice) -> Path {
-    let mut engines = [engine(backend), engine(backend), engine(backend)];
+    path_of(backend, 1)
+}
+
+/// All of the channel at worker 0 of each.
+fn path_of(backend: BackendChoice, workers: usize) -> Path {
+    let start = || engine_at("127.0.0.1:0", workers, backend);
+    let mut engines = [start(), start(), start()];
     let stats: [Arc<ChannelStats>; 3] = Default::default();
     let (opener, service) = (program(), program());
     let [a, b, c] = &mut engines;
@@ -757,6 +763,87 @@ mod checks {
         assert!(stats.dropped(DropReason::KernelReceive) > 0);
         assert_eq!(load(&stats.entry_sequence), load(&sent), "each of them is a gap");
     }
+
+    /// The neighbour sends to worker 0 what belongs to worker 1: it crosses the ring and arrives.
+    pub(super) fn a20_frames_at_the_wrong_worker_cross_the_ring(backend: BackendChoice) {
+        const FRAMES: u32 = 5_000;
+        let mut relay = engine_at("127.0.0.1:0", 2, backend);
+        let (before, behind) = (program(), program());
+        let neighbour = |socket: &UdpSocket| socket.local_addr().unwrap();
+        relay.broadcast(|| Command::SetLink(link(1, false, neighbour(&before), 1)));
+        relay.broadcast(|| Command::SetLink(link(2, true, neighbour(&behind), 1)));
+        let (mine, theirs): (u64, u64) = (5, 1 << 56 | 5);
+        let stats: [Arc<ChannelStats>; 2] = Default::default();
+        for (label, stats) in [mine, theirs].into_iter().zip(&stats) {
+            let port = neighbour(&behind).port();
+            let to = Target::Hop { link: LinkId(2), label: Label(label + 1), port };
+            add_label(&mut relay, label, 1, to, stats);
+        }
+        settle(&mut relay);
+        let worker_0 = relay.workers()[0].address;
+        let mut sequences = [0; 2];
+        for _ in 0..FRAMES / 20 {
+            for number in 0..20 {
+                let label = if number % 2 == 0 { mine } else { theirs };
+                before.send_to(&data_frame(label, 9, b"payload"), worker_0).unwrap();
+            }
+            for _ in 0..20 {
+                let header = next_frame(&behind);
+                sequences[usize::from(header.label.worker().0)] += 1;
+                assert!([mine + 1, theirs + 1].contains(&header.label.0));
+            }
+        }
+        assert_eq!(sequences, [FRAMES / 2; 2]);
+        let (first, second) = (&relay.workers()[0].stats, &relay.workers()[1].stats);
+        let half = u64::from(FRAMES / 2);
+        wait_until("the books", || load(&stats[1].sent) == half);
+        assert_eq!((load(&first.passed), load(&second.ring_in)), (half, half));
+        assert_eq!((load(&second.passed), load(&first.ring_in)), (0, 0));
+        // Nobody who is not a neighbour can make one worker busy through another.
+        program().send_to(&data_frame(theirs, 9, b"x"), worker_0).unwrap();
+        wait_for_drops(&relay, DropReason::UnknownLabel, 1);
+        // A label of the other worker that it does not know ends there.
+        before.send_to(&data_frame(theirs + 7, 9, b"x"), worker_0).unwrap();
+        wait_until("the drop", || second.dropped(DropReason::UnknownLabel) == 1);
+    }
+
+    pub(super) fn a20_a_channel_moves_between_workers_without_loss_or_reordering(
+        backend: BackendChoice,
+    ) {
+        const FRAMES: u32 = 1_000;
+        for _ in 0..8 {
+            let Path { mut engines, stats, at_a, at_c, opener, service } = path_of(backend, 2);
+            let begun = Arc::new(AtomicU64::new(0));
+            let at = Arc::clone(&begun);
+            let streaming = std::thread::spawn(move || {
+                // The opener is known to its end before that moves.
+                stream(&opener, at_a, &service, 100);
+                at.store(1, Relaxed);
+                stream(&opener, at_a, &service, FRAMES - 100);
+                service.send_to(b"back", at_c).unwrap();
+                assert_eq!(opener.recv_from(&mut [0; 16]).unwrap().0, 4);
+            });
+            wait_until("the stream", || load(&begun) == 1 || streaming.is_finished());
+            let labels: [&[u64]; 3] = [&[201], &[101, 202], &[102]];
+            for (engine, labels) in engines.iter_mut().zip(labels) {
+                let (channel, end) = (channel(), !labels.contains(&101));
+                let (labels, to) =
+                    (labels.iter().map(|&label| Label(label)).collect(), WorkerId(1));
+                engine.send(WorkerId(0), Command::MoveChannel { channel, labels, end, to });
+                settle(engine);
+            }
+            streaming.join().unwrap();
+            assert_books_balance(&stats, u64::from(FRAMES) + 1);
+            for engine in &engines {
+                let [first, second] = engine.workers() else { panic!("two workers") };
+                wait_until("the rings", || {
+                    load(&first.stats.passed) == load(&second.stats.ring_in)
+                });
+                // The last of each direction came to the first worker's port.
+                assert!(load(&second.stats.ring_in) > 0);
+            }
+        }
+    }
 }
 
 /// Whether this machine can run the back end; says so if not.
@@ -808,6 +895,8 @@ for_both_backends! {
     frames_cross_ipv6_and_mapped_addresses,
     a_send_the_kernel_refuses_is_counted_and_stops_no_other,
     what_the_kernel_drops_is_counted,
+    a20_frames_at_the_wrong_worker_cross_the_ring,
+    a20_a_channel_moves_between_workers_without_loss_or_reordering,
 }
 
 // --- Starting ---

@@ -18,9 +18,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::pool::{Pool, Unfilled};
-use super::worker::{Room, Shared, Worker};
-use super::{Command, EngineConfig, Event, ProxySpec};
-use crate::limits::{BIND_RETRY, BUFFERS_PER_WORKER, PROXY_FILES, WORKERS_MAX};
+use super::worker::{Shared, Worker, WorkerRings};
+use super::{Command, EngineConfig, Event};
+use crate::limits::{BIND_RETRY, BUFFERS_PER_WORKER, WORKERS_MAX};
 use crate::net::{self, Backend, EventFd, Net};
 use crate::stats::{ProxyStats, WorkerStats};
 use crate::types::WorkerId;
@@ -85,7 +85,10 @@ struct Running {
 enum Queued {
     Command(Command),
     /// Not before this worker has applied so many.
-    After { worker: usize, applied: u64 },
+    After {
+        worker: usize,
+        applied: u64,
+    },
 }
 
 impl Engine {
@@ -126,13 +129,17 @@ impl Engine {
         let control = Arc::new(EventFd::new().map_err(internal)?);
         let mut engine = Self { running: Vec::new(), infos: Vec::new(), control, backend, why };
         let pools = Pool::shared(sockets.len(), BUFFERS_PER_WORKER).map_err(internal)?;
+        let mut shared = Vec::with_capacity(sockets.len());
+        for _ in &sockets {
+            shared.push(Arc::new(Shared::new(Arc::clone(&engine.control)).map_err(internal)?));
+        }
+        let rings = WorkerRings::new(shared.iter().map(|shared| Arc::clone(&shared.wake)));
+        let rings = Arc::new(rings);
         let places = sockets.into_iter().zip(config.cpus).zip(pools);
         for (worker, (((socket, receive_buffer), cpu), buffers)) in places.enumerate() {
             let failed = |error: io::Error| EngineError::Start { worker, text: error.to_string() };
             net::mark::mark(socket.as_fd(), config.dscp).map_err(failed)?;
             let address = socket.local_addr().map_err(failed)?;
-            let shared = Shared::new(Arc::clone(&engine.control)).map_err(failed)?;
-            let proxy = proxy.clone().map(|(spec, room)| (spec, room, Arc::default()));
             let start = Start {
                 worker,
                 socket,
@@ -140,9 +147,8 @@ impl Engine {
                 backend,
                 buffers,
                 origin: config.origin,
-                latency: config.latency,
-                proxy,
-                shared: Arc::new(shared),
+                shared: Arc::clone(&shared[worker]),
+                rings: Arc::clone(&rings),
                 stats: Arc::default(),
             };
             let stats = Arc::clone(&start.stats);
@@ -289,6 +295,7 @@ struct Start {
     latency: bool,
     proxy: Option<(ProxySpec, Room, Arc<ProxyStats>)>,
     shared: Arc<Shared>,
+    rings: Arc<WorkerRings>,
     stats: Arc<WorkerStats>,
 }
 
@@ -343,15 +350,8 @@ impl Start {
             .map_err(|error| format!("no {} sockets: {error}", self.backend.as_str()))?;
         let socket = net.add_socket(self.socket.into()).map_err(|error| error.to_string())?;
         assert_eq!(socket, net::WORKER_SOCKET, "the first socket");
-        let first = self.worker == 0 && self.proxy.is_none();
-        let mut worker = Worker::new(first, net, headers, self.shared, self.stats, self.origin);
-        if self.latency {
-            worker = worker.latency_first();
-        }
-        if let Some((spec, room, stats)) = self.proxy {
-            worker = worker.proxying(&spec, room, stats);
-        }
-        Ok(worker)
+        let number = WorkerId(u8::try_from(self.worker).expect("workers are counted in a u8"));
+        Ok(Worker::new((number, self.rings), net, headers, self.shared, self.stats, self.origin))
     }
 }
 

@@ -73,7 +73,8 @@ pub enum Command {
     RemoveLabel(Label),
     /// These labels, and the end of the channel if it has one here, go over to another worker with all
     /// they have. No frame is lost or reordered; those that still arrive here are passed on. Later
-    /// commands to that worker wait until it is done.
+    /// commands to that worker wait until it is done. A label is moved once, from the worker that drew
+    /// it: frames that come back would overtake those on their way in the rings.
     MoveChannel {
         channel: ChannelId,
         labels: Vec<Label>,

@@ -22,7 +22,7 @@ use std::ops::Range;
 use super::pool::{Filled, Unfilled};
 use super::runs::{FRAME_PIECES_MAX, Full, Note, Outgoing, Run, Runs, Train};
 use super::table::{SocketId, Table};
-use crate::limits::{BATCH_MAX, GSO_OFF_MAX};
+use crate::limits::{BATCH_MAX, GSO_OFF_MAX, PASSED_PER_TURN};
 use crate::net::Net;
 use crate::stats::{DropReason, WorkerStats, bump};
 use crate::wire::frame::OVERHEAD_BYTES;
@@ -43,7 +43,7 @@ pub(super) struct Outbox {
 impl Outbox {
     /// `headers` is a buffer of the worker's that it keeps for ever.
     pub(super) fn new(headers: Unfilled) -> Self {
-        let mut buffers = Vec::with_capacity(BATCH_MAX + 1);
+        let mut buffers = Vec::with_capacity(1 + BATCH_MAX + PASSED_PER_TURN);
         buffers.push(headers.all_from(0));
         Self { runs: Runs::default(), buffers, headers: 0, gso_off: GsoOff::default() }
     }
@@ -126,6 +126,11 @@ impl Outbox {
     /// The batch is over: its buffers are free again.
     pub(super) fn finish(&mut self, net: &mut Net) {
         net.release_all(self.buffers.drain(1..));
+    }
+
+    /// As [`Outbox::finish`], for one who sends some of them elsewhere: those held, in order.
+    pub(super) fn take_buffers(&mut self) -> impl Iterator<Item = Filled> {
+        self.buffers.drain(1..)
     }
 
     /// What was learnt about sends through this socket may be wrong now.

@@ -21,8 +21,9 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use crossbeam::queue::ArrayQueue;
 
 use super::pool::Filled;
-use crate::limits::{BUFFERS_PER_WORKER, INBOX_MAX};
+use crate::limits::{ARRIVING_MAX, BUFFERS_PER_WORKER, INBOX_MAX};
 use crate::net::EventFd;
+use crate::types::WorkerId;
 
 /// Which segments of a super-buffer are still to be judged. The kernel makes at most 128.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,35 +45,34 @@ impl Todo {
         segment < Self::SEGMENTS_MAX && self.0 >> segment & 1 == 1
     }
 
-    pub(super) fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
     pub(super) fn len(self) -> u64 {
         u64::from(self.0.count_ones())
     }
 }
 
-/// All rings of an engine; every worker has a reference. `T` is what is passed.
+/// All rings of an engine; every worker has a reference. `F` is what frames are passed in, `C` a
+/// channel that goes over.
 #[derive(Debug)]
-pub(super) struct Rings<T> {
-    doors: Vec<Door<T>>,
+pub(super) struct Rings<F, C> {
+    doors: Vec<Door<F, C>>,
 }
 
 #[derive(Debug)]
-struct Door<T> {
-    inbox: ArrayQueue<T>,
+struct Door<F, C> {
+    inbox: ArrayQueue<F>,
+    arrivals: ArrayQueue<Box<C>>,
     home: ArrayQueue<Filled>,
     /// The worker waits for the kernel, or is about to.
     waiting: AtomicBool,
     wake: Arc<EventFd>,
 }
 
-impl<T> Rings<T> {
+impl<F, C> Rings<F, C> {
     /// One door per worker; `wakes` end their waits.
     pub(super) fn new(wakes: impl IntoIterator<Item = Arc<EventFd>>) -> Self {
         let door = |wake| Door {
             inbox: ArrayQueue::new(INBOX_MAX),
+            arrivals: ArrayQueue::new(ARRIVING_MAX),
             home: ArrayQueue::new(usize::from(BUFFERS_PER_WORKER)),
             waiting: AtomicBool::new(false),
             wake,
@@ -85,8 +85,8 @@ impl<T> Rings<T> {
     }
 
     /// Passes something to another worker; back if its inbox is full.
-    pub(super) fn pass(&self, to: usize, passed: T) -> Result<(), T> {
-        let door = &self.doors[to];
+    pub(super) fn pass(&self, to: WorkerId, passed: F) -> Result<(), F> {
+        let door = self.door(to);
         door.inbox.push(passed)?;
         door.knock();
         Ok(())
@@ -100,30 +100,51 @@ impl<T> Rings<T> {
         door.knock();
     }
 
-    pub(super) fn next(&self, worker: usize) -> Option<T> {
-        self.doors[worker].inbox.pop()
+    /// Whether a channel may be sent there now. Channels come from one worker at a time, so it stays so
+    /// until one is sent.
+    pub(super) fn has_room_for_channel(&self, to: WorkerId) -> bool {
+        !self.door(to).arrivals.is_full()
     }
 
-    pub(super) fn next_home(&self, worker: usize) -> Option<Filled> {
-        self.doors[worker].home.pop()
+    /// Hands a channel over: seen by the other worker before whatever is passed to it later.
+    pub(super) fn send_channel(&self, to: WorkerId, channel: Box<C>) {
+        let door = self.door(to);
+        assert!(door.arrivals.push(channel).is_ok(), "room was made sure of");
+        door.knock();
+    }
+
+    pub(super) fn next(&self, worker: WorkerId) -> Option<F> {
+        self.door(worker).inbox.pop()
+    }
+
+    pub(super) fn next_channel(&self, worker: WorkerId) -> Option<Box<C>> {
+        self.door(worker).arrivals.pop()
+    }
+
+    pub(super) fn next_home(&self, worker: WorkerId) -> Option<Filled> {
+        self.door(worker).home.pop()
     }
 
     /// Before a wait: false if something came meanwhile, and the worker must not wait.
-    pub(super) fn may_wait(&self, worker: usize) -> bool {
-        let door = &self.doors[worker];
+    pub(super) fn may_wait(&self, worker: WorkerId) -> bool {
+        let door = self.door(worker);
         door.waiting.store(true, Ordering::Relaxed);
         // Either we see what was pushed, or who pushed it sees that we wait.
         fence(Ordering::SeqCst);
-        door.inbox.is_empty() && door.home.is_empty()
+        door.inbox.is_empty() && door.arrivals.is_empty() && door.home.is_empty()
     }
 
     /// After the wait.
-    pub(super) fn woke(&self, worker: usize) {
-        self.doors[worker].waiting.store(false, Ordering::Relaxed);
+    pub(super) fn woke(&self, worker: WorkerId) {
+        self.door(worker).waiting.store(false, Ordering::Relaxed);
+    }
+
+    fn door(&self, worker: WorkerId) -> &Door<F, C> {
+        &self.doors[usize::from(worker.0)]
     }
 }
 
-impl<T> Door<T> {
+impl<F, C> Door<F, C> {
     fn knock(&self) {
         fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::Relaxed) && self.waiting.swap(false, Ordering::Relaxed) {
@@ -139,25 +160,28 @@ mod tests {
     use super::*;
     use crate::engine::pool::Pool;
 
-    fn rings<T>(workers: usize) -> Rings<T> {
+    const ONE: WorkerId = WorkerId(0);
+
+    fn rings<T>(workers: usize) -> Rings<T, ()> {
         Rings::new((0..workers).map(|_| Arc::new(EventFd::new().unwrap())))
     }
 
     #[test]
     fn what_is_passed_arrives_once_and_in_order() {
         const COUNT: u32 = 20_000;
+        let other = WorkerId(1);
         let rings = Arc::new(rings::<u32>(2));
         let there = Arc::clone(&rings);
         let passer = thread::spawn(move || {
             for number in 0..COUNT {
-                while there.pass(1, number).is_err() {
+                while there.pass(other, number).is_err() {
                     thread::yield_now();
                 }
             }
         });
         let mut expected = 0;
         while expected < COUNT {
-            match rings.next(1) {
+            match rings.next(other) {
                 Some(number) => {
                     assert_eq!(number, expected);
                     expected += 1;
@@ -166,18 +190,18 @@ mod tests {
             }
         }
         passer.join().unwrap();
-        assert_eq!((rings.next(1), rings.next(0)), (None, None));
+        assert_eq!((rings.next(other), rings.next(ONE)), (None, None));
     }
 
     #[test]
     fn a_full_inbox_gives_back_what_it_cannot_take() {
         let rings = rings::<usize>(1);
         for number in 0..INBOX_MAX {
-            rings.pass(0, number).unwrap();
+            rings.pass(ONE, number).unwrap();
         }
-        assert_eq!(rings.pass(0, 7), Err(7));
-        assert_eq!(rings.next(0), Some(0));
-        rings.pass(0, 7).unwrap();
+        assert_eq!(rings.pass(ONE, 7), Err(7));
+        assert_eq!(rings.next(ONE), Some(0));
+        rings.pass(ONE, 7).unwrap();
     }
 
     #[test]
@@ -187,7 +211,7 @@ mod tests {
         for buffer in buffers {
             rings.send_home(0, buffer.filled(1));
         }
-        let home = std::iter::from_fn(|| rings.next_home(0)).count();
+        let home = std::iter::from_fn(|| rings.next_home(ONE)).count();
         assert_eq!(home, usize::from(BUFFERS_PER_WORKER));
     }
 
@@ -196,27 +220,28 @@ mod tests {
         use std::io::Read as _;
         use std::os::fd::AsFd as _;
         let wake = Arc::new(EventFd::new().unwrap());
-        let rings = Rings::new([Arc::clone(&wake)]);
+        let rings = Rings::<u8, u8>::new([Arc::clone(&wake)]);
         let notified = || {
             let copy = wake.as_fd().try_clone_to_owned().unwrap();
             std::fs::File::from(copy).read(&mut [0; 8]).is_ok()
         };
-        rings.pass(0, 1).unwrap();
+        rings.pass(ONE, 1).unwrap();
         assert!(!notified(), "it runs");
-        assert!(!rings.may_wait(0), "something is there");
-        rings.woke(0);
-        let _ = rings.next(0);
-        assert!(rings.may_wait(0));
-        rings.pass(0, 2).unwrap();
-        assert!(notified());
-        rings.pass(0, 3).unwrap();
+        assert!(!rings.may_wait(ONE), "something is there");
+        rings.woke(ONE);
+        let _ = rings.next(ONE);
+        assert!(rings.may_wait(ONE));
+        rings.send_channel(ONE, Box::new(2));
+        assert!(notified() && !rings.may_wait(ONE));
+        rings.woke(ONE);
+        rings.pass(ONE, 3).unwrap();
         assert!(!notified(), "once is enough");
     }
 
     #[test]
     fn a_set_of_segments_knows_its_members() {
         let mut todo = Todo::default();
-        assert!(todo.is_empty());
+        assert_eq!(todo.len(), 0);
         assert!(todo.add(0) && todo.add(127) && !todo.add(128));
         assert!(todo.has(0) && todo.has(127) && !todo.has(1) && !todo.has(128));
         assert_eq!(todo.len(), 2);

@@ -7,6 +7,8 @@
 //!
 //! Does not judge frames: that is [`super::forward`]'s.
 
+mod moving;
+
 use core::net::{IpAddr, SocketAddr};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -14,8 +16,10 @@ use std::sync::Arc;
 
 use super::shaper::Policer;
 use super::{AllowedFrom, Deliver, EntrySpec, Target};
+pub use moving::{MovedEnd, MovedLabel};
+
 use crate::stats::ChannelStats;
-use crate::types::{ChannelId, Label, LinkId};
+use crate::types::{ChannelId, Label, LinkId, WorkerId};
 
 /// Number of a socket at the worker's back end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +99,8 @@ struct Slot {
 #[derive(Debug, Default)]
 pub struct Table {
     labels: HashMap<Label, Route, BuildHasherDefault<LabelHasher>>,
+    /// Labels that went over to another worker.
+    passed: HashMap<Label, WorkerId, BuildHasherDefault<LabelHasher>>,
     heartbeat_labels: HashMap<Label, LinkId, BuildHasherDefault<LabelHasher>>,
     links: Links,
     slots: Vec<Option<Slot>>,
@@ -127,6 +133,11 @@ impl Table {
     #[inline]
     pub fn link(&self, link: LinkId) -> Option<&Link> {
         self.links.get(link)
+    }
+
+    /// Whether any link's frames may come from `source`. Not for every frame: looks at all links.
+    pub fn is_neighbour(&self, source: SocketAddr) -> bool {
+        self.links.iter().flatten().any(|link| link.sends_from(source))
     }
 
     #[inline]
@@ -188,6 +199,7 @@ impl Table {
     }
 
     pub fn remove_label(&mut self, label: Label) {
+        self.passed.remove(&label);
         if let Some(route) = self.labels.remove(&label) {
             route.ways.into_iter().for_each(|way| self.drop_way(way));
             self.close_account(route.account);

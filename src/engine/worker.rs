@@ -18,7 +18,7 @@
 //! (that is [`super::forward`]) and does not know which system calls are used ([`crate::net`]).
 
 mod batch;
-mod inside;
+mod passing;
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -27,17 +27,22 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam::queue::ArrayQueue;
 
+use self::passing::{Leaving, MovedChannel, Moving, Passed};
 use super::liveness::Liveness;
-use super::pool::Filled;
-use super::shaper::Policer;
-use super::table::{Account, EndSlot, SocketId, Table, Way};
-use super::{Command, EndSpec, Event};
-use crate::limits::{BATCH_MAX, COMMANDS_MAX, COMMANDS_PER_TURN, EVENTS_MAX, JUDGE_AFTER_BATCHES};
-use crate::net::{self, Batch, EventFd, Net, Outgoing, Received, WORKER_SOCKET};
-use crate::stats::histogram::Watches;
+use super::outbox::Outbox;
+use super::pool::Unfilled;
+use super::ring::Rings;
+use super::table::{EndSlot, Table};
+use super::{Command, Deliver, EndSpec, Event};
+use crate::limits::{
+    BATCH_MAX, COMMANDS_MAX, COMMANDS_PER_TURN, EVENTS_MAX, JUDGE_AFTER_BATCHES, PASSED_PER_TURN,
+};
+use crate::net::{self, Batch, EventFd, Net, WORKER_SOCKET, Wait};
 use crate::stats::{DropReason, WorkerStats, bump};
-use crate::types::{ChannelId, LinkId, Time};
-use crate::wire::frame::Header;
+use crate::types::{ChannelId, Time, WorkerId};
+
+/// The rings between workers.
+pub(super) type WorkerRings = Rings<Passed, MovedChannel>;
 
 /// What a worker and the control thread share.
 #[derive(Debug)]
@@ -45,7 +50,7 @@ pub(super) struct Shared {
     pub(super) commands: ArrayQueue<Command>,
     pub(super) events: ArrayQueue<Event>,
     /// Ends the worker's wait.
-    pub(super) wake: EventFd,
+    pub(super) wake: Arc<EventFd>,
     /// Tells the control thread that there are events, or commands applied.
     pub(super) control: Arc<EventFd>,
     pub(super) applied: AtomicU64,
@@ -58,7 +63,7 @@ impl Shared {
         Ok(Self {
             commands: ArrayQueue::new(COMMANDS_MAX),
             events: ArrayQueue::new(EVENTS_MAX),
-            wake: EventFd::new()?,
+            wake: Arc::new(EventFd::new()?),
             control,
             applied: AtomicU64::new(0),
             ended: AtomicBool::new(false),
@@ -74,6 +79,12 @@ impl Shared {
 }
 
 pub(super) struct Worker {
+    number: WorkerId,
+    rings: Arc<WorkerRings>,
+    /// A channel that is about to go to another worker; commands behind it wait.
+    moving: Option<Moving>,
+    /// Buffers of this batch with frames for other workers.
+    leaving: Vec<Leaving>,
     net: Net,
     table: Table,
     /// Worker 0's.
@@ -109,7 +120,7 @@ impl Worker {
     /// `net` has the worker's own socket as its first; `headers` is a buffer of its pool that it does
     /// not have.
     pub(super) fn new(
-        first: bool,
+        (number, rings): (WorkerId, Arc<WorkerRings>),
         net: Net,
         headers: Unfilled,
         shared: Arc<Shared>,
@@ -117,9 +128,13 @@ impl Worker {
         origin: Instant,
     ) -> Self {
         Self {
+            number,
+            rings,
+            moving: None,
+            leaving: Vec::with_capacity(BATCH_MAX + PASSED_PER_TURN),
             net,
             table: Table::default(),
-            liveness: first.then(Liveness::default),
+            liveness: (number == WorkerId(0)).then(Liveness::default),
             shared,
             stats,
             watches: Watches::default(),
@@ -159,23 +174,21 @@ impl Worker {
                 Turn::GoAtOnce => Some(Duration::ZERO),
                 Turn::Go => self.next_deadline().map(|at| at.since(self.now)),
             };
-            // A gathering wait must not be the reason for a late heartbeat.
-            let in_time = |gather: &(Duration, u32)| timeout.is_none_or(|most| most > gather.0);
-            let wait = Wait { timeout, min: self.waiter.gather().filter(in_time) };
+            let timeout = if self.may_wait() { timeout } else { Some(Duration::ZERO) };
+            let wait = Wait { timeout, min: None };
             self.net
                 .reap(wait, &mut self.batch)
                 .map_err(|error| format!("cannot receive: {error}"))?;
+            self.rings.woke(self.number);
             self.read_clocks();
             if let Some(liveness) = &mut self.liveness {
                 liveness.woke(self.now);
             }
             self.check_sockets()?;
-            let forwarded = self.forward_batch();
-            self.measure();
-            let sent = forwarded.and_then(|()| self.submit());
+            let taken = self.forward_batch().and_then(|()| self.take_passed());
+            let sent = taken.and_then(|()| self.submit());
             sent.map_err(|error| format!("cannot send: {error}"))?;
-            self.outbox.finish(&mut self.net);
-            self.let_clients_go();
+            self.finish_batch();
             self.heartbeats();
         }
     }
@@ -192,14 +205,28 @@ impl Worker {
     fn apply_commands(&mut self) -> Turn {
         let mut applied = 0;
         let mut turn = Turn::Go;
-        while let Some(command) = self.shared.commands.pop() {
+        loop {
+            if let Some(moving) = self.moving.take() {
+                self.moving = self.move_channel(moving);
+                if self.moving.is_some() {
+                    turn = Turn::GoAtOnce;
+                    break;
+                }
+                applied += 1;
+            }
+            let Some(command) = self.shared.commands.pop() else { break };
+            self.take_arrivals();
+            if let Command::MoveChannel { channel, labels, end, to } = command {
+                self.moving = Some(Moving { channel, labels, end, to });
+                continue;
+            }
             applied += 1;
             if matches!(command, Command::Stop) {
                 turn = Turn::Stop;
                 break;
             }
             self.apply(command);
-            if applied == COMMANDS_PER_TURN {
+            if applied >= COMMANDS_PER_TURN {
                 turn = Turn::GoAtOnce;
                 break;
             }
@@ -238,9 +265,7 @@ impl Worker {
                 self.table.add_label(label, from, to, policer, stats);
             }
             Command::RemoveLabel(label) => self.table.remove_label(label),
-            Command::Watch { watch, stats, full } => self.watches.add(watch, stats, full),
-            Command::Unwatch(watch) => self.watches.remove(watch),
-            Command::Stop => {}
+            Command::MoveChannel { .. } | Command::Stop => {}
         }
     }
 
@@ -252,11 +277,7 @@ impl Worker {
             Ok(socket) => {
                 let slot = self.table.reserve_end(&end.channel);
                 self.table.open_end(slot, socket, end.from, end.deliver, end.gso, end.stats);
-                let index = socket.0 as usize;
-                if self.owners.len() <= index {
-                    self.owners.resize(index + 1, None);
-                }
-                self.owners[index] = Some(slot);
+                self.own_socket(socket, slot);
             }
             Err(error) => {
                 let text = format!("cannot receive at the socket of {}: {error}", end.channel);

@@ -85,7 +85,7 @@ impl Mmsg {
         (watched.fd.as_fd(), watched.ipv6)
     }
 
-    pub(super) fn add_socket(&mut self, fd: OwnedFd) -> io::Result<SocketId> {
+    pub(super) fn add_socket(&mut self, fd: OwnedFd, overflow: u32) -> io::Result<SocketId> {
         let id = match self.free_sockets.pop() {
             Some(id) => id,
             None => {
@@ -98,8 +98,18 @@ impl Mmsg {
             return Err(error);
         }
         let ipv6 = is_ipv6(fd.as_fd());
-        self.sockets[id.0 as usize] = Some(Watched { fd, ipv6, overflow: 0, errors: 0 });
+        self.sockets[id.0 as usize] = Some(Watched { fd, ipv6, overflow, errors: 0 });
         Ok(id)
+    }
+
+    pub(super) fn pause(&mut self, socket: SocketId) {
+        let Some(Some(watched)) = self.sockets.get(socket.0 as usize) else { return };
+        self.unwatch(watched.fd.as_fd());
+        self.ready.retain(|&ready| ready != socket);
+    }
+
+    pub(super) fn overflow(&self, socket: SocketId) -> u32 {
+        self.sockets[socket.0 as usize].as_ref().map_or(0, |watched| watched.overflow)
     }
 
     pub(super) fn remove_socket(&mut self, socket: SocketId) {

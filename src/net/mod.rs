@@ -70,11 +70,24 @@ impl Received {
         Self { socket, source, buffer, segment, truncated, control_truncated, received_ns }
     }
 
+    /// The same frames at another worker, which did not receive them itself.
+    pub fn passed(source: SocketAddr, buffer: Filled, segment: u16) -> Self {
+        Self::new(WORKER_SOCKET, source, buffer, Some(segment))
+    }
+
     /// Datagrams in it: one at least, for an empty datagram is one.
     #[inline]
     pub fn datagrams(&self) -> usize {
         self.buffer.len().div_ceil(usize::from(self.segment.max(1))).max(1)
     }
+}
+
+/// A socket on its way from one worker to another.
+#[derive(Debug)]
+pub struct Detached {
+    socket: OwnedFd,
+    /// Drops of the kernel that have been reported.
+    overflow: u32,
 }
 
 /// How long [`Net::reap`] waits when nothing is there.
@@ -179,19 +192,47 @@ impl Net {
 
     /// Receives at `socket` from now on.
     pub fn add_socket(&mut self, socket: OwnedFd) -> io::Result<SocketId> {
+        self.take_over(Detached { socket, overflow: 0 })
+    }
+
+    /// As [`Net::add_socket`], for a socket that was another worker's.
+    pub fn take_over(&mut self, detached: Detached) -> io::Result<SocketId> {
+        let Detached { socket, overflow } = detached;
         set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
         // Without it (kernels before 5.0) every receive is a single datagram.
         let _ = set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
         match self {
-            Self::Uring(uring) => uring.add_socket(socket),
-            Self::Mmsg(mmsg) => mmsg.add_socket(socket),
+            Self::Uring(uring) => uring.add_socket(socket, overflow),
+            Self::Mmsg(mmsg) => mmsg.add_socket(socket, overflow),
         }
     }
 
-    /// Whether receives at `socket` tell when the kernel received them.
-    pub fn tell_times(&self, socket: SocketId, on: bool) -> io::Result<()> {
-        let fd = self.socket(socket).0;
-        set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, on.into())
+    /// Receives nothing more at the socket; what came before is still reaped.
+    pub fn pause(&mut self, socket: SocketId) {
+        match self {
+            Self::Uring(uring) => uring.pause(socket),
+            Self::Mmsg(mmsg) => mmsg.pause(socket),
+        }
+    }
+
+    /// Whether all that came to a paused socket has been reaped.
+    pub fn is_drained(&self, socket: SocketId) -> bool {
+        match self {
+            Self::Uring(uring) => uring.is_drained(socket),
+            // It holds nothing between two batches.
+            Self::Mmsg(_) => true,
+        }
+    }
+
+    /// Lets go of a socket that is paused and drained: it stays open, for another worker.
+    pub fn detach(&mut self, socket: SocketId) -> io::Result<Detached> {
+        let overflow = match self {
+            Self::Uring(uring) => uring.overflow(socket),
+            Self::Mmsg(mmsg) => mmsg.overflow(socket),
+        };
+        let copy = self.socket(socket).0.try_clone_to_owned()?;
+        self.remove_socket(socket);
+        Ok(Detached { socket: copy, overflow })
     }
 
     /// Closes the socket: its port is free when this returns.

@@ -96,6 +96,8 @@ struct Open {
     /// In the ring's table, under the socket's number.
     registered: bool,
     armed: bool,
+    /// Not to be armed again: it goes to another worker.
+    paused: bool,
     /// The kernel's count of drops, as last reported.
     overflow: u32,
     /// Failed receives in a row.
@@ -131,7 +133,7 @@ fn try_out() -> Result<String, String> {
     let (pool, free) = Pool::new(BUFFERS_PER_WORKER).map_err(other)?;
     let mut uring = Uring::new(&wake, pool, free).map_err(|error| explain(&error))?;
     let (here, there) = UnixDatagram::pair().map_err(other)?;
-    uring.add_socket(here.into()).map_err(|error| explain(&error))?;
+    uring.add_socket(here.into(), 0).map_err(|error| explain(&error))?;
     let mut batch = Batch::default();
     for count in 1..=2 {
         there.send(b"probe").map_err(other)?;
@@ -213,7 +215,7 @@ impl Uring {
         (open.fd.as_fd(), open.ipv6)
     }
 
-    pub(super) fn add_socket(&mut self, fd: OwnedFd) -> io::Result<SocketId> {
+    pub(super) fn add_socket(&mut self, fd: OwnedFd, overflow: u32) -> io::Result<SocketId> {
         // On a non-blocking socket a receive ends with EAGAIN at once and is never armed.
         SockRef::from(&fd).set_nonblocking(false)?;
         let ipv6 = is_ipv6(fd.as_fd());
@@ -224,13 +226,46 @@ impl Uring {
         let update = |fd| self.ring.submitter().register_files_update(id.0, &[fd]).is_ok();
         let registered = id.0 < self.files && update(fd.as_raw_fd());
         let slot = &mut self.sockets[id.0 as usize];
-        slot.open = Some(Open { fd, ipv6, registered, armed: false, overflow: 0, errors: 0 });
+        let (armed, paused, errors) = (false, false, 0);
+        slot.open = Some(Open { fd, ipv6, registered, armed, paused, overflow, errors });
         self.rearm.push_back((id, slot.generation));
         Ok(id)
     }
 
+    pub(super) fn pause(&mut self, socket: SocketId) {
+        if let Some(open) = &mut self.sockets[socket.0 as usize].open {
+            open.paused = true;
+        }
+        self.end_receive(socket);
+    }
+
+    pub(super) fn is_drained(&self, socket: SocketId) -> bool {
+        !self.pending.iter().any(|completion| completion.socket == socket)
+    }
+
+    pub(super) fn overflow(&self, socket: SocketId) -> u32 {
+        self.sockets[socket.0 as usize].open.as_ref().map_or(0, |open| open.overflow)
+    }
+
     /// The receive must have ended before the descriptor is closed: it would keep the port.
     pub(super) fn remove_socket(&mut self, socket: SocketId) {
+        self.end_receive(socket);
+        let slot = &mut self.sockets[socket.0 as usize];
+        if slot.open.as_ref().is_some_and(|open| open.armed) {
+            // The kernel does not let go. What still comes has no owner and is dropped.
+            return;
+        }
+        if let Some(open) = slot.open.take() {
+            if open.registered {
+                // An empty place; the table would keep the socket, and the socket its port.
+                let _ = self.ring.submitter().register_files_update(socket.0, &[-1]);
+            }
+            slot.generation = (slot.generation + 1) & GENERATION_MASK;
+            self.free_sockets.push(socket);
+        }
+    }
+
+    fn end_receive(&mut self, socket: SocketId) {
         let index = socket.0 as usize;
         let generation = self.sockets[index].generation;
         let receive = Op::Receive { socket, generation };
@@ -245,19 +280,6 @@ impl Uring {
                 break;
             }
             self.collect();
-        }
-        let slot = &mut self.sockets[index];
-        if slot.open.as_ref().is_some_and(|open| open.armed) {
-            // The kernel does not let go. What still comes has no owner and is dropped.
-            return;
-        }
-        if let Some(open) = slot.open.take() {
-            if open.registered {
-                // An empty place; the table would keep the socket, and the socket its port.
-                let _ = self.ring.submitter().register_files_update(socket.0, &[-1]);
-            }
-            slot.generation = (generation + 1) & GENERATION_MASK;
-            self.free_sockets.push(socket);
         }
     }
 
@@ -364,6 +386,9 @@ impl Uring {
             let Some(open) = slot.open.as_mut().filter(|_| slot.generation == generation) else {
                 continue;
             };
+            if open.paused {
+                continue;
+            }
             open.armed = true;
             let template = &raw const self.template.msg_hdr;
             let receive = if open.registered {

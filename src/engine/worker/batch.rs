@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use super::Worker;
+use super::passing::Strays;
 use crate::engine::Event;
 use crate::engine::forward::{self, Judged, Part, Verdict};
 use crate::engine::outbox::HEADERS;
@@ -88,31 +89,34 @@ impl Worker {
             self.net.release(received.buffer);
             return Ok(());
         }
-        let (source, came_ns, frames) =
-            (received.source, received.received_ns, received.datagrams());
+        let (source, segment) = (received.source, received.segment);
         let segments = Segments::of(&received);
         let buffer = self.outbox.hold(received.buffer);
-        for segment in segments {
-            self.on_frame(buffer, segment, source)?;
+        let mut strays = Strays::default();
+        for (index, range) in segments.enumerate() {
+            self.on_frame(buffer, index, range, source, &mut strays)?;
         }
         // All of it came from one address: one neighbour's.
         let from = self.tally.from;
         self.count_received();
-        if let Some(from) = from {
-            self.inside.came(from, came_ns, frames);
-        }
+        let visits = 2 * u8::try_from(self.rings.workers()).unwrap_or(u8::MAX / 2);
+        self.pass_on(&strays, buffer, source, segment, visits);
         Ok(())
     }
 
     #[inline]
-    fn on_frame(
+    pub(super) fn on_frame(
         &mut self,
         buffer: u16,
+        index: usize,
         segment: Range<usize>,
         source: SocketAddr,
+        strays: &mut Strays,
     ) -> io::Result<()> {
         let bytes = self.net.pool().bytes_mut(self.outbox.buffer_mut(buffer));
         match forward::forward(&mut bytes[segment.clone()], source, &self.table) {
+            Err(DropReason::UnknownLabel)
+                if self.is_stray(buffer, segment.clone(), index, source, strays) => {}
             Err(reason) => self.stats.drop_frames(reason, 1),
             Ok(Judged::Heartbeat { link, header }) => {
                 self.on_heartbeat(link, &header, buffer, segment, source);
@@ -140,8 +144,8 @@ impl Worker {
         self.tally.frames += 1;
     }
 
-    fn count_received(&mut self) {
-        let Tally { of, frames, .. } = std::mem::take(&mut self.tally);
+    pub(super) fn count_received(&mut self) {
+        let Tally { of, frames } = std::mem::take(&mut self.tally);
         let Some((account, stamp)) = of else { return };
         let stats = self.table.stats(account);
         bump(&stats.received, frames.into());
@@ -336,7 +340,7 @@ pub(super) fn damage(received: &Received) -> Option<DropReason> {
 
 /// The datagrams of a super-buffer, as ranges of it.
 #[derive(Debug)]
-struct Segments {
+pub(super) struct Segments {
     next: usize,
     segment: usize,
     bytes: usize,
@@ -344,7 +348,7 @@ struct Segments {
 }
 
 impl Segments {
-    fn of(received: &Received) -> Self {
+    pub(super) fn of(received: &Received) -> Self {
         let (segment, bytes) = (usize::from(received.segment), received.buffer.len());
         Self { next: 0, segment, bytes, left: received.datagrams() }
     }

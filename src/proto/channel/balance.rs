@@ -69,7 +69,7 @@ impl Balance {
     }
 
     /// The next step to even workers, among channels that can be moved now; it counts as done.
-    pub(super) fn step(&mut self, movable: impl Fn(&Key) -> bool) -> Option<Step> {
+    pub(super) fn step(&mut self, movable: impl Fn(&Key, WorkerId) -> bool) -> Option<Step> {
         let (from, to) = (self.fullest(), self.emptiest());
         let full = &self.workers[usize::from(from.0)];
         let uneven = full.promised - self.workers[usize::from(to.0)].promised;
@@ -77,7 +77,7 @@ impl Balance {
             return None;
         }
         let smaller = full.channels.iter().rev().skip_while(|(rate, _)| *rate >= uneven);
-        let (rate, key) = smaller.take(CANDIDATES).find(|(_, key)| movable(key))?.clone();
+        let (rate, key) = smaller.take(CANDIDATES).find(|(_, key)| movable(key, from))?.clone();
         self.take(&key);
         self.put(key.clone(), to, rate);
         Some(Step { key, from, to })
@@ -148,20 +148,20 @@ mod tests {
         for count in (0..8).step_by(2) {
             balance.dismiss(&key(count));
         }
-        let step = balance.step(|_| true).expect("one side is empty");
+        let step = balance.step(|_, _| true).expect("one side is empty");
         assert_eq!((step.from, step.to), (WorkerId(1), WorkerId(0)));
         assert_eq!(balance.worker(&step.key), WorkerId(0));
-        assert!(balance.step(|_| true).is_some());
-        assert_eq!(balance.step(|_| true), None, "two and two");
+        assert!(balance.step(|_, _| true).is_some());
+        assert_eq!(balance.step(|_, _| true), None, "two and two");
     }
 
     #[test]
     fn a_move_never_makes_the_other_worker_the_fuller_one_by_as_much() {
         let mut balance = Balance::new(2);
         employ(&mut balance, 1, 100);
-        assert_eq!(balance.step(|_| true), None, "one channel is nowhere better");
+        assert_eq!(balance.step(|_, _| true), None, "one channel is nowhere better");
         employ(&mut balance, 2, 1);
-        assert_eq!(balance.step(|_| true), None);
+        assert_eq!(balance.step(|_, _| true), None);
     }
 
     #[test]
@@ -172,7 +172,7 @@ mod tests {
         }
         balance.dismiss(&key(0));
         balance.dismiss(&key(2));
-        assert_eq!(balance.step(|_| false), None);
-        assert_eq!(balance.step(|moved| *moved == key(3)).expect("movable").key, key(3));
+        assert_eq!(balance.step(|_, _| false), None);
+        assert_eq!(balance.step(|moved, _| *moved == key(3)).expect("movable").key, key(3));
     }
 }

@@ -490,10 +490,16 @@ impl Channels {
         let (relays, sources, served) = (&self.relays, &self.sources, &self.served);
         // Another attempt of the channel shares its counters: both stay with one worker.
         let alone = |tx: &TxId| relays_of(relays, &tx.channel).count() == 1;
-        let movable = |key: &Key| match key {
-            Key::Relay(tx) => relays.get(tx).is_some_and(|relay| relay.accepted && alone(tx)),
-            Key::Source(id) => sources.get(id).is_some_and(|source| source.is_open()),
-            Key::Served(id) => served.get(id).is_some_and(|served| served.leg().is_some()),
+        let movable = |key: &Key, worker: WorkerId| {
+            let leg = match key {
+                Key::Relay(tx) => {
+                    relays.get(tx).filter(|relay| relay.accepted && alone(tx)).map(|r| &r.prev)
+                }
+                Key::Source(id) => sources.get(id).and_then(Source::settled_leg),
+                Key::Served(id) => served.get(id).and_then(Served::leg),
+            };
+            // A label is moved once: see the engine's `MoveChannel`.
+            leg.is_some_and(|leg| leg.label.worker() == worker)
         };
         let Some(Step { key, from, to }) = self.balance.step(movable) else { return };
         let (channel, labels, end) = match key {

@@ -97,9 +97,9 @@ impl Source {
         }
     }
 
-    /// It carries frames and nothing about it changes.
-    pub(super) fn is_open(&self) -> bool {
-        matches!(self.stage, Stage::Open) && self.leg.is_some()
+    /// Its leg, while it carries frames and nothing about it changes.
+    pub(super) fn settled_leg(&self) -> Option<&Leg> {
+        self.leg.as_ref().filter(|_| matches!(self.stage, Stage::Open))
     }
 }
 
