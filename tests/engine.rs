@@ -187,13 +187,11 @@ struct Path {
 }
 
 fn path(backend: BackendChoice) -> Path {
-    path_of(backend, 1)
+    path_at("127.0.0.1:0", backend)
 }
 
-/// All of the channel at worker 0 of each.
-fn path_of(backend: BackendChoice, workers: usize) -> Path {
-    let start = || engine_at("127.0.0.1:0", workers, backend);
-    let mut engines = [start(), start(), start()];
+fn path_at(listen: &str, backend: BackendChoice) -> Path {
+    let mut engines = [(); 3].map(|()| engine_at(listen, 1, backend));
     let stats: [Arc<ChannelStats>; 3] = Default::default();
     let (opener, service) = (program(), program());
     let [a, b, c] = &mut engines;
@@ -861,20 +859,23 @@ macro_rules! for_both_backends {
     ($($test:ident),* $(,)?) => {
         mod mmsg {
             $(#[test] fn $test() {
-                let _guard = super::one_at_a_time();
-                super::checks::$test(super::BackendChoice::Mmsg);
+                let _guard = crate::one_at_a_time();
+                super::checks::$test(crate::BackendChoice::Mmsg);
             })*
         }
         mod uring {
             $(#[test] fn $test() {
-                let _guard = super::one_at_a_time();
-                if super::possible(super::BackendChoice::Uring) {
-                    super::checks::$test(super::BackendChoice::Uring);
+                let _guard = crate::one_at_a_time();
+                if crate::possible(crate::BackendChoice::Uring) {
+                    super::checks::$test(crate::BackendChoice::Uring);
                 }
             })*
         }
     };
 }
+
+#[path = "engine/super_buffers.rs"]
+mod super_buffers;
 
 for_both_backends! {
     a19_a20_a_stream_crosses_a_relay_byte_for_byte,

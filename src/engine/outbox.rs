@@ -108,7 +108,7 @@ impl Outbox {
             if run.segments > 1 && refuses_segments(run.errno) {
                 bump(&stats.gso_refused, 1);
                 self.gso_off.insert(run.socket, run.to);
-                if !self.overtaken(index) {
+                if !self.runs.overtaken(index) {
                     self.send_singly(run, net, table);
                     continue;
                 }
@@ -136,15 +136,6 @@ impl Outbox {
     /// What was learnt about sends through this socket may be wrong now.
     pub(super) fn forget(&mut self, socket: SocketId) {
         self.gso_off.forget(socket);
-    }
-
-    /// Whether frames behind those of run `index` have reached the same destination. To send it now
-    /// would put frames of one channel out of order; they are counted as refused instead.
-    fn overtaken(&self, index: usize) -> bool {
-        let runs = self.runs.runs();
-        let run = &runs[index];
-        let same = |later: &&Run| later.socket == run.socket && later.to == run.to;
-        runs[index + 1..].iter().filter(same).any(|later| later.errno == 0)
     }
 
     fn send_singly(&self, run: &Run, net: &Net, table: &Table) {

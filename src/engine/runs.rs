@@ -247,6 +247,13 @@ impl Runs {
         self.runs[run].errno = errno;
     }
 
+    /// Whether frames behind those of this run have reached the same destination. To send it now would
+    /// put frames of one channel out of order.
+    pub fn overtaken(&self, run: usize) -> bool {
+        let (run, behind) = (&self.runs[run], &self.runs[run + 1..]);
+        behind.iter().any(|later| later.errno == 0 && later.goes(run.socket, run.to))
+    }
+
     /// The bytes of a run, in order.
     pub fn pieces(&self, run: &Run) -> impl Iterator<Item = Piece> {
         let mut next = run.pieces.0;

@@ -139,7 +139,7 @@ impl Mmsg {
         let watched = |socket: SocketId| sockets[socket.0 as usize].as_ref();
         let ipv6 = |socket| watched(socket).is_some_and(|watched| watched.ipv6);
         let headers = self.send.fill(runs, buffers, &self.pool, ipv6);
-        let mut done = 0;
+        let (mut done, mut refused) = (0, None);
         while let Some(first) = runs.runs().get(done) {
             let same = runs.runs()[done..].iter().take_while(|run| run.socket == first.socket);
             let count = same.count();
@@ -151,16 +151,14 @@ impl Mmsg {
             match send(watched.fd.as_fd(), &mut headers[done..done + count]) {
                 Ok(sent) => done += sent,
                 Err(libc::EINTR) => {}
+                // The refusal was of an earlier datagram and this run was not sent: once more.
+                Err(libc::ECONNREFUSED) if refused != Some(done) => refused = Some(done),
                 Err(errno) => {
                     runs.set_errno(done, errno);
                     done += 1;
                 }
             }
         }
-    }
-
-    pub(super) fn header(&self, run: usize) -> &libc::msghdr {
-        self.send.header(run)
     }
 
     pub(super) fn release(&mut self, buffers: impl Iterator<Item = Filled>) {

@@ -255,17 +255,12 @@ impl Net {
     /// whole ([`crate::engine::runs::Run::errno`]), and the kernel has finished with the buffers.
     pub fn submit(&mut self, runs: &mut Runs, buffers: &[Filled]) -> io::Result<()> {
         match self {
-            Self::Uring(uring) => uring.submit(runs, buffers)?,
-            Self::Mmsg(mmsg) => mmsg.submit(runs, buffers),
-        }
-        for index in 0..runs.len() {
-            if runs.runs()[index].errno == libc::ECONNREFUSED {
-                // The refusal was of an earlier datagram and this run was not sent: once more.
-                let errno = self.send_again(runs.runs()[index].socket, index);
-                runs.set_errno(index, errno);
+            Self::Uring(uring) => uring.submit(runs, buffers),
+            Self::Mmsg(mmsg) => {
+                mmsg.submit(runs, buffers);
+                Ok(())
             }
         }
-        Ok(())
     }
 
     /// Sends one datagram outside any batch; never waits.
@@ -309,21 +304,6 @@ impl Net {
         match self {
             Self::Uring(uring) => uring.socket(socket),
             Self::Mmsg(mmsg) => mmsg.socket(socket),
-        }
-    }
-
-    /// Run `run` of the last submission by itself; the errno, or 0.
-    fn send_again(&self, socket: SocketId, run: usize) -> i32 {
-        let header = match self {
-            Self::Uring(uring) => uring.header(run),
-            Self::Mmsg(mmsg) => mmsg.header(run),
-        };
-        let fd = self.socket(socket).0.as_raw_fd();
-        // SAFETY: the header was filled for this batch and points to an address, control data and
-        // vectors of bytes of `Filled` buffers, all alive and unchanged until the call returns.
-        match unsafe { libc::sendmsg(fd, std::ptr::from_ref(header), libc::MSG_DONTWAIT) } {
-            0.. => 0,
-            _ => errno(),
         }
     }
 }

@@ -34,7 +34,7 @@ use super::message::{
     CONTROL_BYTES, NAME_BYTES, SendHeaders, empty_header, parse_address, parse_control, to_u32,
 };
 use super::op::{GENERATION_MASK, Op};
-use super::{Batch, EventFd, Received, Wait, is_ipv6};
+use super::{Batch, EventFd, Received, Wait, errno, is_ipv6};
 use crate::engine::pool::{DATAGRAM_ROOM, Filled, HEADROOM, Pool, Unfilled};
 use crate::engine::runs::Runs;
 use crate::engine::table::SocketId;
@@ -351,11 +351,25 @@ impl Uring {
                 runs.set_errno(index as usize, errno);
             }
         }
+        for index in 0..runs.len() {
+            if runs.runs()[index].errno == libc::ECONNREFUSED && !runs.overtaken(index) {
+                // The refusal was of an earlier datagram and this run was not sent: once more.
+                runs.set_errno(index, self.send_again(runs.runs()[index].socket, index));
+            }
+        }
         Ok(())
     }
 
-    pub(super) fn header(&self, run: usize) -> &libc::msghdr {
-        self.send.header(run)
+    /// Run `run` of the last submission by itself; the errno, or 0.
+    fn send_again(&self, socket: SocketId, run: usize) -> i32 {
+        let header = std::ptr::from_ref(self.send.header(run));
+        let fd = self.socket(socket).0.as_raw_fd();
+        // SAFETY: the header was filled for this batch and points to an address, control data and
+        // vectors of bytes of `Filled` buffers, all alive and unchanged until the call returns.
+        match unsafe { libc::sendmsg(fd, header, libc::MSG_DONTWAIT) } {
+            0.. => 0,
+            _ => errno(),
+        }
     }
 
     pub(super) fn release(&mut self, buffers: impl Iterator<Item = Filled>) {
