@@ -183,6 +183,8 @@ impl SendHeaders {
                 let bytes = &pool.bytes(&buffers[usize::from(piece.buffer)])[piece.range()];
                 iovec.iov_base = bytes.as_ptr().cast_mut().cast();
                 iovec.iov_len = bytes.len();
+                #[cfg(test)]
+                super::traced::note_sent(iovec);
                 count += 1;
             }
             let (own, rest) = iovecs.split_at_mut(count);

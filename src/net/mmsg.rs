@@ -297,6 +297,8 @@ impl ReceiveHeaders {
         let control = &self.controls[index][..CONTROL_BYTES.min(message.msg_controllen)];
         let told = parse_control(control);
         let buffer = buffer.filled(DATAGRAM_ROOM.min(header.msg_len as usize));
+        #[cfg(test)]
+        super::traced::note_received(self.iovecs[index].iov_base.cast(), buffer.len());
         let received = Received {
             truncated: message.msg_flags & libc::MSG_TRUNC != 0,
             control_truncated: message.msg_flags & libc::MSG_CTRUNC != 0,

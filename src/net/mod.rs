@@ -24,7 +24,8 @@ mod enter;
 mod message;
 pub mod mmsg;
 mod op;
-pub mod sched;
+#[cfg(test)]
+pub(crate) mod traced;
 pub mod uring;
 
 use std::fs::File;

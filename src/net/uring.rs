@@ -523,6 +523,8 @@ fn parse(
     let message = RecvMsgOut::parse(pool.bytes(&whole), template)
         .expect("a buffer has room for header, name and control data");
     let bytes = message.payload_data().len().min(DATAGRAM_ROOM);
+    #[cfg(test)]
+    super::traced::note_received(message.payload_data().as_ptr(), bytes);
     let source = parse_address(message.name_data());
     let told = parse_control(message.control_data());
     let truncated = message.is_payload_truncated();

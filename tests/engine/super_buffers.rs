@@ -196,7 +196,7 @@ mod checks {
                 assert_eq!(next_numbered(&other), (8, number));
             }
         }
-        assert_eq!(load(&stats[0].sent) + load(&stats[1].sent), 3_000);
+        wait_until("all in the books", || load(&stats[0].sent) + load(&stats[1].sent) == 3_000);
         // Two runs for each super-buffer, and not one for each frame.
         assert_eq!(load(&worker_stats(&relay).sends), 100);
     }
