@@ -42,7 +42,7 @@ drop_reasons! {
     NoLink "no_link" "The link to the next hop is down.",
     SocketFull "socket_full" "The kernel could not take the datagram at once.",
     SendError "send_error" "The kernel refused the datagram.",
-    KernelReceive "kernel_receive" "The kernel dropped it because the socket's receive buffer was full.",
+    KernelReceive "kernel_receive" "The kernel dropped it because the socket's receive buffer was full; a super-buffer counts as one.",
     Truncated "truncated" "A datagram larger than any buffer.",
     ClientLimit "client_limit" "A datagram of a new client when the proxy had as many as it may have.",
     ClientSocket "client_socket" "A datagram of a new client the kernel gave the proxy no socket for.",

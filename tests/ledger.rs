@@ -23,7 +23,6 @@ use std::time::{Duration, Instant};
 use common::overlay::Plan;
 use common::program::{pass, wait_for};
 use common::stream::{Collector, Pacer};
-use serde_json::Value;
 use spanway::engine::{
     AllowedFrom, BackendChoice, Command, Deliver, EndSpec, Engine, EngineConfig, EntrySpec,
     LinkSpec, Target,
@@ -342,18 +341,15 @@ fn a20_what_the_kernel_dropped_is_in_the_ledger_of_the_peer_that_slept() {
                 let dropped = &ledgers[at]["workers"][0]["dropped"]["kernel_receive"];
                 dropped.as_u64().unwrap_or_default()
             };
+            // The kernel counts a super-buffer of up to 64 frames as one.
+            let explained = |at: usize| {
+                let lost = count(at - 1, "sent")?.checked_sub(count(at, "received")?)?;
+                Some((by_kernel(at)..=64 * by_kernel(at)).contains(&lost))
+            };
             let all = count(0, "entered")? == sent && count(2, "delivered")? > 0;
-            let first = count(0, "sent")? == count(1, "received")? + by_kernel(1);
-            let second = count(1, "sent")? == count(2, "received")? + by_kernel(2);
-            println!("{backend}: {sent} sent; {:?}", ledgers.each_ref().map(short));
-            (all && first && second).then(|| by_kernel(1))
+            (all && explained(1)? && explained(2)?).then(|| by_kernel(1))
         });
+        println!("{backend}: {dropped} drops of the kernel at a peer that slept");
         assert!(dropped > 0, "a peer that sleeps for 600 ms loses frames");
     }
-}
-
-fn short(ledger: &Value) -> String {
-    let row = &ledger["channels"][0];
-    let worker = &ledger["workers"][0]["dropped"];
-    format!("{}/{}/{}/{} {worker}", row["entered"], row["received"], row["sent"], row["delivered"])
 }
