@@ -18,8 +18,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use spanway::api::dto::{
-    ChannelRow, EventLine, Latency, LinkRow, OpenReply, PeerRow, RelayTimes, ServiceRow,
-    StatusReply, TreeReply, VerifyReply,
+    ChannelRow, EventLine, Latency, LedgerReply, LinkRow, OpenReply, PeerRow, RelayTimes,
+    ServiceRow, StatusReply, TreeReply, VerifyReply,
 };
 use spanway::types::Reject;
 use tempfile::TempDir;
@@ -438,6 +438,10 @@ fn a26_every_command_prints_the_shapes_of_the_contract_as_json() {
     let hops: Vec<&str> = times.hops.iter().map(|hop| hop.from.as_str()).collect();
     assert_eq!(hops, ["peer-01", "peer-03"]);
     assert!(times.lanes[1].inside_ns.count > 0, "control messages took no time: {times:?}");
+    let ledger: LedgerReply = overlay.ask(2, &["channels", "--ledger"]);
+    assert!(ledger.adds_up && ledger.workers.len() == 1, "{ledger:?}");
+    let ledger: LedgerReply = overlay.ask(1, &["channels", "--ledger"]);
+    assert_eq!((ledger.channels.len(), &ledger.channels[0].id), (1, &channels[0].id));
     let events = overlay.folder.path().join("events");
     let mut watch = overlay.client(1, &["events", "--json"]);
     watch.stdout(File::create(&events).expect("a file"));

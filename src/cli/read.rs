@@ -14,6 +14,7 @@ use crate::api::dto::{
 };
 use crate::cli::drawing;
 use crate::limits;
+use crate::stats::DropReason;
 
 pub(super) fn peers(target: &Target) -> Result<(), CliError> {
     let rows: Vec<PeerRow> = Daemon::of(target)?.ask(&Request::Peers)?;
@@ -183,6 +184,9 @@ fn channel_notes(row: &ChannelRow, table: &mut Table) {
         let drops: Vec<String> =
             row.dropped.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
         table.note(format!("dropped {}", wrap(&drops, ", ", 10)));
+    }
+    if row.dropped.contains_key(DropReason::Policed.as_str()) {
+        table.note("more was sent than it was opened for: ask for a larger --bandwidth".to_owned());
     }
 }
 
