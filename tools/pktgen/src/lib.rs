@@ -13,12 +13,14 @@
 //! | [`control`] | a sink at another host | |
 //! | [`ndr`] | generator, sink and search together | |
 //! | [`documents`] | the JSON of all of them | |
+//! | [`report`], [`charts`] | that JSON as HTML with plots | |
 //! | [`clock`], [`live`], [`affinity`] | time, progress, CPUs | |
 //! | [`cli`] | the commands | |
 
 #![deny(unsafe_code)]
 
 pub mod affinity;
+pub mod charts;
 pub mod check;
 pub mod cli;
 pub mod clock;
@@ -32,5 +34,6 @@ pub mod live;
 pub mod ndr;
 pub mod payload;
 pub mod port;
+pub mod report;
 pub mod schedule;
 pub mod search;

@@ -2,9 +2,9 @@
 //!
 //! Pure: something else runs a step at a rate and says what came of it. A first step as fast as the
 //! generator goes bounds the search; then the interval between the lowest rate that failed and the highest
-//! below it that passed is halved (in ratio while they are far apart). A rate fails only if it fails each of `1 + retries` times, so that a
-//! hiccup of the machine does not cut the result. Steps are shared between goals. What is reported has
-//! passed.
+//! below it that passed is halved, in ratio while the two are far apart. A rate fails only if it fails
+//! each of `1 + retries` times, so that a hiccup of the machine does not cut the result. Steps are shared
+//! between goals. What is reported has passed.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,8 +14,9 @@ use crate::latency::LatencySummary;
 pub const STEPS_MAX: usize = 100;
 /// Below this rate nothing is searched.
 const RATE_MIN: f64 = 10.0;
-/// A first guess: this share of what came through when overloaded.
-const FIRST_GUESS: f64 = 0.9;
+/// The first rates that are tried, as shares of what came through when overloaded: a little less, which
+/// should pass, and a little more, which should fail.
+const GUESSES: [f64; 2] = [0.9, 1.05];
 
 /// What a rate has to fulfil.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -143,18 +144,25 @@ fn next_rate(steps: &[Step], goal: &Goal, precision: f64) -> Option<f64> {
     if high - low <= high * precision || high < RATE_MIN {
         return None;
     }
-    let guess = failed.rate * (1.0 - failed.loss_percent / 100.0) * FIRST_GUESS;
-    let useful = steps.len() == 1 && guess > RATE_MIN && guess < high * (1.0 - precision);
-    let rate = if useful {
-        guess
-    } else if low > 0.0 && high > 2.0 * low {
-        (low * high).sqrt()
-    } else {
-        f64::midpoint(low, high)
+    let inside = |guess: &f64| {
+        *guess > (low * (1.0 + precision)).max(RATE_MIN) && *guess < high * (1.0 - precision)
+    };
+    let came_through = failed.rate * (1.0 - failed.loss_percent / 100.0);
+    let guesses = GUESSES.map(|share| share * came_through);
+    let rate = match guesses.into_iter().find(inside) {
+        Some(guess) if tried(steps) <= GUESSES.len() => guess,
+        _ if low > 0.0 && high > 2.0 * low => (low * high).sqrt(),
+        _ => f64::midpoint(low, high),
     };
     // The generator got stuck below what it was asked: asking for the same again leads nowhere.
     let is_stuck = |step: &Step| step.offered.is_some_and(|offered| (offered - rate).abs() < 1.0);
     (!steps.iter().any(is_stuck)).then_some(rate)
+}
+
+/// Different rates so far, the highest possible one among them.
+fn tried(steps: &[Step]) -> usize {
+    let again = |at: usize| at > 0 && steps[at].offered == steps[at - 1].offered;
+    (0..steps.len()).filter(|&at| !again(at)).count()
 }
 
 fn answer(steps: &[Step], goal: &Goal) -> Found {

@@ -1,4 +1,4 @@
-//! `gen`.
+//! `gen`: arguments, the run, what it says.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;

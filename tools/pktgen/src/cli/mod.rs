@@ -5,6 +5,7 @@
 //! | [`generate`] | `gen` |
 //! | [`sink`] | `sink`, `echo` |
 //! | [`ndr`] | `ndr` |
+//! | [`report`] | `report` |
 //!
 //! [`output`] holds what they share. Results go to standard output, progress and warnings to standard
 //! error.
@@ -12,6 +13,7 @@
 mod generate;
 mod ndr;
 mod output;
+mod report;
 mod sink;
 mod values;
 
@@ -25,6 +27,7 @@ Examples:
   spanway-pktgen gen --to 127.0.0.1:9000 --rate 50k --duration 5s    send there
   spanway-pktgen ndr --to 127.0.0.1:5000 --listen 127.0.0.1:9000     how much does a relay carry that
                                                                      listens at 5000 and sends to 9000?
+  spanway-pktgen report ndr.json --out report.html                   plots of what --json printed
 
 Exit codes: 0 done; 1 it could not be done; 2 wrong arguments; 3 done, but the answer is bad: nothing
 arrived, less was sent than asked for, or no rate passed.";
@@ -53,6 +56,8 @@ enum Command {
     Echo(sink::EchoArgs),
     /// Search the highest rate without loss, then measure latency below it (RFC 2544)
     Ndr(ndr::NdrArgs),
+    /// Plots of what the other commands printed with --json, in one HTML file
+    Report(report::ReportArgs),
 }
 
 /// How a command ended.
@@ -85,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Sink(arguments) => sink::run(&arguments),
         Command::Echo(arguments) => sink::run_echo(&arguments),
         Command::Ndr(arguments) => ndr::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
     };
     let (code, text) = match result {
         Ok(end) => return ExitCode::from(end as u8),

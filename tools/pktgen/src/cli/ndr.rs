@@ -1,4 +1,4 @@
-//! `ndr`.
+//! `ndr`: arguments, the search, what it says.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! `sink` and `echo`.
+//! `sink` and `echo`: arguments, the runs, what they say.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
