@@ -43,7 +43,7 @@ pub(crate) struct Given {
 /// Builds what these candidates need of this work tree and is not given.
 pub(crate) fn programs(kinds: &[Kind], given: &Given, profile: Profile) -> Outcome<Programs> {
     let mut packages = vec!["--package", "spanway-yardstick"];
-    let ours = kinds.iter().any(|kind| matches!(kind, Kind::Uring | Kind::Mmsg));
+    let ours = kinds.iter().any(|kind| kind.backend().is_some());
     if ours && given.spanway.is_none() {
         packages.extend(["--package", "spanway"]);
     }

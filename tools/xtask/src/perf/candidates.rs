@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::failure::{Failure, Outcome};
-use super::net::find_program;
+use super::net::{Network, find_program};
+use super::overlay::Overlay;
 use super::plan::Kind;
 use super::process::Invocation;
 use super::record::CandidateRecord;
@@ -42,11 +43,20 @@ pub(crate) struct Job<'a> {
     pub(crate) folder: &'a Path,
 }
 
+impl Job<'_> {
+    /// The files of the overlay that is around this relay, if it is of that kind.
+    pub(crate) fn overlay(&self) -> Overlay {
+        Overlay::below(self.folder, self.listen.port())
+    }
+}
+
 impl Candidate {
     /// None of a rival is required: the error is a sentence for the list of what is absent.
     pub(crate) fn find(kind: Kind, programs: &Programs) -> Outcome<Self> {
         let program = match kind {
-            Kind::Uring | Kind::Mmsg => programs.spanway.clone(),
+            Kind::Uring | Kind::Mmsg | Kind::OverlayUring | Kind::OverlayMmsg => {
+                programs.spanway.clone()
+            }
             Kind::Yardstick | Kind::Plain | Kind::One => programs.yardstick.clone(),
             Kind::Kernel => PathBuf::new(),
             Kind::Nginx => installed("nginx", "apt-get install nginx libnginx-mod-stream")?,
@@ -91,10 +101,13 @@ impl Candidate {
     }
 
     /// What to start for a job; None for the kernel, which needs no process.
-    pub(crate) fn prepare(&self, job: &Job<'_>) -> Outcome<Option<Invocation>> {
+    pub(crate) fn prepare(&self, job: &Job<'_>, network: &Network) -> Outcome<Option<Invocation>> {
         if self.kind == Kind::Nginx {
             let file = job.folder.join("nginx.conf");
             fs::write(&file, nginx_conf(job)).map_err(Failure::of(file.display()))?;
+        }
+        if let (true, Some(backend)) = (self.kind.is_overlay(), self.kind.backend()) {
+            job.overlay().write(network, job.listen.port(), job.cpu, backend)?;
         }
         let program = self.program.clone();
         Ok(self.arguments(job).map(|arguments| Invocation { program, arguments }))
@@ -115,6 +128,9 @@ impl Candidate {
             Kind::Plain => format!("--listen {listen} --to {to} --plain"),
             Kind::One => format!("--listen {listen} --to {to} --one"),
             Kind::Kernel => return None,
+            Kind::OverlayUring | Kind::OverlayMmsg => {
+                format!("run --config {}", job.overlay().relay().display())
+            }
             Kind::Nginx => format!("-p {folder} -c {folder}/nginx.conf -e stderr"),
             Kind::Socat => {
                 let family = if ip.is_ipv4() { 4 } else { 6 };
@@ -169,7 +185,9 @@ fn version(kind: Kind, program: &Path) -> String {
         Kind::Nginx => "-v",
         Kind::Socat => "-V",
         Kind::Srt => "-version",
-        Kind::Uring | Kind::Mmsg | Kind::Quilkin => "--version",
+        Kind::Uring | Kind::Mmsg | Kind::OverlayUring | Kind::OverlayMmsg | Kind::Quilkin => {
+            "--version"
+        }
     };
     let Ok(said) = std::process::Command::new(program).arg(flag).output() else {
         return String::new();
@@ -191,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_command_says_where_to_listen_and_where_to_send() {
-        for kind in Kind::ALL.into_iter().filter(|&kind| kind != Kind::Kernel) {
+        for kind in Kind::ALL.into_iter().filter(|&kind| kind != Kind::Kernel && !kind.is_overlay())
+        {
             let listen: SocketAddr = "[2001:2:0:1::2]:5000".parse().unwrap();
             let to: SocketAddr = "[2001:2:0:2::2]:6000".parse().unwrap();
             let job = Job { listen, to, cpu: 0, folder: Path::new("/tmp/x") };

@@ -59,7 +59,7 @@ use Metric::{BlastBits, BlastCpu, BlastRate, FixedCpu, HalfP50, HalfP99, Highest
 #[rustfmt::skip]
 pub(crate) const GOALS: &[Goal] = &[
     goal("P1", "nic", "uring", HighestRate, Candidate("nginx"), AtLeast(6.0)),
-    goal("P2", "nic", "uring", HighestRate, Candidate("quilkin"), AtLeast(10.0)),
+    goal("P2", "rivals", "uring", HighestRate, Candidate("quilkin"), AtLeast(10.0)),
     goal("P3", "nic", "uring", HighestRate, Candidate("plain"), AtLeast(4.0)),
     goal("P4", "nic", "uring", HighestRate, Candidate("yardstick"), AtLeast(0.95)),
     goal("P5", "nic", "mmsg", HighestRate, Candidate("yardstick"), AtLeast(1.0)),

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::failure::{Failure, Outcome};
 use super::net::Network;
+use super::overlay::{BANDWIDTH, FRAME_BYTES, Overlay, SERVICE};
 use super::plan::Scenario;
 use super::process::{Interrupt, Invocation, Place, Running, Ticks, kernel_threads_cpu_ns};
 use super::record::Load;
@@ -24,6 +25,8 @@ const EMPTY_POLLS: u32 = 4;
 /// Above what a load can take; ends a program that hangs.
 const HANGS: Duration = Duration::from_secs(20);
 
+/// Threads of the daemon that move frames.
+const WORKERS: &str = "spanway-w";
 /// Of `spanway-pktgen`: done, and done with a bad answer (less sent than asked for, nothing arrived),
 /// which the numbers say better.
 const ENDS_WELL: &[i32] = &[0, 3];
@@ -40,6 +43,8 @@ pub(crate) struct Ends<'a> {
     pub(crate) to: SocketAddr,
     pub(crate) from: SocketAddr,
     pub(crate) sink: SocketAddr,
+    /// The two ends are neighbours of the relay, and frames travel in channels.
+    pub(crate) overlay: Option<Overlay>,
     pub(crate) folder: &'a Path,
     pub(crate) interrupt: &'a Interrupt,
 }
@@ -71,6 +76,37 @@ struct Totals {
     corrupted: u64,
 }
 
+/// Of `gen --config --json`.
+#[derive(Debug, Deserialize)]
+struct PeerGenerated {
+    opening: Opening,
+    run_ms: f64,
+    /// With one frame that opened each channel.
+    sent: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Opening {
+    opened: u64,
+}
+
+/// Of `sink --config --json`.
+#[derive(Debug, Deserialize)]
+struct PeerSunk {
+    outcome: PeerOutcome,
+}
+
+#[derive(Debug, Deserialize)]
+struct PeerOutcome {
+    taken: PeerTaken,
+}
+
+#[derive(Debug, Deserialize)]
+struct PeerTaken {
+    totals: Totals,
+    latency: Latency,
+}
+
 #[derive(Debug, Deserialize)]
 struct Latency {
     p50_ns: f64,
@@ -86,6 +122,9 @@ impl Ends<'_> {
         rate: Option<f64>,
         duration: Duration,
     ) -> Outcome<Load> {
+        if let Some(overlay) = &self.overlay {
+            return self.run_peers(overlay, relay, rate, duration);
+        }
         let sink = self.start_sink(duration)?;
         let before = self.counters(relay)?;
         let generator = self.start_generator(rate, duration)?;
@@ -130,6 +169,39 @@ impl Ends<'_> {
         }
     }
 
+    /// The same through channels, which both ends open and close for every load.
+    fn run_peers(
+        &self,
+        overlay: &Overlay,
+        relay: Option<&Running>,
+        rate: Option<f64>,
+        duration: Duration,
+    ) -> Outcome<Load> {
+        let sink =
+            format!("sink --config {} --once --verify none --json", overlay.sink().display());
+        let sink = self.start(self.network.sink(), "sink", &sink)?;
+        let before = self.counters(relay)?;
+        let generator = format!(
+            "gen --config {} --to {SERVICE} --channels {} --bandwidth {BANDWIDTH} {}",
+            overlay.generator().display(),
+            self.scenario.channels,
+            self.shape(rate, self.scenario.size, duration)
+        );
+        let generator = self.start(self.network.source(), "generator", &generator)?;
+        let output = generator.finish(HANGS, ENDS_WELL, self.interrupt)?;
+        let generated: PeerGenerated = parse("generator", &output)?;
+        let sunk: PeerSunk = parse("sink", &sink.finish(HANGS, ENDS_WELL, self.interrupt)?)?;
+        let after = self.counters(relay)?;
+        let (sent, elapsed_s) = (generated.sent, generated.run_ms / 1e3);
+        let datagrams = sent.saturating_sub(generated.opening.opened);
+        #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 frames")]
+        let per_second = datagrams as f64 / elapsed_s.max(1e-9);
+        let generated = Generated { datagrams, elapsed_s, per_second };
+        let PeerTaken { totals, latency } = sunk.outcome.taken;
+        let sunk = Sunk { totals, latency, elapsed_s: 0.0, kernel_drops: None };
+        Ok(self.load(relay, &generated, &sunk, [&before, &after, &after]))
+    }
+
     fn start_sink(&self, duration: Duration) -> Outcome<Running> {
         // It is ended before; this only bounds it.
         let limit = duration + DRAIN_MAX + HANGS;
@@ -144,17 +216,20 @@ impl Ends<'_> {
     }
 
     fn start_generator(&self, rate: Option<f64>, duration: Duration) -> Outcome<Running> {
-        let Scenario { size, burst, gso, .. } = self.scenario;
+        let frame = if self.scenario.channels > 0 { FRAME_BYTES } else { 0 };
+        let shape = self.shape(rate, self.scenario.size + frame, duration);
+        let arguments = format!("gen --to {} --from {} {shape}", self.to, self.from);
+        self.start(self.network.source(), "generator", &arguments)
+    }
+
+    fn shape(&self, rate: Option<f64>, size: u32, duration: Duration) -> String {
+        let Scenario { burst, gso, .. } = self.scenario;
         let rate = rate.map_or_else(|| "max".to_owned(), |rate| format!("{rate:.0}"));
         let gso = if *gso { "on" } else { "off" };
-        let arguments = format!(
-            "gen --to {} --from {} --rate {rate} --size {size} --burst {burst} --gso {gso} \
-             --duration {}ms --json",
-            self.to,
-            self.from,
-            duration.as_millis()
-        );
-        self.start(self.network.source(), "generator", &arguments)
+        let duration = duration.as_millis();
+        format!(
+            "--rate {rate} --size {size} --burst {burst} --gso {gso} --duration {duration}ms --json"
+        )
     }
 
     fn start(&self, namespace: &str, name: &str, arguments: &str) -> Outcome<Running> {
@@ -179,7 +254,9 @@ impl Ends<'_> {
     }
 
     fn counters(&self, relay: Option<&Running>) -> Outcome<Counters> {
-        let own = relay.map_or(Ok(0), Running::cpu_ns)?;
+        // Opening and closing channels is not what a frame costs.
+        let threads = if self.overlay.is_some() { WORKERS } else { "" };
+        let own = relay.map_or(Ok(0), |relay| relay.cpu_ns(threads))?;
         Ok(Counters {
             cpu_ns: own + kernel_threads_cpu_ns(&self.network.receivers),
             relay_cpu: Ticks::read(self.relay_cpu)?,

@@ -18,6 +18,7 @@ mod goals;
 mod load;
 mod metric;
 mod net;
+mod overlay;
 mod plan;
 mod process;
 mod profile;

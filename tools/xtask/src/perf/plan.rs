@@ -19,10 +19,13 @@ pub(crate) enum Kind {
     Socat,
     Srt,
     Quilkin,
+    /// `spanway run` between two neighbours, which are the generator and the sink.
+    OverlayUring,
+    OverlayMmsg,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Uring,
         Self::Mmsg,
         Self::Yardstick,
@@ -33,6 +36,8 @@ impl Kind {
         Self::Socat,
         Self::Srt,
         Self::Quilkin,
+        Self::OverlayUring,
+        Self::OverlayMmsg,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -47,7 +52,29 @@ impl Kind {
             Self::Socat => "socat",
             Self::Srt => "srt",
             Self::Quilkin => "quilkin",
+            Self::OverlayUring => "overlay-uring",
+            Self::OverlayMmsg => "overlay-mmsg",
         }
+    }
+
+    /// The back end of the daemon, if it is the relay.
+    pub(crate) const fn backend(self) -> Option<&'static str> {
+        match self {
+            Self::Uring | Self::OverlayUring => Some("uring"),
+            Self::Mmsg | Self::OverlayMmsg => Some("mmsg"),
+            Self::Yardstick
+            | Self::Plain
+            | Self::One
+            | Self::Kernel
+            | Self::Nginx
+            | Self::Socat
+            | Self::Srt
+            | Self::Quilkin => None,
+        }
+    }
+
+    pub(crate) const fn is_overlay(self) -> bool {
+        matches!(self, Self::OverlayUring | Self::OverlayMmsg)
     }
 }
 
@@ -83,10 +110,24 @@ pub(crate) struct Scenario {
     pub(crate) burst: u32,
     /// Whether it hands a burst to the kernel as one super-buffer.
     pub(crate) gso: bool,
+    /// Channels that an overlay carries; without any there is none, and candidates of overlays are left
+    /// out. All others then carry datagrams as large as the overlay's frames.
+    pub(crate) channels: u32,
     pub(crate) candidates: &'static [Kind],
 }
 
-const ALL_KINDS: &[Kind] = &Kind::ALL;
+const ALL_KINDS: &[Kind] = &[
+    Kind::Uring,
+    Kind::Mmsg,
+    Kind::Yardstick,
+    Kind::Plain,
+    Kind::One,
+    Kind::Kernel,
+    Kind::Nginx,
+    Kind::Socat,
+    Kind::Srt,
+    Kind::Quilkin,
+];
 /// Those that fit into ten minutes of fifteen rounds.
 const MAIN: &[Kind] =
     &[Kind::Uring, Kind::Mmsg, Kind::Yardstick, Kind::Plain, Kind::Kernel, Kind::Nginx];
@@ -102,6 +143,7 @@ const NIC: Scenario = Scenario {
     mtu: 1500,
     burst: 32,
     gso: true,
+    channels: 0,
     candidates: MAIN,
 };
 
@@ -137,6 +179,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         title: "E-lo, 200 B: loopback, super-buffers end to end",
         wire: Wire::Loopback,
         candidates: OURS,
+        ..NIC
+    },
+    Scenario {
+        name: "overlay",
+        title: "E-nic, 200 B in frames of 264 B: a full overlay relay, 100 channels",
+        channels: 100,
+        candidates: &[Kind::OverlayUring, Kind::OverlayMmsg, Kind::Yardstick],
         ..NIC
     },
     Scenario {

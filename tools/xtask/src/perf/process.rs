@@ -103,13 +103,16 @@ impl Running {
         self.child.id()
     }
 
-    /// CPU time of all its threads so far.
-    pub(crate) fn cpu_ns(&self) -> Outcome<u64> {
+    /// CPU time so far of its threads with names that begin like this: of all with an empty one.
+    pub(crate) fn cpu_ns(&self, threads: &str) -> Outcome<u64> {
         let tasks = format!("/proc/{}/task", self.child.id());
-        let threads = fs::read_dir(&tasks).map_err(Failure::of(&self.name))?;
+        let tasks = fs::read_dir(&tasks).map_err(Failure::of(&self.name))?;
         // A thread that ends in between is one whose time is over.
-        let threads = threads.filter_map(Result::ok);
-        Ok(threads.filter_map(|thread| schedstat(&thread.path())).sum())
+        let tasks = tasks.filter_map(Result::ok).map(|task| task.path());
+        let named = |task: &PathBuf| {
+            fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with(threads))
+        };
+        Ok(tasks.filter(named).filter_map(|task| schedstat(&task)).sum())
     }
 
     /// Until it has a UDP socket at this address, or at this port of all addresses.

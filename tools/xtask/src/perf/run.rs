@@ -30,8 +30,9 @@ impl Entry {
     /// Finds the candidates of a scenario; of those only these kinds, if any are named.
     pub(crate) fn new(scenario: &'static Scenario, only: &[Kind], programs: &Programs) -> Self {
         let kinds = if only.is_empty() { scenario.candidates } else { only };
+        let fits = |kind: &Kind| scenario.channels > 0 || !kind.is_overlay();
         let (mut candidates, mut absent) = (Vec::new(), Vec::new());
-        for &kind in kinds {
+        for kind in kinds.iter().copied().filter(fits) {
             match Candidate::find(kind, programs) {
                 Ok(candidate) => candidates.push(candidate),
                 Err(why) => {

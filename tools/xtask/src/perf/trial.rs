@@ -104,6 +104,7 @@ impl Stage<'_> {
             to: if candidate.kind == Kind::Kernel { sink } else { listen },
             from,
             sink,
+            overlay: candidate.kind.is_overlay().then(|| job.overlay()),
             folder: self.folder,
             interrupt: self.interrupt,
         };
@@ -111,7 +112,7 @@ impl Stage<'_> {
     }
 
     pub(crate) fn start(&self, candidate: &Candidate, job: &Job<'_>) -> Outcome<Option<Running>> {
-        let Some(what) = candidate.prepare(job)? else { return Ok(None) };
+        let Some(what) = candidate.prepare(job, self.network)? else { return Ok(None) };
         let place = Place { namespace: self.network.relay().to_owned(), cpu: RELAY_CPU, nice: 0 };
         let mut relay = place.start(&what, &self.folder.join("relay"))?;
         relay.wait_for_socket(job.listen, self.interrupt)?;
