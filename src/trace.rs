@@ -9,7 +9,12 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts the log of this process; later calls change nothing.
 pub fn start() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    start_at("info");
+}
+
+/// The same with another level where `RUST_LOG` says nothing.
+pub fn start_at(level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // An error only says that a log exists already, as in tests that start several daemons.
     let _ = if std::io::stderr().is_terminal() {

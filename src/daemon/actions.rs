@@ -5,7 +5,7 @@
 //! a [`Later`] and waits behind engine commands; what the engine is told goes at once.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,9 +14,9 @@ use crate::api::dto::Received;
 use crate::config::ServiceAddress;
 use crate::daemon::connection::{Connection, SendQueue};
 use crate::daemon::control::{Control, Slot};
-use crate::daemon::ends::EndPlan;
+use crate::daemon::ends::{EndPlan, NewEnd};
 use crate::daemon::views;
-use crate::engine::{Command, Deliver, EndSpec, EntrySpec, LinkSpec, Target};
+use crate::engine::{Command, EndSpec, EntrySpec, LinkSpec, Target};
 use crate::proto::{self, Action, Answer, DataLink, Entry, Event, Input, Side};
 use crate::stats::ChannelStats;
 use crate::types::{ChannelId, Label, LinkId, PeerName, RequestId, ServiceName, WorkerId};
@@ -43,11 +43,10 @@ pub(crate) enum Later {
 #[derive(Default)]
 pub(crate) struct Channels {
     here: BTreeMap<ChannelId, ChannelHere>,
-    /// Each with the worker that has it now.
-    labels: BTreeMap<Label, (ChannelId, WorkerId)>,
-    /// The socket of the channel that is being asked for: made before the node is, so that an address
+    labels: BTreeMap<Label, ChannelId>,
+    /// The end of the channel that is being asked for: made before the node is, so that an address
     /// that cannot be used is told as what it is.
-    pub(crate) opening: Option<(EndPlan, UdpSocket)>,
+    pub(crate) opening: Option<NewEnd>,
 }
 
 #[derive(Default)]
@@ -60,7 +59,8 @@ pub(crate) struct ChannelHere {
 /// The local end of a channel.
 pub(crate) struct End {
     worker: WorkerId,
-    pub(crate) listen: SocketAddr,
+    /// None: inside the program.
+    pub(crate) listen: Option<SocketAddr>,
     pub(crate) deliver: Option<SocketAddr>,
 }
 
@@ -249,27 +249,24 @@ impl Control {
         service: &ServiceName,
         worker: WorkerId,
     ) -> Result<(), String> {
-        let (plan, socket) = match side {
+        let new = match side {
             Side::Source => self.channels.opening.take().ok_or("nobody asked for this channel")?,
-            Side::Service => {
-                let plan = self.plan_of(service)?;
-                let socket = plan.bind()?;
-                (plan, socket)
-            }
-        };
-        let listen = socket.local_addr().map_err(|error| error.to_string())?;
-        let deliver = match plan.deliver {
-            Deliver::To(address) | Deliver::Framed(address) => Some(address),
-            Deliver::LastSender => None,
+            Side::Service if self.engine.own_ends().is_some() => NewEnd::Own,
+            Side::Service => self.plan_of(service)?.bind()?,
         };
         let stats = self.channels.stats(channel);
+        let (listen, deliver) = new.addresses();
         let here = self.channels.here.entry(channel.clone()).or_default();
         here.end = Some(End { worker, listen, deliver });
-        let EndPlan { from, deliver, .. } = plan;
-        // Nobody can tell yet that the program behind it takes super-buffers.
-        let gso = false;
-        let spec = EndSpec { channel: channel.clone(), socket, from, deliver, gso, stats };
-        self.command(worker, Command::AddEnd(spec));
+        self.unsettled = true;
+        match (new, self.engine.own_ends()) {
+            (NewEnd::Socket { plan: EndPlan { from, deliver, .. }, socket, .. }, _) => {
+                let spec = EndSpec { channel: channel.clone(), socket, from, deliver, stats };
+                self.engine.send(worker, Command::AddEnd(spec));
+            }
+            (NewEnd::Own, Some(ends)) => ends.add_end(worker, channel, &stats),
+            (NewEnd::Own, None) => unreachable!("a data plane has ends of its own or never"),
+        }
         if side == Side::Service {
             self.tell_receiver_open(service, channel);
         }
@@ -344,7 +341,7 @@ impl Control {
 
     pub(super) fn broadcast(&mut self, command: impl Fn() -> Command) {
         self.unsettled = true;
-        self.engine.broadcast(command);
+        self.engine.broadcast(&command);
     }
 }
 

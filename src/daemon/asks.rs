@@ -10,8 +10,7 @@ use crate::api::dto::{self, ControlStatus, FailureKind, Received, StatusReply, W
 use crate::api::server::{Answers, Ask, What};
 use crate::config::ServiceAddress;
 use crate::daemon::control::{Control, Stage};
-use crate::daemon::ends::{self, EndPlan, OpenerAddresses};
-use crate::daemon::lane;
+use crate::daemon::ends::{self, EndPlan, NewEnd, OpenerAddresses};
 use crate::daemon::views::{self, Here};
 use crate::limits;
 use crate::proto::view::LinkState;
@@ -117,7 +116,7 @@ impl Control {
         match (asking, answer) {
             (Asking::Open { answers, rate }, Answer::Open(opened)) => {
                 let here = self.channels.of(&opened.channel).and_then(|here| here.end.as_ref());
-                let listen = here.map(|end| end.listen);
+                let listen = here.and_then(|end| end.listen);
                 let neighbour = opened.path.get(1).and_then(|peer| self.neighbour_address(peer));
                 answers.ok(&views::open_reply(opened, rate, listen, neighbour));
             }
@@ -160,13 +159,9 @@ impl Control {
             Ok(addresses) => addresses,
             Err(message) => return Err((answers, FailureKind::Usage, message)),
         };
-        let plan = match EndPlan::of_opener(&addresses) {
-            Ok(plan) => plan,
-            Err(message) => return Err((answers, FailureKind::Usage, message)),
-        };
-        let socket = match plan.bind() {
-            Ok(socket) => socket,
-            Err(message) => return Err((answers, FailureKind::Failed, message)),
+        let end = match self.end_of_opener(&addresses) {
+            Ok(end) => end,
+            Err((kind, message)) => return Err((answers, kind, message)),
         };
         let rate = open.bandwidth_bps;
         let request = Request::Open(OpenRequest {
@@ -178,10 +173,26 @@ impl Control {
             deadline: Duration::from_millis(open.deadline_ms),
         });
         // The node opens the end while it handles the request, or not at all.
-        self.channels.opening = Some((plan, socket));
+        self.channels.opening = Some(end);
         self.ask(Asking::Open { answers, rate }, request);
         self.channels.opening = None;
         Ok(())
+    }
+
+    fn end_of_opener(
+        &mut self,
+        addresses: &OpenerAddresses,
+    ) -> Result<NewEnd, (FailureKind, String)> {
+        if self.engine.own_ends().is_none() {
+            let plan = EndPlan::of_opener(addresses).map_err(|text| (FailureKind::Usage, text))?;
+            return plan.bind().map_err(|text| (FailureKind::Failed, text));
+        }
+        if *addresses != OpenerAddresses::default() {
+            let text = "the program that is this peer sends and receives by itself: leave out \
+                        listen, deliver and from";
+            return Err((FailureKind::Usage, text.to_owned()));
+        }
+        Ok(NewEnd::Own)
     }
 
     fn check_open(&self, open: &dto::Open) -> Result<OpenerAddresses, String> {
@@ -240,7 +251,7 @@ impl Control {
             let end = channel.and_then(|channel| channel.end.as_ref());
             let here = Here {
                 stats: channel.map(|channel| &*channel.stats),
-                listen: end.map(|end| end.listen),
+                listen: end.and_then(|end| end.listen),
                 deliver: end.and_then(|end| end.deliver),
                 neighbour: neighbour_of(&view.path, &self.config.name)
                     .and_then(|peer| self.neighbour_address(peer)),
@@ -280,6 +291,9 @@ impl Control {
 
     fn receive(&mut self, client: u64, name: ServiceName, address: SocketAddr, answers: Answers) {
         let refuse = |message: String| answers.failed(FailureKind::Failed, message);
+        if self.engine.own_ends().is_some() {
+            return refuse(format!("the program that is this peer receives at {name} by itself"));
+        }
         let service = self.config.services.iter().find(|service| service.name == name);
         match service.map(|service| &service.kind) {
             None => {

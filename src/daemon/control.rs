@@ -40,13 +40,11 @@ use crate::daemon::connection::{Arrival, Connection};
 use crate::daemon::identity::Identity;
 use crate::daemon::latency::ChannelWatch;
 use crate::daemon::neighbours::{Dial, Neighbours};
-use crate::daemon::views;
-use crate::engine::{self, Engine, LinkSpec, Silence};
+use crate::engine::{self, DataPlane, LinkSpec, Silence};
 use crate::limits;
 use crate::proto::node::Node;
 use crate::proto::view::LinkState;
-use crate::proto::{Input, Request};
-use crate::stats::histogram::{InsideHistogram, inside_histogram};
+use crate::proto::{Input, NodeConfig, Request, ServiceKind};
 use crate::types::{LinkId, PeerName, RequestId, ServiceName, Time};
 
 /// Inputs of neighbours that are handled before actions behind a route change are let go together.
@@ -69,7 +67,8 @@ pub(crate) struct Signals {
 /// All state of the control lane.
 pub(crate) struct Control {
     pub(super) node: Node,
-    pub(super) engine: Engine,
+    /// The engine, or what the program of this peer brought instead.
+    pub(super) engine: Box<dyn DataPlane>,
     pub(super) config: Config,
     pub(super) facts: Facts,
     pub(super) links: BTreeMap<LinkId, Slot>,
@@ -150,14 +149,14 @@ impl Control {
     pub(crate) fn new(
         config: Config,
         identity: &Identity,
-        engine: Engine,
+        mut engine: Box<dyn DataPlane>,
         neighbours: Rc<Neighbours>,
         facts: Facts,
     ) -> io::Result<Self> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
         let ids = LinkIds::default().after(&config).map_err(io::Error::other)?;
-        let node_config = config.node_config_after(&ids);
+        let node_config = node_config(&config, &ids, engine.own_ends().is_some());
         let now = time_since(facts.origin);
         let node = Node::new(node_config, identity.signing_key().clone(), seed, now);
         let mut control = Self {
@@ -289,7 +288,8 @@ impl Control {
                 self.disconnect(link, "its [[link]] was changed or removed");
             }
         }
-        let node_config = self.config.node_config_after(&self.ids);
+        let own_ends = self.engine.own_ends().is_some();
+        let node_config = node_config(&self.config, &self.ids, own_ends);
         self.feed(Input::Configured(node_config));
         self.keep_links();
         let (links, services) = (self.config.links.len(), self.config.services.len());
@@ -376,7 +376,7 @@ impl Control {
                     let before = std::mem::replace(&mut spec.address, address);
                     tracing::info!(link = link.0, %before, %address, "neighbour moved");
                     let spec = Arc::new(spec.clone());
-                    self.engine.broadcast(|| engine::Command::SetLink(Arc::clone(&spec)));
+                    self.engine.broadcast(&|| engine::Command::SetLink(Arc::clone(&spec)));
                 }
                 engine::Event::Failed(why) => self.stage = Stage::Ended(Err(why)),
             }
@@ -504,7 +504,7 @@ impl Control {
     async fn settle(&mut self) {
         while !self.later.is_empty() {
             if self.unsettled {
-                let applied = timeout(limits::APPLY_MAX, applied(&mut self.engine)).await;
+                let applied = timeout(limits::APPLY_MAX, applied(&mut *self.engine)).await;
                 if applied.is_err() {
                     let bound = limits::APPLY_MAX;
                     tracing::error!(?bound, "a worker does not apply what it was told");
@@ -564,6 +564,16 @@ impl Control {
     }
 }
 
+/// What the node is told. A program that has the ends of its channels itself takes any number of them at
+/// every service, whatever address the configuration has for it.
+fn node_config(config: &Config, ids: &LinkIds, own_ends: bool) -> NodeConfig {
+    let mut node = config.node_config_after(ids);
+    if own_ends {
+        node.services.iter_mut().for_each(|service| service.kind = ServiceKind::Deliver);
+    }
+    node
+}
+
 /// A descriptor of our own for the engine's eventfd, so that it lives as long as it is watched.
 fn watch_readable(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
     let fd = fd.try_clone_to_owned()?;
@@ -586,7 +596,7 @@ async fn until(origin: Instant, at: Option<Time>) {
 }
 
 /// Applied within microseconds as a rule, which is below what a timer can wait for.
-async fn applied(engine: &mut Engine) {
+async fn applied(engine: &mut dyn DataPlane) {
     const POLLS: u32 = 50;
     for poll in 0.. {
         if engine.applied() {

@@ -18,6 +18,31 @@ pub(crate) struct OpenerAddresses {
     pub(crate) from: Option<(IpAddr, u8)>,
 }
 
+/// The end of a channel, about to be used.
+#[derive(Debug)]
+pub(crate) enum NewEnd {
+    Socket {
+        plan: EndPlan,
+        socket: UdpSocket,
+        listen: SocketAddr,
+    },
+    /// Inside the program that is this peer.
+    Own,
+}
+
+impl NewEnd {
+    /// Where it listens and where it delivers to.
+    pub(crate) fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        match self {
+            Self::Own => (None, None),
+            Self::Socket { plan, listen, .. } => match plan.deliver {
+                Deliver::To(address) | Deliver::Framed(address) => (Some(*listen), Some(address)),
+                Deliver::LastSender => (Some(*listen), None),
+            },
+        }
+    }
+}
+
 /// A socket to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EndPlan {
@@ -89,15 +114,19 @@ impl EndPlan {
     }
 
     /// Makes and binds the socket.
-    pub(crate) fn bind(&self) -> Result<UdpSocket, String> {
-        self.try_bind().map_err(|error| format!("cannot use {}: {}", self.bind, in_words(&error)))
+    pub(crate) fn bind(self) -> Result<NewEnd, String> {
+        match self.try_bind() {
+            Ok((socket, listen)) => Ok(NewEnd::Socket { plan: self, socket, listen }),
+            Err(error) => Err(format!("cannot use {}: {}", self.bind, in_words(&error))),
+        }
     }
 
     /// As the workers' own ports: not shared, DF set, with a large receive buffer.
-    fn try_bind(&self) -> io::Result<UdpSocket> {
+    fn try_bind(&self) -> io::Result<(UdpSocket, SocketAddr)> {
         let (socket, _) = net::bind_worker(self.bind)?;
         socket.set_nonblocking(true)?;
-        Ok(socket)
+        let listen = socket.local_addr()?;
+        Ok((socket, listen))
     }
 }
 
@@ -187,8 +216,9 @@ mod tests {
             (plan.from.clone(), plan.deliver.clone()),
             (AllowedFrom::Loopback, Deliver::LastSender)
         );
-        let socket = plan.bind().expect("bound");
-        assert!(socket.local_addr().expect("an address").ip().is_loopback());
+        let (listen, deliver) = plan.bind().expect("bound").addresses();
+        assert!(listen.expect("an address").ip().is_loopback());
+        assert_eq!(deliver, None);
     }
 
     #[test]

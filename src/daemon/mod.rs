@@ -52,9 +52,8 @@ use self::runtime::{Files, Runtime};
 use self::store::{StateDir, StoreError};
 use crate::api::server::Clients;
 use crate::config::{Config, ConfigError};
-use crate::engine::{BackendChoice, Engine, EngineConfig, EngineError};
-use crate::types::Dscp;
-use crate::{limits, net, trace};
+use crate::engine::{BackendChoice, DataPlane, Engine, EngineConfig, EngineError};
+use crate::{limits, trace};
 
 /// Connections the kernel may hold until the listener takes them.
 const BACKLOG: i32 = 128;
@@ -91,12 +90,24 @@ pub enum DaemonError {
 pub fn run(config_file: &Path, latency: bool) -> Result<(), DaemonError> {
     trace::start();
     let config = Config::load(config_file)?;
+    run_with(config, |engine| Ok(Box::new(Engine::start(engine)?)))
+}
+
+/// Runs a peer with another data plane than the engine, for programs that are a peer themselves.
+///
+/// `start` makes it; by then the state folder is locked and the control port is bound. A program
+/// asks its peer for channels as everybody does: with [`crate::api::client`] at the local socket of the
+/// state folder. Blocks until the peer leaves; the caller starts the log.
+pub fn run_with(
+    config: Config,
+    start: impl FnOnce(EngineConfig) -> Result<Box<dyn DataPlane>, EngineError>,
+) -> Result<(), DaemonError> {
     let identity = Identity::load(&config.key_file)?;
     let state = StateDir::open(&config.state_dir)?;
     #[expect(clippy::disallowed_methods, reason = "the origin of the daemon's clock")]
     let origin = Instant::now();
     let links = listen_tcp(config.listen)?;
-    let engine = start_engine(&config, origin, latency)?;
+    let engine = start_data_plane(&config, origin, start)?;
     let clients = listen_local(state.socket_path())?;
     let uring = config.engine.backend != BackendChoice::Mmsg;
     let runtime = Runtime::start(uring).map_err(DaemonError::Runtime)?;
@@ -113,7 +124,7 @@ pub fn run(config_file: &Path, latency: bool) -> Result<(), DaemonError> {
 async fn serve(
     config: Config,
     identity: &Identity,
-    engine: Engine,
+    engine: Box<dyn DataPlane>,
     (links, clients): (TcpListener, UnixListener),
     (files, learned): (Files, PathBuf),
     facts: Facts,
@@ -137,7 +148,7 @@ async fn serve(
         // The loop that would take it has ended: so will the client's connection.
         let _ = asks_in.send(ask);
     });
-    log_start(&config, identity, &engine, &facts);
+    log_start(&config, identity, &*engine, &facts);
     let control = Control::new(config, identity, engine, Rc::clone(&neighbours), facts)
         .map_err(DaemonError::Runtime)?;
     let keeping = Rc::clone(&neighbours);
@@ -152,7 +163,7 @@ async fn serve(
     result.map_err(DaemonError::Stopped)
 }
 
-fn log_start(config: &Config, identity: &Identity, engine: &Engine, facts: &Facts) {
+fn log_start(config: &Config, identity: &Identity, engine: &dyn DataPlane, facts: &Facts) {
     let (backend, why) = engine.backend();
     tracing::info!(
         name = %config.name,
@@ -211,7 +222,11 @@ fn listen_tcp(address: SocketAddr, dscp: Dscp) -> Result<TcpListener, DaemonErro
     })
 }
 
-fn start_engine(config: &Config, origin: Instant, latency: bool) -> Result<Engine, DaemonError> {
+fn start_data_plane(
+    config: &Config,
+    origin: Instant,
+    start: impl FnOnce(EngineConfig) -> Result<Box<dyn DataPlane>, EngineError>,
+) -> Result<Box<dyn DataPlane>, DaemonError> {
     let engine = EngineConfig {
         listen: config.listen,
         cpus: config.engine_workers(),
@@ -220,7 +235,7 @@ fn start_engine(config: &Config, origin: Instant, latency: bool) -> Result<Engin
         origin,
         latency: latency || config.engine.latency,
     };
-    Engine::start(engine).map_err(|error| match error {
+    start(engine).map_err(|error| match error {
         EngineError::Bind { address, source } => {
             DaemonError::Listen { protocol: "UDP", address, why: in_words(&source) }
         }

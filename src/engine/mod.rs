@@ -21,7 +21,7 @@
 pub mod forward;
 mod handle;
 pub mod liveness;
-mod outbox;
+mod plane;
 pub mod pool;
 mod ring;
 pub mod table;
@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use handle::{Engine, EngineError, WorkerInfo};
+pub use plane::{DataPlane, OwnEnds};
 
 use crate::stats::ChannelStats;
 use crate::types::{Bandwidth, ChannelId, Label, LinkId, Time, WorkerId};
