@@ -73,6 +73,8 @@ pub struct Channels {
     /// Links that are up.
     links: BTreeMap<LinkId, Neighbour>,
     sources: BTreeMap<ChannelId, Source>,
+    /// Names of the sources, to tell at once whether one is free.
+    names: BTreeMap<ServiceName, ChannelId>,
     served: BTreeMap<ChannelId, Served>,
     relays: BTreeMap<TxId, Relay>,
     /// Labels this peer gave out.
@@ -142,6 +144,7 @@ impl Channels {
             receiving: BTreeSet::new(),
             links: BTreeMap::new(),
             sources: BTreeMap::new(),
+            names: BTreeMap::new(),
             served: BTreeMap::new(),
             relays: BTreeMap::new(),
             labels: BTreeSet::new(),
@@ -358,6 +361,8 @@ impl Channels {
             source.leg.iter().for_each(|leg| note(&source.tx(), leg));
             assert!(self.wakes.contains(&wake(source.wake, Key::Source(source.id.clone()))));
         }
+        let named = self.sources.values().map(|s| (s.name.clone(), s.id.clone()));
+        assert_eq!(named.collect::<BTreeMap<_, _>>(), self.names);
         for served in self.served.values() {
             served.leg().iter().for_each(|leg| note(&served.tx, leg));
             assert!(self.wakes.contains(&wake(served.wake, Key::Served(served.id().clone()))));

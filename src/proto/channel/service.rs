@@ -6,7 +6,9 @@
 //!       └───────────┴────────────┴──► closed
 //! ```
 
-use super::relay::{Refusal, add_label, hold_time, hops};
+use std::ops::Bound;
+
+use super::relay::{Refusal, add_label, hold_time};
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, STALE, UNKNOWN, wake};
 use crate::limits;
 use crate::proto::reservation::Rates;
@@ -362,13 +364,14 @@ impl Channels {
     /// Ends broken channels of an earlier life of the asker: nobody will come back for them, and a
     /// service that takes one channel at a time must not wait for their lease.
     fn end_orphans(&mut self, now: Time, asked: &ChannelId, out: &mut Vec<Action>) {
-        let orphan = |served: &&Served| {
-            let id = served.id();
-            let detached = matches!(served.stage, Stage::Detached { .. });
-            detached && id.source == asked.source && id.boot != asked.boot
-        };
-        let orphans: Vec<_> =
-            self.served.values().filter(orphan).map(|served| served.id().clone()).collect();
+        let of = |boot, count| ChannelId { source: asked.source.clone(), boot, count };
+        let earlier = self.served.range(of(0, 0)..of(asked.boot, 0));
+        let later =
+            (Bound::Excluded(of(asked.boot, u64::MAX)), Bound::Included(of(u64::MAX, u64::MAX)));
+        // A boot of another number; which of the two came first does not show.
+        let others = earlier.chain(self.served.range(later)).map(|(_, served)| served);
+        let orphan = |served: &&Served| matches!(served.stage, Stage::Detached { .. });
+        let orphans: Vec<_> = others.filter(orphan).map(|served| served.id().clone()).collect();
         for id in orphans {
             let served = self.take_served(&id).expect("listed above");
             let why = format!("{} has restarted", id.source);

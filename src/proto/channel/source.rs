@@ -28,7 +28,7 @@ pub(super) struct Source {
     attempt: u32,
     /// The path of the attempt; empty without one.
     path: Vec<PeerName>,
-    name: ServiceName,
+    pub(super) name: ServiceName,
     peer: PeerName,
     service: ServiceName,
     rate: Bandwidth,
@@ -145,6 +145,7 @@ impl Channels {
             service: source.service.clone(),
             worker,
         });
+        self.names.insert(source.name.clone(), source.id.clone());
         self.put_source(source);
     }
 
@@ -209,7 +210,8 @@ impl Channels {
             return self.put_source(source);
         };
         if let Err(detail) = result {
-            self.dismiss(&Key::Source(source.id), out);
+            self.dismiss(source.worker, source.rates());
+            self.names.remove(&source.name);
             out.push(rejected(request, Reject::Busy, detail));
             return;
         }
@@ -384,7 +386,8 @@ impl Channels {
         out: &mut Vec<Action>,
     ) {
         self.give_up_attempt(&mut source, ReleaseCause::Closed, out);
-        self.dismiss(&Key::Source(source.id.clone()), out);
+        self.dismiss(source.worker, source.rates());
+        self.names.remove(&source.name);
         let channel = source.id;
         out.push(Action::CloseEnd { channel: channel.clone() });
         let rejection =
@@ -432,15 +435,16 @@ impl Channels {
     fn check_open(&self, request: &OpenRequest, paths: &dyn Paths) -> Result<(), Rejection> {
         let no = |reason, detail| Err(Rejection { reason, detail });
         let peer = &request.peer;
-        let named = |source: &Source| Some(&source.name) == request.name.as_ref();
         if self.leaving {
             return no(Reject::ShuttingDown, format!("{} leaves the overlay", self.me));
         }
         if *peer == self.me {
             return no(Reject::Duplicate, format!("source and destination are both {peer}"));
         }
-        if let Some(same) = self.sources.values().find(|source| named(source)) {
-            let detail = format!("{} has the name {} already", same.id, same.name);
+        if let Some((name, same)) =
+            request.name.as_ref().and_then(|name| self.names.get_key_value(name))
+        {
+            let detail = format!("{same} has the name {name} already");
             return no(Reject::Duplicate, detail);
         }
         if !paths.knows(peer) {
@@ -484,7 +488,7 @@ impl Channels {
     fn free_name(&self) -> ServiceName {
         (self.count..)
             .map(|count| ServiceName::new(&format!("channel-{count}")).expect("a valid name"))
-            .find(|name| self.sources.values().all(|source| source.name != *name))
+            .find(|name| !self.names.contains_key(name))
             .expect("there are fewer channels than numbers")
     }
 
