@@ -292,8 +292,13 @@ impl Control {
     }
 
     /// To the log, to those who watch, and to the `recv` whose channel it is.
-    fn tell_event(&self, event: &Event) {
+    fn tell_event(&mut self, event: &Event) {
         views::log_event(event);
+        if let (Event::StreamFinished { channel, frames }, Some(ends)) =
+            (event, self.engine.own_ends())
+        {
+            ends.finished(channel, *frames);
+        }
         if !self.watchers.is_empty() {
             let line = self.event_line(event);
             self.watchers.values().for_each(|answers| answers.ok(&line));

@@ -55,6 +55,9 @@ pub trait DataPlane {
 pub trait OwnEnds {
     /// A channel ends at this worker, until [`Command::RemoveEnd`]. In order with the commands.
     fn add_end(&mut self, worker: WorkerId, channel: &ChannelId, stats: &Arc<ChannelStats>);
+
+    /// The far end said that its stream ended after this many frames.
+    fn finished(&mut self, channel: &ChannelId, frames: u64);
 }
 
 impl DataPlane for Engine {
