@@ -33,7 +33,6 @@ pub mod latency;
 pub mod live;
 pub mod ndr;
 pub mod payload;
-pub mod port;
-pub mod report;
+pub mod peer;
 pub mod schedule;
 pub mod search;
