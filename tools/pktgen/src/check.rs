@@ -1,7 +1,7 @@
 //! What became of the datagrams: per flow received, lost, duplicated, out of order; in all corrupted and
 //! foreign; and their latency.
 //!
-//! Pure: bytes and a time in, numbers out. Memory is bounded: [`FLOWS_MAX`] flows with a bitmap of
+//! Pure: bytes and a time in, numbers out. Memory is bounded: [`FLOWS_MAX`] flows with a bitmap of at most
 //! [`WINDOW`] sequence numbers each; a datagram of one flow more is counted as untracked.
 //!
 //! * *received*: the first copy of a sequence number.
@@ -18,10 +18,10 @@ use serde::{Deserialize, Serialize};
 use crate::latency::{Latency, LatencySummary};
 use crate::payload::{Fault, Header};
 
-/// Flows that are told apart.
-pub const FLOWS_MAX: usize = 4_096;
+/// Flows that are told apart: as many as a peer may have channels.
+pub const FLOWS_MAX: usize = spanway::limits::CHANNELS_MAX;
 /// How far behind the highest number a datagram may come and still be told from a duplicate: 65 ms at a
-/// million per second, 8 KiB per flow.
+/// million per second, 8 KiB per flow. A flow that had fewer has a smaller bitmap.
 pub const WINDOW: u64 = 65_536;
 /// Of so many datagrams one has its filler summed with [`Verify::Sample`].
 pub const SAMPLE_EVERY: u64 = 16;
@@ -223,7 +223,8 @@ impl Checker {
     }
 }
 
-/// The sequence numbers of one flow: a ring of bits behind the highest.
+/// The sequence numbers of one flow: a ring of bits behind the highest. It grows with the flow, so that
+/// many short flows are small.
 #[derive(Debug)]
 struct Flow {
     key: (u32, u32),
@@ -241,13 +242,14 @@ impl Flow {
     fn new(key: (u32, u32), sequence: u64) -> Self {
         // Far above 0 the receiver was started in the middle of a run.
         let first = if sequence < WINDOW { 0 } else { sequence };
-        let seen = vec![0; usize::try_from(WINDOW / 64).unwrap_or(0)].into_boxed_slice();
+        let seen = vec![0].into_boxed_slice();
         Self { key, first, next: first, received: 0, duplicated: 0, reordered: 0, stale: 0, seen }
     }
 
     /// Whether this is the first copy of a number.
     fn take(&mut self, sequence: u64) -> bool {
         if sequence >= self.next {
+            self.make_room((sequence - self.first).saturating_add(1).min(WINDOW));
             self.forget(self.next, sequence);
             self.next = sequence + 1;
         } else if sequence < self.first || self.next - sequence > WINDOW {
@@ -259,7 +261,7 @@ impl Flow {
         } else {
             self.reordered += 1;
         }
-        let (word, bit) = Self::place(sequence);
+        let (word, bit) = place(sequence, self.room());
         self.seen[word] |= bit;
         self.received += 1;
         true
@@ -267,24 +269,41 @@ impl Flow {
 
     /// Clears the bits of `from..=to`, which stand for numbers one window earlier.
     fn forget(&mut self, from: u64, to: u64) {
-        if to - from >= WINDOW {
+        let room = self.room();
+        if to - from >= room {
             self.seen.fill(0);
             return;
         }
         for sequence in from..=to {
-            let (word, bit) = Self::place(sequence);
+            let (word, bit) = place(sequence, room);
             self.seen[word] &= !bit;
         }
     }
 
     fn is_seen(&self, sequence: u64) -> bool {
-        let (word, bit) = Self::place(sequence);
+        let (word, bit) = place(sequence, self.room());
         self.seen[word] & bit != 0
     }
 
-    fn place(sequence: u64) -> (usize, u64) {
-        let at = sequence % WINDOW;
-        (usize::try_from(at / 64).unwrap_or(0), 1 << (at % 64))
+    /// How many numbers have a bit.
+    fn room(&self) -> u64 {
+        self.seen.len() as u64 * 64
+    }
+
+    /// Bits for at least so many numbers, a power of two; those of the latest numbers stay.
+    fn make_room(&mut self, numbers: u64) {
+        let (old, new) = (self.room(), numbers.next_power_of_two());
+        if new <= old {
+            return;
+        }
+        let mut seen = vec![0; usize::try_from(new / 64).unwrap_or(1)].into_boxed_slice();
+        for sequence in self.first.max(self.next.saturating_sub(old))..self.next {
+            if self.is_seen(sequence) {
+                let (word, bit) = place(sequence, new);
+                seen[word] |= bit;
+            }
+        }
+        self.seen = seen;
     }
 
     fn lost(&self) -> u64 {
@@ -304,6 +323,11 @@ impl Flow {
             highest: self.next.saturating_sub(1),
         }
     }
+}
+
+fn place(sequence: u64, room: u64) -> (usize, u64) {
+    let at = sequence % room;
+    (usize::try_from(at / 64).unwrap_or(0), 1 << (at % 64))
 }
 
 #[cfg(test)]

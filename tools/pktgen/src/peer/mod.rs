@@ -111,8 +111,6 @@ pub struct Outcome {
     pub taken: Option<Taken>,
     /// Datagrams that belong to no channel, by the reason they were dropped for.
     pub drops: BTreeMap<String, u64>,
-    /// How often a link went down.
-    pub links_lost: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -70,6 +70,8 @@ pub(super) struct Board {
     pub(super) ends_ever: AtomicU64,
     /// Channels that have a path now.
     pub(super) ways: AtomicU64,
+    /// How often a link went down.
+    pub(super) links_lost: AtomicU64,
     pub(super) over: AtomicBool,
     /// Numbers that frames of each channel have taken; told when the run is over.
     pub(super) frames: Mutex<Vec<(ChannelId, u64)>>,

@@ -61,7 +61,6 @@ pub(super) struct Port {
     gso_off: bool,
     full_receives: u32,
     judge_due: bool,
-    links_lost: u64,
     now: Time,
     tick_ns: u64,
     wall_ns: u64,
@@ -108,7 +107,6 @@ impl Port {
             gso_off: false,
             full_receives: 0,
             judge_due: false,
-            links_lost: 0,
             now: Time::default(),
             tick_ns: 0,
             wall_ns: 0,
@@ -197,7 +195,8 @@ impl Port {
                 self.liveness.set(&spec, self.now);
             }
             Command::RemoveLink(link) => {
-                self.links_lost += u64::from(self.table.remove_link(link));
+                let lost = u64::from(self.table.remove_link(link));
+                self.shared.board.links_lost.fetch_add(lost, Relaxed);
                 self.liveness.remove(link);
             }
             Command::RemoveEnd(channel) => {
@@ -437,7 +436,6 @@ impl Port {
             }),
             taken: self.arrivals.as_mut().map(Arrivals::results),
             drops: drops.map(|(reason, count)| (reason.as_str().to_owned(), count)).collect(),
-            links_lost: self.links_lost,
         }
     }
 }

@@ -75,6 +75,8 @@ pub struct GenReport {
     pub unsent: u64,
     /// Channels whose far end knows how many frames there were.
     pub finished: u64,
+    /// How often the link went down before this peer left.
+    pub links_lost: u64,
     pub outcome: Outcome,
 }
 
@@ -82,6 +84,8 @@ pub struct GenReport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SinkReport {
     pub run_ms: u64,
+    /// How often the link went down before this peer left.
+    pub links_lost: u64,
     pub outcome: Outcome,
 }
 
@@ -89,7 +93,7 @@ impl GenReport {
     /// What is wrong, in words; empty if nothing is.
     pub fn complaints(&self) -> Vec<String> {
         let source = self.outcome.source.clone().unwrap_or_default();
-        let (opened, lost) = (self.opening.opened, self.outcome.links_lost);
+        let (opened, lost) = (self.opening.opened, self.links_lost);
         let all = [
             (lost > 0, format!("the link to the neighbour was lost {lost} times")),
             (source.gone > 0, format!("{} of {opened} channels were closed", source.gone)),
@@ -118,7 +122,7 @@ impl SinkReport {
             (taken.totals.corrupted, "frames were damaged"),
             (taken.totals.foreign, "frames are not of a generator"),
             (taken.unfinished, "channels ended without saying how many frames they had"),
-            (self.outcome.links_lost, "times the link to the neighbour was lost"),
+            (self.links_lost, "times the link to the neighbour was lost"),
         ];
         let wrong = counts.into_iter().filter(|(count, _)| *count > 0);
         wrong.map(|(count, what)| format!("{count} {what}")).collect()
@@ -178,6 +182,7 @@ pub fn generate(
         sent,
         unsent,
         finished,
+        links_lost: peer.shared.board.links_lost.load(Relaxed),
         outcome: peer.leave()?,
     })
 }
@@ -200,7 +205,8 @@ pub fn sink(
         }
     }
     let run_ms = millis(ticker.begin.elapsed());
-    Ok(SinkReport { run_ms, outcome: peer.leave()? })
+    let links_lost = peer.shared.board.links_lost.load(Relaxed);
+    Ok(SinkReport { run_ms, links_lost, outcome: peer.leave()? })
 }
 
 /// Waits until the tree leads to the peer and it offers the service.
