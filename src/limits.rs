@@ -168,13 +168,14 @@ pub const CONNECTION_SETTLED: Duration = Duration::from_secs(5);
 pub const DIAL_PATIENCE: Duration = Duration::from_millis(1_200);
 /// The rest of a control message must follow its length within this.
 pub const MESSAGE_REST_MAX: Duration = Duration::from_secs(5);
-/// What a closed connection still may send (a Bye) is sent within this or dropped.
+/// What a closed connection still may send (a Bye) is sent and read within this or dropped.
 pub const CONNECTION_DRAIN_MAX: Duration = Duration::from_millis(500);
 /// Messages of all links that wait for the control loop: 256 x 16 KiB = 4 MiB at most.
 pub const ARRIVALS_MAX: usize = 256;
 /// Messages behind a route change leave after this even if a worker has not applied it.
 pub const APPLY_MAX: Duration = Duration::from_secs(1);
-/// Leaving (channels closed, Bye said) is over after this, whatever is still open.
+/// Leaving (channels closed, Bye said) is over after this, whatever is still open; and then as long
+/// again for the neighbours to read it.
 pub const LEAVE_MAX: Duration = Duration::from_secs(2);
 /// File of learned addresses: a name and an address for each of 1,024 links.
 pub const ADDRESSES_BYTES_MAX: usize = 256 << 10;

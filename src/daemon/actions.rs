@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::api::dto::Received;
 use crate::config::ServiceAddress;
 use crate::daemon::connection::{Connection, SendQueue};
-use crate::daemon::control::{Control, Slot};
+use crate::daemon::control::{Control, Slot, Stage};
 use crate::daemon::ends::{EndPlan, NewEnd};
 use crate::daemon::views;
 use crate::engine::{Command, EndSpec, EntrySpec, LinkSpec, Target};
@@ -136,7 +136,11 @@ impl Control {
                     if let Some(slot) = self.links.get_mut(&link) {
                         slot.spec = None;
                     }
-                    self.broadcast(|| Command::RemoveLink(link));
+                    // A peer that leaves sends heartbeats until its last words were read: who misses
+                    // them first would take all its channels for broken.
+                    if self.stage == Stage::Running {
+                        self.broadcast(|| Command::RemoveLink(link));
+                    }
                 }
                 Action::OpenEnd { channel, side, service, worker } => {
                     let result = self.open_end(&channel, side, &service, worker);

@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::Duration;
 
 use bytes::Bytes;
 use snow::StatelessTransportState;
@@ -146,12 +146,13 @@ impl Connection {
         self.queue.clone()
     }
 
-    /// Reads no more, sends what waits (within a bound) and closes.
-    pub(crate) fn close(self) -> JoinHandle<()> {
+    /// Sends what waits, waits until the neighbour has read it and closed its end, and closes; all within
+    /// `bound`.
+    pub(crate) fn close(self, bound: Duration) -> JoinHandle<()> {
         let Self { queue, reader, mut writer, .. } = self;
         drop(queue);
-        lane::spawn(async move {
-            if timeout(limits::CONNECTION_DRAIN_MAX, &mut writer).await.is_err() {
+        tokio::task::spawn_local(async move {
+            if timeout(bound, &mut writer).await.is_err() {
                 writer.abort();
             }
             reader.abort();
@@ -170,8 +171,8 @@ pub(crate) fn prepare(stream: &TcpStream, dscp: Dscp) -> io::Result<()> {
     stream.set_nodelay(true)?;
     net::mark::mark(stream.as_fd(), dscp)?;
     let socket = SockRef::from(stream);
-    socket.set_tcp_user_timeout(Some(std::time::Duration::from_secs(1)))?;
-    let second = std::time::Duration::from_secs(1);
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(1)))?;
+    let second = Duration::from_secs(1);
     socket.set_tcp_keepalive(
         &TcpKeepalive::new().with_time(second).with_interval(second).with_retries(3),
     )
@@ -238,7 +239,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// Until the queue's last sender is gone and all was written.
+    /// Until the queue's last sender is gone and the neighbour has taken all of it.
     async fn run(&mut self) -> io::Result<()> {
         let mut out = Vec::with_capacity(WRITE_BYTES);
         while let Some(message) = self.queued.recv().await {
@@ -253,7 +254,17 @@ impl Writer {
             self.waiting_bytes.set(self.waiting_bytes.get() - taken);
             out.clear();
         }
-        self.half.shutdown().await
+        self.half.shutdown().await?;
+        // Closed with unread bytes in it, the socket would throw away what the neighbour has not read.
+        let (stream, mut thrown_away) = (self.half.as_ref(), [0; 4_096]);
+        loop {
+            stream.readable().await?;
+            match stream.try_read(&mut thrown_away) {
+                Ok(0) => return Ok(()),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
     }
 
     fn seal(&mut self, message: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
@@ -342,7 +353,7 @@ mod tests {
             let count = 3_000;
             (0..count).for_each(|at| here.queue().send(message(at).emit()).expect("room"));
             here.queue().send(Message::Bye("that was all".to_owned()).emit()).expect("room");
-            let closed = here.close();
+            let closed = here.close(limits::CONNECTION_DRAIN_MAX);
             for at in 0..count {
                 assert_eq!(next(&mut arrived).await, Ok(message(at)));
             }

@@ -350,7 +350,8 @@ impl Control {
             if let Some((_, task)) = slot.dialler.take() {
                 task.abort();
             }
-            self.closing.extend(slot.connection.take().map(Connection::close));
+            let connection = slot.connection.take();
+            self.closing.extend(connection.map(|open| open.close(limits::CONNECTION_DRAIN_MAX)));
         }
         for task in self.closing.drain(..) {
             // Each is bounded by itself; a task that panicked has nothing left to send.
@@ -421,7 +422,12 @@ impl Control {
 
     pub(super) fn closes(&mut self, connection: Connection) {
         self.closing.retain(|task| !task.is_finished());
-        self.closing.push(connection.close());
+        // Others must have read of every channel that ends before they miss our heartbeats.
+        let bound = match self.stage {
+            Stage::Leaving(_) | Stage::Ended(_) => limits::LEAVE_MAX,
+            Stage::Running => limits::CONNECTION_DRAIN_MAX,
+        };
+        self.closing.push(connection.close(bound));
     }
 
     // --- 3. Timers ---
