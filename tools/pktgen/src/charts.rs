@@ -5,13 +5,18 @@
 use plotters::coord::ranged1d::ValueFormatter;
 use plotters::prelude::*;
 
-const SIZE: (u32, u32) = (860, 380);
+const WIDTH: u32 = 900;
+/// More if the names of the series need it.
+const HEIGHT_MIN: u32 = 380;
+/// Where the names of the series begin, so that they cover no point.
+const NAMES_AT: u32 = 690;
+const NAMES_EVERY: u32 = 22;
 const TEXT: i32 = 13;
 const POINT: u32 = 3;
 /// How much room a plot leaves above its highest value.
 const HEADROOM: f64 = 1.08;
 /// The longest name in a legend.
-const NAME_MAX: usize = 48;
+const NAME_MAX: usize = 26;
 
 /// The paper that a plot is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +63,13 @@ pub fn svg(plot: &Plot<'_>, paper: Paper) -> Result<Option<String>, ChartError> 
     let mut text = String::new();
     {
         let colours = colours(paper);
-        let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
+        let rows = u32::try_from(plot.series.len()).unwrap_or(u32::MAX);
+        let height = HEIGHT_MIN.max(rows.saturating_add(2).saturating_mul(NAMES_EVERY));
+        let area = SVGBackend::with_string(&mut text, (WIDTH, height)).into_drawing_area();
         area.fill(&colours.paper).map_err(failed)?;
-        let mut builder = ChartBuilder::on(&area);
+        let (left, right) = area.split_horizontally(NAMES_AT);
+        names(&right, plot, &colours)?;
+        let mut builder = ChartBuilder::on(&left);
         builder.margin(12).x_label_area_size(44).y_label_area_size(76);
         if plot.y_log {
             let chart = builder.build_cartesian_2d(x, y.log_scale()).map_err(failed)?;
@@ -74,6 +83,7 @@ pub fn svg(plot: &Plot<'_>, paper: Paper) -> Result<Option<String>, ChartError> 
     Ok(Some(text))
 }
 
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 type Ranges = (std::ops::Range<f64>, std::ops::Range<f64>);
 
 fn ranges(plot: &Plot<'_>) -> Option<Ranges> {
@@ -121,18 +131,33 @@ where
     for (series, colour) in plot.series.iter().zip(colours.lines.iter().cycle()) {
         let style = colour.stroke_width(2);
         let line = LineSeries::new(series.points.iter().copied(), style).point_size(POINT);
-        let name: String = series.name.chars().take(NAME_MAX).collect();
-        let sample = move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style);
-        chart.draw_series(line).map_err(failed)?.label(name).legend(sample);
+        chart.draw_series(line).map_err(failed)?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(colours.paper.mix(0.85))
-        .border_style(colours.grid)
-        .label_font(font)
-        .draw()
-        .map_err(failed)
+    Ok(())
+}
+
+/// The legend.
+fn names(area: &Area<'_>, plot: &Plot<'_>, colours: &Colours) -> Result<(), ChartError> {
+    let font = ("sans-serif", TEXT).into_font().color(&colours.ink);
+    let rows = (0..).map(|row| NAMES_EVERY.cast_signed() * (row + 1));
+    for ((series, colour), y) in plot.series.iter().zip(colours.lines.iter().cycle()).zip(rows) {
+        let name = shortened(&series.name);
+        let sample = PathElement::new([(8, y), (28, y)], colour.stroke_width(2));
+        area.draw(&sample).map_err(failed)?;
+        area.draw(&Text::new(name, (36, y - TEXT / 2), font.clone())).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// A long name without its middle: beginnings and ends tell series apart.
+fn shortened(name: &str) -> String {
+    let characters: Vec<char> = name.chars().collect();
+    if characters.len() <= NAME_MAX {
+        return name.to_owned();
+    }
+    let kept = (NAME_MAX - 1) / 2;
+    let (head, tail) = (&characters[..kept], &characters[characters.len() - kept..]);
+    head.iter().chain(&['\u{2026}']).chain(tail).collect()
 }
 
 fn failed(error: impl std::fmt::Display) -> ChartError {
@@ -206,6 +231,14 @@ mod tests {
                 assert!(svg.contains(text), "{text}: {svg}");
             }
         }
+    }
+
+    #[test]
+    fn long_names_keep_both_ends() {
+        assert_eq!(shortened("short"), "short");
+        let long = shortened("a-relay-with-a-very-long-name at 90 %");
+        assert_eq!(long.chars().count(), NAME_MAX - 1);
+        assert!(long.starts_with("a-relay-with") && long.ends_with("name at 90 %"), "{long}");
     }
 
     #[test]

@@ -144,8 +144,14 @@ fn next_rate(steps: &[Step], goal: &Goal, precision: f64) -> Option<f64> {
     if high - low <= high * precision || high < RATE_MIN {
         return None;
     }
+    // A generator that got stuck below what it was asked gets nowhere if asked for the same again.
+    let is_new = |rate: f64| {
+        let near = |step: &Step| step.offered.is_some_and(|offered| (offered - rate).abs() < 1.0);
+        !steps.iter().any(near)
+    };
     let inside = |guess: &f64| {
-        *guess > (low * (1.0 + precision)).max(RATE_MIN) && *guess < high * (1.0 - precision)
+        let lowest = (low * (1.0 + precision)).max(RATE_MIN);
+        *guess > lowest && *guess < high * (1.0 - precision) && is_new(*guess)
     };
     let came_through = failed.rate * (1.0 - failed.loss_percent / 100.0);
     let guesses = GUESSES.map(|share| share * came_through);
@@ -154,9 +160,7 @@ fn next_rate(steps: &[Step], goal: &Goal, precision: f64) -> Option<f64> {
         _ if low > 0.0 && high > 2.0 * low => (low * high).sqrt(),
         _ => f64::midpoint(low, high),
     };
-    // The generator got stuck below what it was asked: asking for the same again leads nowhere.
-    let is_stuck = |step: &Step| step.offered.is_some_and(|offered| (offered - rate).abs() < 1.0);
-    (!steps.iter().any(is_stuck)).then_some(rate)
+    is_new(rate).then_some(rate)
 }
 
 /// Different rates so far, the highest possible one among them.
@@ -273,6 +277,21 @@ mod tests {
         let (found, steps) = model.search(&[0.0]);
         assert_eq!((found[0].rate, found[0].limit), (Some(1e5), Limit::Generator));
         assert_eq!(steps.len(), 1);
+    }
+
+    #[test]
+    fn a_generator_that_falls_a_little_short_does_not_end_the_search() {
+        struct Short(Model);
+        impl Bench for Short {
+            type Error = std::convert::Infallible;
+            fn step(&mut self, offered: Option<f64>) -> Result<Step, Self::Error> {
+                let step = self.0.step(offered.map(|offered| offered * 0.95))?;
+                Ok(Step { offered, reached: offered.is_none(), ..step })
+            }
+        }
+        let goal = Goal { loss_percent: 0.0, p99_max_ns: 1_000 };
+        let Ok((found, steps)) = search(&mut Short(Model::new(1e5, 2e5)), &[goal], EXACT);
+        assert!((97_000.0..=100_000.0).contains(&rate(&found[0])), "{found:?} {}", steps.len());
     }
 
     #[test]
