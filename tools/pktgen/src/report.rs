@@ -16,6 +16,7 @@ use crate::charts::{ChartError, Paper, Plot, Series, svg};
 use crate::documents::{Document, GenDocument, SinkDocument, VERSION};
 use crate::latency::LatencySummary;
 use crate::ndr::Ndr;
+use crate::peer::{GenReport, SinkReport};
 use crate::schedule::per_second;
 use crate::search::Limit;
 
@@ -225,7 +226,11 @@ fn section(page: &mut String, title: &str, note: &str, plot: &Plot<'_>) -> Resul
 fn ndrs(documents: &[Named]) -> impl Iterator<Item = (&str, &Ndr)> {
     documents.iter().filter_map(|named| match &named.document {
         Document::Ndr(ndr) => Some((named.name.as_str(), ndr)),
-        Document::Gen(_) | Document::Sink(_) | Document::Echo(_) => None,
+        Document::Gen(_)
+        | Document::Sink(_)
+        | Document::Echo(_)
+        | Document::GenPeer(_)
+        | Document::SinkPeer(_) => None,
     })
 }
 
@@ -269,7 +274,11 @@ fn curved(documents: &[Named]) -> impl Iterator<Item = (String, &LatencySummary)
             let name = |percent: u32| format!("{} at {percent} %", named.name);
             ndr.loads.iter().map(|load| (name(load.percent), &load.step.latency)).collect()
         }
-        Document::Echo(_) => Vec::new(),
+        Document::SinkPeer(sink) => match &sink.outcome.taken {
+            Some(taken) => vec![(named.name.clone(), &taken.latency)],
+            None => Vec::new(),
+        },
+        Document::Echo(_) | Document::GenPeer(_) => Vec::new(),
     })
 }
 
@@ -339,6 +348,12 @@ fn latencies(page: &mut String, documents: &[Named]) -> Result<(), ReportError> 
     Ok(())
 }
 
+/// A rate, from a count and the milliseconds it took.
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn per(count: u64, run_ms: u64) -> f64 {
+    count as f64 * 1_000.0 / run_ms.max(1) as f64
+}
+
 /// Single runs: one row each, what a sender and a receiver have in common in the same columns.
 fn runs(page: &mut String, documents: &[Named]) -> Result<(), ReportError> {
     let mut rows = String::new();
@@ -359,6 +374,26 @@ fn runs(page: &mut String, documents: &[Named]) -> Result<(), ReportError> {
                      <td>{}</td><td>{}</td></tr>",
                     totals.received,
                     per_second(collected.per_second),
+                    totals.lost,
+                    totals.duplicated,
+                    totals.reordered,
+                    totals.corrupted
+                )?;
+            }
+            Document::GenPeer(GenReport { sent, run_ms, .. }) => writeln!(
+                rows,
+                "<tr><td>{name}</td><td>sent over channels</td><td>{sent}</td><td>{}</td><td></td><td></td><td></td><td></td></tr>",
+                per_second(per(*sent, *run_ms))
+            )?,
+            Document::SinkPeer(SinkReport { outcome, run_ms, .. }) => {
+                let totals =
+                    outcome.taken.as_ref().map(|taken| taken.totals.clone()).unwrap_or_default();
+                writeln!(
+                    rows,
+                    "<tr><td>{name}</td><td>received over channels</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
+                     <td>{}</td><td>{}</td></tr>",
+                    totals.received,
+                    per_second(per(totals.received, *run_ms)),
                     totals.lost,
                     totals.duplicated,
                     totals.reordered,

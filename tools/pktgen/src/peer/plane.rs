@@ -141,7 +141,9 @@ impl Plane {
             port: address.port(),
             cpu,
             receive_buffer,
+            slice: None,
             stats: Arc::clone(&stats),
+            proxy: None,
         };
         let (theirs, origin) = (Arc::clone(&shared), config.origin);
         let port = Port::new(socket, role, origin, theirs, stats).map_err(failed)?;
