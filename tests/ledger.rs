@@ -151,7 +151,7 @@ impl Row {
             let spec = EndSpec { channel, socket, from, deliver, gso: false, stats };
             self.engines[peer].send(WorkerId(0), Command::AddEnd(spec));
         }
-        for peer in 1..PEERS {
+        for (peer, stats) in stats.iter().enumerate().skip(1) {
             let to = match peer {
                 4 => Target::Local(id.clone()),
                 _ => self.hop(number, peer + 1),
@@ -162,7 +162,7 @@ impl Row {
                 to,
                 rate,
                 hop: peer as u8,
-                stats: Arc::clone(&stats[peer]),
+                stats: Arc::clone(stats),
             };
             self.engines[peer].send(WorkerId(0), add);
         }
