@@ -1,62 +1,21 @@
 //! What a frame costs between receive and send: the look-up of its label, one batch of 64 judgements,
 //! and a whole super-buffer from parsing to the runs that leave and the books. No socket, no kernel.
 
+mod rig;
+
 use std::hint::black_box;
-use std::net::SocketAddr;
-use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use spanway::engine::Target;
-use spanway::engine::forward::{Judged, Verdict, forward};
+use rig::{data_frame, label, neighbour, pass, sized_frame, table};
+use spanway::engine::forward::forward;
 use spanway::engine::pool::{Filled, Pool};
-use spanway::engine::runs::{Note, Outgoing, Piece, Runs};
-use spanway::engine::table::Table;
-use spanway::net::WORKER_SOCKET;
-use spanway::stats::bump;
-use spanway::types::{Label, LinkId, WorkerId};
-use spanway::wire::frame::{self, FrameType, Header};
+use spanway::engine::ring::Rings;
+use spanway::engine::runs::Runs;
+use spanway::net::EventFd;
+use spanway::types::{Label, Time, WorkerId};
+use spanway::wire::frame;
 
 const BATCH: usize = 64;
-
-/// A label as a peer draws it: 56 bits without order.
-fn label(number: u64) -> Label {
-    Label::new(WorkerId(0), (number + 1).wrapping_mul(0x2545_f491_4f6c_dd1d) >> 3)
-}
-
-fn neighbour() -> SocketAddr {
-    SocketAddr::from(([198, 18, 0, 1], 4_000))
-}
-
-/// A relay between two links with this many labels.
-fn table(labels: u64) -> Table {
-    let mut table = Table::default();
-    table.set_link(LinkId(0), neighbour(), 1, Label(1));
-    table.set_link(LinkId(1), SocketAddr::from(([198, 18, 0, 2], 4_000)), 1, Label(2));
-    for number in 0..labels {
-        let to = Target::Hop { link: LinkId(1), label: label(number), port: 4_000 };
-        table.add_label(label(number), LinkId(0), to, Arc::default());
-    }
-    table
-}
-
-fn data_frame(label: Label) -> Vec<u8> {
-    sized_frame(label, 1_316)
-}
-
-fn sized_frame(label: Label, payload_length: u16) -> Vec<u8> {
-    let header = Header {
-        frame_type: FrameType::Data,
-        flags: 0,
-        hop_limit: 64,
-        payload_length,
-        label,
-        sequence: 1,
-        stamp: 2,
-    };
-    let mut bytes = vec![0; header.frame_bytes()];
-    header.emit(&mut bytes);
-    bytes
-}
 
 fn look_up(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("label_look_up");
@@ -97,42 +56,13 @@ fn batch(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One super-buffer of `frames` frames through the worker's own work: parse, look up, relabel, regroup,
-/// and the books of both ends.
-fn pass(pool: &Pool, buffer: &mut Filled, bytes: usize, table: &Table, runs: &mut Runs) {
-    let mut start = 0;
-    while start < buffer.len() {
-        let segment = start..start + bytes;
-        start = segment.end;
-        let frame = &mut pool.bytes_mut(buffer)[segment.clone()];
-        let Ok(Judged::Frame { account, header, verdict, .. }) = forward(frame, neighbour(), table)
-        else {
-            panic!("every frame has a label");
-        };
-        let Verdict::Relay(to) = verdict else { panic!("every label leads on") };
-        // As it came, for the next turn.
-        frame::relabel(frame, header.label, header.hop_limit);
-        bump(&table.stats(account).received, 1);
-        let (note, pieces) = (Note { account, delivered: None }, &[Piece::new(1, segment)]);
-        let socket = WORKER_SOCKET;
-        runs.push(&Outgoing { socket, to, pieces, note, alone: false }).expect("room for a batch");
-    }
-    for run in runs.runs() {
-        for stretch in runs.stretches(run) {
-            bump(&table.stats(stretch.note.account).sent, stretch.frames.into());
-        }
-        black_box(runs.pieces(run).count());
-    }
-    runs.clear();
-}
-
 fn parse_to_regroup(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("parse_to_regroup");
     let (pool, mut free) = Pool::new(512).expect("memory");
     let mut buffers = Vec::new();
     let mut runs = Runs::default();
     for labels in [1, 100, 100_000] {
-        let table = table(labels);
+        let mut table = table(labels);
         for (frames, payload) in [(32, 200), (64, 64), (64, 200), (32, 1_316)] {
             let bytes = sized_frame(Label(1), payload).len();
             let mut next = 0;
@@ -147,11 +77,12 @@ fn parse_to_regroup(criterion: &mut Criterion) {
             }
             group.throughput(Throughput::Elements(frames as u64));
             let name = format!("{labels} channels, {frames} x {payload} B");
-            let mut turn = 0;
+            let (mut turn, mut now) = (0, Time(0));
             group.bench_function(name, |bench| {
                 bench.iter(|| {
                     turn = (turn + 1) % 64;
-                    pass(&pool, &mut buffers[turn], bytes, &table, &mut runs);
+                    now.0 += 100;
+                    pass(&pool, &mut buffers[turn], bytes, &mut table, now, &mut runs);
                 });
             });
             free.extend(buffers.drain(..).map(Filled::released));
@@ -160,5 +91,22 @@ fn parse_to_regroup(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, look_up, batch, parse_to_regroup);
+/// A buffer to another worker and home again, both on this thread: no cache line moves between CPUs.
+fn ring(criterion: &mut Criterion) {
+    let wakes = [(); 2].map(|()| std::sync::Arc::new(EventFd::new().expect("an eventfd")));
+    let rings = Rings::<Filled, ()>::new(wakes);
+    let (_pool, mut free) = Pool::new(512).expect("memory");
+    let mut there = free.pop().map(|buffer| buffer.filled(1));
+    criterion.bench_function("ring_there_and_home", |bench| {
+        bench.iter(|| {
+            let buffer = there.take().expect("home again");
+            rings.pass(WorkerId(1), buffer).expect("an empty ring");
+            let buffer = rings.next(WorkerId(1)).expect("just passed");
+            rings.send_home(0, buffer);
+            there = rings.next_home(WorkerId(0));
+        });
+    });
+}
+
+criterion_group!(benches, look_up, batch, parse_to_regroup, ring);
 criterion_main!(benches);

@@ -53,7 +53,7 @@ impl Todo {
 /// All rings of an engine; every worker has a reference. `F` is what frames are passed in, `C` a
 /// channel that goes over.
 #[derive(Debug)]
-pub(super) struct Rings<F, C> {
+pub struct Rings<F, C> {
     doors: Vec<Door<F, C>>,
 }
 
@@ -69,7 +69,7 @@ struct Door<F, C> {
 
 impl<F, C> Rings<F, C> {
     /// One door per worker; `wakes` end their waits.
-    pub(super) fn new(wakes: impl IntoIterator<Item = Arc<EventFd>>) -> Self {
+    pub fn new(wakes: impl IntoIterator<Item = Arc<EventFd>>) -> Self {
         let door = |wake| Door {
             inbox: ArrayQueue::new(INBOX_MAX),
             arrivals: ArrayQueue::new(ARRIVING_MAX),
@@ -80,12 +80,12 @@ impl<F, C> Rings<F, C> {
         Self { doors: wakes.into_iter().map(door).collect() }
     }
 
-    pub(super) fn workers(&self) -> usize {
+    pub fn workers(&self) -> usize {
         self.doors.len()
     }
 
     /// Passes something to another worker; back if its inbox is full.
-    pub(super) fn pass(&self, to: WorkerId, passed: F) -> Result<(), F> {
+    pub fn pass(&self, to: WorkerId, passed: F) -> Result<(), F> {
         let door = self.door(to);
         door.inbox.push(passed)?;
         door.knock();
@@ -93,7 +93,7 @@ impl<F, C> Rings<F, C> {
     }
 
     /// Sends a buffer to the worker that owns it.
-    pub(super) fn send_home(&self, home: usize, buffer: Filled) {
+    pub fn send_home(&self, home: usize, buffer: Filled) {
         let door = &self.doors[home];
         // Its worker has as many buffers as there is room, and each exists once.
         door.home.push(buffer).expect("room for every buffer of the worker");
@@ -102,31 +102,31 @@ impl<F, C> Rings<F, C> {
 
     /// Whether a channel may be sent there now. Channels come from one worker at a time, so it stays so
     /// until one is sent.
-    pub(super) fn has_room_for_channel(&self, to: WorkerId) -> bool {
+    pub fn has_room_for_channel(&self, to: WorkerId) -> bool {
         !self.door(to).arrivals.is_full()
     }
 
     /// Hands a channel over: seen by the other worker before whatever is passed to it later.
-    pub(super) fn send_channel(&self, to: WorkerId, channel: Box<C>) {
+    pub fn send_channel(&self, to: WorkerId, channel: Box<C>) {
         let door = self.door(to);
         assert!(door.arrivals.push(channel).is_ok(), "room was made sure of");
         door.knock();
     }
 
-    pub(super) fn next(&self, worker: WorkerId) -> Option<F> {
+    pub fn next(&self, worker: WorkerId) -> Option<F> {
         self.door(worker).inbox.pop()
     }
 
-    pub(super) fn next_channel(&self, worker: WorkerId) -> Option<Box<C>> {
+    pub fn next_channel(&self, worker: WorkerId) -> Option<Box<C>> {
         self.door(worker).arrivals.pop()
     }
 
-    pub(super) fn next_home(&self, worker: WorkerId) -> Option<Filled> {
+    pub fn next_home(&self, worker: WorkerId) -> Option<Filled> {
         self.door(worker).home.pop()
     }
 
     /// Before a wait: false if something came meanwhile, and the worker must not wait.
-    pub(super) fn may_wait(&self, worker: WorkerId) -> bool {
+    pub fn may_wait(&self, worker: WorkerId) -> bool {
         let door = self.door(worker);
         door.waiting.store(true, Ordering::Relaxed);
         // Either we see what was pushed, or who pushed it sees that we wait.
@@ -135,7 +135,7 @@ impl<F, C> Rings<F, C> {
     }
 
     /// After the wait.
-    pub(super) fn woke(&self, worker: WorkerId) {
+    pub fn woke(&self, worker: WorkerId) {
         self.door(worker).waiting.store(false, Ordering::Relaxed);
     }
 
