@@ -6,7 +6,7 @@ mod rig;
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use rig::{data_frame, label, neighbour, pass, sized_frame, table};
+use rig::{label, neighbour, pass, sized_frame, table};
 use spanway::engine::forward::forward;
 use spanway::engine::pool::{Filled, Pool};
 use spanway::engine::ring::Rings;
@@ -39,7 +39,8 @@ fn batch(criterion: &mut Criterion) {
         let mut table = table(labels);
         let mut now = Time(0);
         let pick = |index: u64| label(index * (labels / 10) % labels);
-        let mut frames: Vec<Vec<u8>> = (0..BATCH as u64).map(|i| data_frame(pick(i))).collect();
+        let mut frames: Vec<Vec<u8>> =
+            (0..BATCH as u64).map(|i| sized_frame(pick(i), 1_316)).collect();
         group.bench_function(BenchmarkId::from_parameter(labels), |bench| {
             bench.iter(|| {
                 now.0 += 100;

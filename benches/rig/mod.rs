@@ -37,10 +37,6 @@ pub(crate) fn table(labels: u64) -> Table {
     table
 }
 
-pub(crate) fn data_frame(label: Label) -> Vec<u8> {
-    sized_frame(label, 1_316)
-}
-
 pub(crate) fn sized_frame(label: Label, payload_length: u16) -> Vec<u8> {
     let header = Header {
         frame_type: FrameType::Data,
