@@ -25,6 +25,8 @@ enum Command {
     Long(long::Arguments),
     /// Count the instructions of the frame path and compare them with the baseline.
     Instructions(instructions::Arguments),
+    /// Measure the relay beside its rivals; compare revisions; profile.
+    Perf(Box<perf::Arguments>),
 }
 
 fn main() -> ExitCode {

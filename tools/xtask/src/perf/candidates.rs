@@ -214,10 +214,8 @@ mod tests {
             let listen: SocketAddr = "[2001:2:0:1::2]:5000".parse().unwrap();
             let to: SocketAddr = "[2001:2:0:2::2]:6000".parse().unwrap();
             let job = Job { listen, to, cpu: 0, folder: Path::new("/tmp/x") };
-            let text = match kind {
-                Kind::Nginx => nginx_conf(&job),
-                _ => candidate(kind).arguments(&job).unwrap().join(" "),
-            };
+            let arguments = candidate(kind).arguments(&job).unwrap().join(" ");
+            let text = if kind == Kind::Nginx { nginx_conf(&job) } else { arguments };
             assert!(text.contains("[2001:2:0:2::2]:6000"), "{text}");
             assert!(text.contains("5000"), "{text}");
         }

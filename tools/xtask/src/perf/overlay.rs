@@ -18,7 +18,8 @@ use super::failure::{Failure, Outcome};
 use super::net::Network;
 
 /// What every frame carries besides its payload: its header, and the seal of its ends.
-pub(crate) const FRAME_BYTES: u32 = OVERHEAD_BYTES as u32;
+pub(crate) const FRAME_BYTES: u32 = 64;
+const _: () = assert!(FRAME_BYTES as usize == OVERHEAD_BYTES, "as the frame says");
 const CAPACITY: &str = "1000 Gbit/s";
 /// Of one channel, each way: the way back only carries what control needs.
 pub(crate) const BANDWIDTH: &str = "5Gbit/s";

@@ -78,7 +78,8 @@ fn record(
     let load = ends.run(relay.as_ref(), None, duration + Duration::from_millis(200));
     let status = perf.wait().map_err(Failure::of("perf record"))?;
     let load = load?;
-    let (rate, cpu) = (number(load.delivered_rate), load.cpu_ns.map_or("-".to_owned(), number));
+    let (rate, cpu) =
+        (number(load.delivered_rate), load.cpu_ns.map_or_else(|| "-".to_owned(), number));
     println!("{}: {rate} frames/s delivered, {cpu} ns of CPU each", candidate.name);
     if !status.success() {
         return Err(Failure::new(format!("perf record: {status}")));

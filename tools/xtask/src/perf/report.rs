@@ -147,7 +147,8 @@ fn table(scenario: &ScenarioRecord, metrics: &[Metric], title: &str) -> String {
             for reference in references {
                 let ratio = metric.ratio(scenario, name, reference);
                 let ratio = ratio.filter(|_| name != reference);
-                let _ = write!(text, " {} |", ratio.map_or("-".to_owned(), |r| with_interval(&r)));
+                let ratio = ratio.map_or_else(|| "-".to_owned(), |ratio| with_interval(&ratio));
+                let _ = write!(text, " {ratio} |");
             }
         }
         text += "\n";
