@@ -17,6 +17,8 @@ use crate::port::{Port, PortError, Room};
 pub const QUIET: Duration = Duration::from_millis(150);
 /// Longest wait for queues to drain.
 pub const DRAIN_MAX: Duration = Duration::from_secs(3);
+/// A full socket buffer needs fewer receives; a stream that goes on must not keep a sink from ending.
+const LAST_RECEIVES_MAX: u32 = 4_096;
 /// How often an idle receiver looks whether it is still wanted.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -60,9 +62,10 @@ pub fn collect(
 ) -> Result<Collected, PortError> {
     let drops_before = port.kernel_drops();
     let (clock, mut room) = (Steady::start(), Room::new());
-    let mut times = Times::default();
+    let (mut times, mut last_receives) = (Times::default(), 0);
     loop {
-        if port.receive(&mut room)? > 0 {
+        let received = port.receive(&mut room)?;
+        if received > 0 {
             let now = clock.ns();
             times.first_ns.get_or_insert(now);
             times.last_ns = now;
@@ -72,10 +75,18 @@ pub fn collect(
             }
             let (datagrams, bytes) = checker.seen();
             live.publish(datagrams, bytes);
-        } else {
+        } else if !live.stopped() {
             port.wait_readable(LOOK_EVERY);
         }
-        if live.stopped() || times.enough(clock.ns(), enough, checker, live) {
+        if live.stopped() {
+            // What had arrived by then still counts.
+            last_receives += 1;
+            if (received == 0 && last_receives > 1) || last_receives > LAST_RECEIVES_MAX {
+                break;
+            }
+            continue;
+        }
+        if times.enough(clock.ns(), enough, checker, live) {
             break;
         }
     }

@@ -153,6 +153,26 @@ fn a_sink_that_hears_nothing_says_so_in_its_exit_code() {
 }
 
 #[test]
+fn an_interrupted_sink_still_says_what_it_counted() {
+    let sink = Running::start("sink", &[]);
+    let sent = json(&generate(sink.address, &["--count", "100", "--rate", "10k"]));
+    assert_eq!(num(&sent, "datagrams"), 100);
+    let pid = sink.child.as_ref().expect("it runs").id().to_string();
+    let killed = Command::new("kill").args(["-INT", &pid]).status().expect("kill runs");
+    assert!(killed.success());
+    assert_eq!(num(&sink.json()["totals"], "received"), 100);
+}
+
+#[test]
+fn a_thousand_flows_are_a_thousand_flows() {
+    let sink = Running::start("sink", &["--count", "2000", "--idle", "5s"]);
+    let shape = ["--count", "2000", "--rate", "20k", "--flows", "1000", "--burst", "1"];
+    json(&generate(sink.address, &shape));
+    let totals = &sink.json()["totals"];
+    assert_eq!((num(totals, "flows"), num(totals, "lost")), (1_000, 0));
+}
+
+#[test]
 fn a_datagram_that_does_not_fit_is_an_error_and_not_two_fragments() {
     let port = Port::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).expect("a port");
     let output = generate(port.local(), &["--size", "65500", "--count", "3"]);
