@@ -30,6 +30,8 @@ pub struct Mmsg {
     /// Sockets epoll reported and `reap` has not read yet, last first.
     ready: Vec<SocketId>,
     events: Vec<libc::epoll_event>,
+    /// Receives of the last batch.
+    brought: usize,
     receive: ReceiveHeaders,
     send: SendHeaders,
 }
@@ -69,6 +71,7 @@ impl Mmsg {
             free_sockets: Vec::new(),
             ready: Vec::with_capacity(EVENTS as usize),
             events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS as usize],
+            brought: 0,
             receive: ReceiveHeaders::new(),
             send: SendHeaders::new(),
         };
@@ -121,15 +124,20 @@ impl Mmsg {
 
     pub(super) fn reap(&mut self, wait: Wait, batch: &mut Batch) -> io::Result<()> {
         if self.ready.is_empty() {
-            self.wait(wait.timeout)?;
-            if let Some((gather, _)) = wait.min.filter(|_| !self.ready.is_empty()) {
+            // Before the wait: the worker then wakes once for all that came, and what comes after a
+            // pause is not held. Not if the last batch was as large as wanted: more may be there.
+            let min = wait.min.filter(|&(_, count)| self.brought < count as usize);
+            let gather = min.map_or(Duration::ZERO, |(gather, _)| gather);
+            if gather > Duration::ZERO {
                 pause(gather);
             }
+            self.wait(wait.timeout.map(|timeout| timeout.saturating_sub(gather)))?;
         }
         while !batch.is_full() && !self.free.is_empty() {
             let Some(id) = self.ready.pop() else { break };
             self.receive(id, batch);
         }
+        self.brought = batch.received.len();
         Ok(())
     }
 

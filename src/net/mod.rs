@@ -97,8 +97,8 @@ pub struct Wait {
     /// `None`: until something comes or it is woken.
     pub timeout: Option<Duration>,
     /// Up to this long for this many receives; then the first one ends the wait. Saves wake-ups at the
-    /// price of so much latency. The plain back end cannot count and waits the whole time, but only
-    /// once something has come; kernels before 6.12 do not gather for io_uring.
+    /// price of so much latency. The plain back end cannot count and waits the whole time; kernels
+    /// before 6.12 do not gather for io_uring.
     pub min: Option<(Duration, u32)>,
 }
 

@@ -288,16 +288,18 @@ impl Uring {
         if self.pending.is_empty() {
             self.collect();
         }
-        if self.pending.is_empty() {
-            // Sockets that wait to be armed must not wait for others to bring something.
-            let patience = match wait.min {
-                _ if !self.rearm.is_empty() => Patience::NONE,
-                Some((gather, count)) if wait.timeout != Some(Duration::ZERO) => {
-                    Patience { want: count.max(1), timeout: wait.timeout, gather: Some(gather) }
-                }
-                _ => Patience::one(wait.timeout),
-            };
-            self.ring.enter(patience)?;
+        // Sockets that wait to be armed must not wait for others to bring something.
+        let min =
+            wait.min.filter(|_| self.rearm.is_empty() && wait.timeout != Some(Duration::ZERO));
+        let missing = min.map_or(0, |(_, count)| count.saturating_sub(to_u32(self.pending.len())));
+        if let (Some((gather, _)), 1..) = (min, missing) {
+            // What came while the last batch was sent waits for its like, and no longer than that.
+            let timeout = if self.pending.is_empty() { wait.timeout } else { Some(gather) };
+            self.ring.enter(Patience { want: missing, timeout, gather: Some(gather) })?;
+            self.collect();
+        } else if self.pending.is_empty() {
+            let timeout = if self.rearm.is_empty() { wait.timeout } else { Some(Duration::ZERO) };
+            self.ring.enter(Patience::one(timeout))?;
             self.collect();
         } else if !self.ring.submission().is_empty() {
             self.ring.enter(Patience::NONE)?;
