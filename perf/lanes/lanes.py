@@ -62,6 +62,15 @@ def schedule(thread, slice_us, nice):
         raise OSError(ctypes.get_errno(), f"sched_setattr of thread {thread}")
 
 
+def set_group(pid, nice):
+    """The nice value of the scheduling group of a session, where the kernel groups by sessions."""
+    try:
+        with open(f"/proc/{pid}/autogroup", "w") as group:
+            group.write(str(nice))
+    except OSError:
+        pass
+
+
 def worker_thread(pid):
     for task in os.listdir(f"/proc/{pid}/task"):
         with open(f"/proc/{pid}/task/{task}/comm") as comm:
@@ -80,7 +89,7 @@ def cpu_time(pid, thread):
 # --- Daemons ---
 
 class Overlay:
-    def __init__(self, spanway, folder, relay_cpu, other_cpu):
+    def __init__(self, spanway, folder, relay_cpu, other_cpu, apart):
         self.spanway, self.folder = spanway, folder
         names = ["r", "a"] + [f"s{n}" for n in range(STORM_PEERS)]
         base = 21_000
@@ -108,13 +117,15 @@ class Overlay:
         for name in names:
             cpu = relay_cpu if name == "r" else other_cpu
             command = ["taskset", "-c", str(cpu)]
-            # Storm peers must not take the source's and the sink's time, and a stands for the network.
-            command += ["nice", "-n", "-10"] if name == "a" else []
-            command += ["nice", "-n", "19"] if name.startswith("s") else []
             command += [spanway, "run", "--config", self.file(name, "toml")]
             log = open(self.file(name, "log"), "w")
-            self.programs[name] = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
-        self.wait_for_tree(len(names))
+            # A session of its own is a scheduling group of its own.
+            self.programs[name] = subprocess.Popen(
+                command, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+            # Storm peers must not take the source's and the sink's time; a stands for the network.
+            set_group(self.programs[name].pid, {"r": -20 if apart else 0, "a": -15}.get(name, 5))
+        self.links = {name: sum(name in ends for ends in links) for name in names}
+        self.wait_for_tree()
 
     def file(self, name, ending):
         return os.path.join(self.folder, f"{name}.{ending}")
@@ -141,13 +152,14 @@ class Overlay:
             raise RuntimeError(reply)
         return reply["ok"]
 
-    def wait_for_tree(self, peers):
+    def wait_for_tree(self):
         for _ in range(200):
             try:
                 status = self.ask("r", {"request": "status"})
-                if status["peers"] == peers and status["tree_complete"]:
+                verdict = self.ask("r", {"request": "verify"})
+                if status["links_up"] == self.links["r"] and verdict["correct"]:
                     return status
-            except (OSError, ValueError):
+            except (OSError, ValueError, RuntimeError):
                 pass
             time.sleep(0.1)
         raise RuntimeError("no tree over all peers within 20 s")
@@ -388,7 +400,7 @@ def trial(overlay, candidate, load, full, with_storm, seconds):
     times = pings.get()
     for process in running:
         process.join(5)
-    later = overlay.wait_for_tree(2 + STORM_PEERS)
+    later = overlay.wait_for_tree()
     share = {thread: (after[thread][0] - before[thread][0]) / 1e9 / took for thread in before}
     wanted = sum(after[worker]) - sum(before[worker])
     return {
@@ -451,14 +463,13 @@ def main():
     relay_cpu, other_cpu = arguments.cpus
     os.sched_setaffinity(0, {other_cpu})
     if arguments.apart:
-        # A scheduling group of its own, before all others: the two lanes stay as they are to each other.
         if os.getsid(0) != os.getpid():
             parser.error("--apart needs a session of its own: run it with `setsid -w`")
-        with open("/proc/self/autogroup", "w") as group:
-            group.write("-20")
+        set_group(os.getpid(), -20)
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        overlay = Overlay(os.path.abspath(arguments.spanway), folder, relay_cpu, other_cpu)
+        overlay = Overlay(os.path.abspath(arguments.spanway), folder, relay_cpu, other_cpu,
+                          arguments.apart)
         try:
             full = int(capacity(overlay, arguments.seconds) * 1.2)
             print(f"full load: {full} frames a second, 1.2 times what the relay delivers")
