@@ -219,6 +219,45 @@ pub const QUERIES_MAX: usize = CLIENTS_MAX;
 /// one behind the other, or far more beside each other.
 pub const COLLECT_DEADLINE: Duration = Duration::from_secs(10);
 
+// --- Measuring a link ---
+
+/// Longest measurement of a link, both ways together.
+pub const MEASURE_MAX: Duration = Duration::from_secs(5);
+/// The neighbour answers that it is ready within this, and forgets a measurement this long after its
+/// longest time.
+pub const MEASURE_GRACE: Duration = Duration::from_secs(1);
+/// No rate above this many times the configured capacity is tried: who wants more raises it first.
+pub const MEASURE_TIMES_MAX: u64 = 16;
+/// A probe as a UDP payload: header and what its MAC covers, and what Ethernet carries over IPv4.
+pub const PROBE_BYTES: std::ops::RangeInclusive<u16> = 64..=1_472;
+/// Time of a train: long against a batch, short against what a person waits, and 2 % of a second of
+/// overload for channels that share the link.
+pub const TRAIN_SPAN: Duration = Duration::from_millis(40);
+/// Time of the train that confirms a rate: a bucket of 32 KiB is a tenth of it at 20 Mbit/s.
+pub const TRAIN_LONG: Duration = Duration::from_millis(160);
+/// Fewest and most probes of a train; the most are 160 ms at 10 Gbit/s.
+pub const TRAIN_FRAMES_MIN: u32 = 20;
+pub const TRAIN_FRAMES_MAX: u32 = 1 << 17;
+/// Probes get smaller before a train gets shorter than this.
+pub const TRAIN_FRAMES_WANTED: u32 = 200;
+/// Fewer in the tail of a train say nothing about its rate.
+pub const TRAIN_TAIL_FRAMES_MIN: u32 = 8;
+/// A train is carried with at most so many of a thousand probes lost ...
+pub const TRAIN_LOSS_PER_MILLE: u64 = 5;
+/// ... and at least this part of its rate behind the link.
+pub const TRAIN_PACE_PERCENT: u64 = 95;
+/// Wait between a train and the count: as long as the train took, within this.
+pub const TRAIN_SETTLE: (Duration, Duration) =
+    (Duration::from_millis(15), Duration::from_millis(100));
+/// Longest wait for a buffer on the way to let out what an overload left in it.
+pub const TRAIN_DRAIN_MAX: Duration = Duration::from_millis(500);
+/// Lowest rate that is tried.
+pub const TRAIN_RATE_BPS_MIN: u64 = 64_000;
+/// Trains of one way: twice what the slowest search takes.
+pub const TRAINS_MAX: usize = 64;
+/// Probes a worker sends in one turn, about 50 us of its time: frames go first.
+pub const PROBES_PER_TURN: u32 = 16;
+
 // --- Local clients ---
 
 /// One JSON line of a local client.

@@ -39,6 +39,9 @@ pub struct Established {
     pub capacity_theirs: Bandwidth,
     /// Largest payload of a frame on this link.
     pub max_payload: u16,
+    /// Largest IP packet, and how much of each is IP and UDP header.
+    pub packet_bytes: u16,
+    pub header_bytes: u16,
     /// Highest control version that both ends speak.
     pub version: u16,
     pub data: DataLink,
@@ -159,10 +162,13 @@ impl Link {
             receive_label: greeting.heartbeat_label,
             receive_key: hello.heartbeat_key.clone(),
         };
+        let packet_bytes = self.config.mtu.min(hello.mtu);
         self.state = State::Up(Box::new(Established {
             incarnation: greeting.incarnation,
             capacity_theirs: hello.capacity,
-            max_payload: max_payload(self.config.mtu.min(hello.mtu), greeting.ipv6),
+            max_payload: max_payload(packet_bytes, greeting.ipv6),
+            packet_bytes,
+            header_bytes: header_bytes(greeting.ipv6),
             version,
             data: data.clone(),
         }));
@@ -237,9 +243,12 @@ fn check_ports(hello: &Hello) -> Result<(), String> {
 
 /// Payload of the largest frame in one packet of `mtu` bytes.
 fn max_payload(mtu: u16, ipv6: bool) -> u16 {
-    let headers: u16 = if ipv6 { 40 + 8 } else { 20 + 8 };
     let overhead = u16::try_from(frame::OVERHEAD_BYTES).expect("a header is small");
-    mtu.saturating_sub(headers + overhead)
+    mtu.saturating_sub(header_bytes(ipv6) + overhead)
+}
+
+fn header_bytes(ipv6: bool) -> u16 {
+    if ipv6 { 40 + 8 } else { 20 + 8 }
 }
 
 #[cfg(test)]
@@ -321,7 +330,7 @@ mod tests {
     fn a_hello_that_no_peer_of_ours_would_say_closes_the_link() {
         type Spoil = fn(&mut Hello);
         let cases: [(&str, Spoil); 5] = [
-            ("speaks 1 to 1, the other end 2 to 9", |h| h.versions = (2, 9)),
+            ("speaks 1 to 2, the other end 3 to 9", |h| h.versions = (3, 9)),
             ("calls itself c", |h| h.name = name("c")),
             ("mtu 100", |h| h.mtu = 100),
             ("0 workers", |h| h.workers = 0),

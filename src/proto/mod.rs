@@ -16,11 +16,12 @@
 //!
 //! Files: [`link`] one link's greeting and death, [`session`], [`start`], [`ghs`] and [`wave`] the tree,
 //! [`overlay`] what a committed tree tells, [`query`] questions to other peers, [`channel`] the life
-//! of a channel, [`reservation`] the ledger. They meet only in [`node`].
+//! of a channel, [`reservation`] the ledger, [`measure`] the capacity of a link. They meet only in [`node`].
 
 pub mod channel;
 pub mod ghs;
 pub mod link;
+pub mod measure;
 pub mod node;
 pub mod overlay;
 pub mod query;
@@ -38,6 +39,7 @@ use crate::types::{
 };
 use crate::wire::control::{LinkInfo, Message, ServiceInfo};
 use crate::wire::heartbeat::HeartbeatKey;
+use crate::wire::measure::{Arrived, Train};
 
 /// What a `Node` is told about its own peer; a reload hands it a new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +109,19 @@ pub enum Input {
         service: ServiceName,
         on: bool,
     },
+    /// The engine sent the train of [`Action::SendTrain`]; `rtt` is the link's last round trip.
+    TrainSent {
+        link: LinkId,
+        sent: measure::Sent,
+        rtt: Option<Duration>,
+    },
+    /// Answer to [`Action::CountTrain`].
+    TrainCounted {
+        link: LinkId,
+        number: u32,
+        arrived: Arrived,
+        rtt: Option<Duration>,
+    },
     /// The configuration was reloaded: links added, removed or changed, services changed.
     Configured(NodeConfig),
 }
@@ -128,6 +143,8 @@ pub enum Request {
     },
     /// Links and branches of every reachable peer, from each peer itself (A10).
     CollectLinks,
+    /// What the link to this neighbour carries.
+    Measure(MeasureRequest),
     /// Start a tree computation now.
     Recompute,
     /// Close all channels that end here, say Bye on all links; answered when that is sent.
@@ -146,6 +163,14 @@ pub struct OpenRequest {
     pub deadline: Duration,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeasureRequest {
+    pub peer: PeerName,
+    /// No higher rate is tried; missing: four times the configured capacity.
+    pub max: Option<Bandwidth>,
+    pub duration: Duration,
+}
+
 /// The answer to a [`Request`]; each request gets exactly one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -157,6 +182,7 @@ pub enum Answer {
     Services(Vec<ServiceInfo>),
     Links(Collected),
     Recomputing(SessionId),
+    Measured(Box<Measured>),
     Left,
 }
 
@@ -167,6 +193,34 @@ pub struct Opened {
     /// Smallest free usable capacity on the path before this channel took its share.
     pub width: Bandwidth,
     pub max_payload: u16,
+}
+
+/// What a link carried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measured {
+    pub peer: PeerName,
+    pub took: Duration,
+    /// The highest rate that was allowed.
+    pub max: Bandwidth,
+    /// As configured at this end, and the smaller of both ends' usable ones.
+    pub configured: Bandwidth,
+    pub usable: Bandwidth,
+    /// Held by channels meanwhile, whose frames were not counted.
+    pub reserved_out: Bandwidth,
+    pub reserved_back: Bandwidth,
+    pub out: MeasuredWay,
+    pub back: MeasuredWay,
+    pub rtt_p50: Option<Duration>,
+}
+
+/// One direction of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeasuredWay {
+    /// The highest rate that was carried, and why it is not higher.
+    pub best: Option<Bandwidth>,
+    pub limit: measure::Limit,
+    /// Every train, in the order of sending.
+    pub points: Vec<measure::Point>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -254,13 +308,22 @@ pub enum Action {
     RemoveLabel {
         label: Label,
     },
-    /// A channel goes over to another worker: these labels, and its end if it has one here.
-    MoveChannel {
-        channel: ChannelId,
-        labels: Vec<Label>,
-        end: bool,
-        from: WorkerId,
-        to: WorkerId,
+    /// Count the probes that come over the link from now on, or no more; and send none any more.
+    CountProbes {
+        link: LinkId,
+        on: bool,
+    },
+    /// Send these probes; answered by [`Input::TrainSent`]. `header_bytes` of IP and UDP come on top of
+    /// each.
+    SendTrain {
+        link: LinkId,
+        train: Train,
+        header_bytes: u16,
+    },
+    /// How many probes of this train came? Answered by [`Input::TrainCounted`].
+    CountTrain {
+        link: LinkId,
+        number: u32,
     },
     Answer {
         id: RequestId,
@@ -366,4 +429,6 @@ pub enum Timer {
     Finish,
     /// A routed question has no answer yet.
     Query,
+    /// A measurement goes on, or its time is up.
+    Measure,
 }

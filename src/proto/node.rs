@@ -12,11 +12,14 @@ use rand_core::{Rng, SeedableRng};
 
 use super::channel::{Channels, Paths};
 use super::link::{Greeting, Link, Misconduct, MyEnd};
+use super::measure::{Facts, Measurements};
 use super::overlay::Overlay;
 use super::query::{Here, Queries};
 use super::session::{Counters, LinkFacts, Sessions};
 use super::view::{ChannelView, LinkState, LinkView, PeerState, PeerView, TreeView};
-use super::{Action, Answer, Event, Input, LinkConfig, NodeConfig, Rejection, Request, Timer};
+use super::{
+    Action, Answer, Event, Input, LinkConfig, MeasureRequest, NodeConfig, Rejection, Request, Timer,
+};
 use crate::types::{
     Bandwidth, Incarnation, Label, LinkId, PeerName, Reject, RequestId, SessionId, Time, WorkerId,
 };
@@ -45,6 +48,7 @@ pub struct Node {
     sessions: Sessions,
     queries: Queries,
     channels: Channels,
+    measurements: Measurements,
     leaving: bool,
     last: Time,
 }
@@ -67,6 +71,7 @@ impl Node {
                 config.data_port,
                 config.services.clone(),
             ),
+            measurements: Measurements::new(fork(&mut rng)),
             rng,
             links: BTreeMap::new(),
             leaving: false,
@@ -98,6 +103,12 @@ impl Node {
                 let ways = Ways { sessions: &self.sessions, links: &self.links };
                 self.channels.end_opened(now, &channel, result, &ways, out);
             }
+            Input::TrainSent { link, sent, rtt } => {
+                self.measurements.train_sent(now, link, sent, rtt, out);
+            }
+            Input::TrainCounted { link, number, arrived, rtt } => {
+                self.measurements.train_counted(now, link, number, arrived, rtt, out);
+            }
             Input::Receiving { service, on } => self.channels.receiving(now, &service, on, out),
         }
         self.settle(now, out);
@@ -113,6 +124,7 @@ impl Node {
             sessions,
             self.queries.poll_timeout(),
             self.channels.poll_timeout(),
+            self.measurements.poll_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -142,6 +154,7 @@ impl Node {
         self.queries.handle_timeout(now, &myself!(self), out);
         let ways = Ways { sessions: &self.sessions, links: &self.links };
         self.channels.handle_timeout(now, &ways, out);
+        self.measurements.handle_timeout(now, out);
         self.settle(now, out);
     }
 
@@ -150,6 +163,7 @@ impl Node {
         self.sessions.invariants();
         self.queries.invariants();
         self.channels.invariants();
+        self.measurements.invariants();
     }
 
     pub fn links(&self) -> Vec<LinkView> {
@@ -324,6 +338,14 @@ impl Node {
                 self.channels.message(now, id, message, out);
                 Ok(())
             }
+            Message::Measure(measure) => {
+                let facts = self.measure_facts(id).expect("the link is up");
+                if facts.version < crate::wire::measure::VERSION {
+                    return Err(Misconduct { link: id, why: "a message of a later version" });
+                }
+                self.measurements.message(now, id, measure, facts, out);
+                Ok(())
+            }
             Message::Hello(_) | Message::Bye(_) => unreachable!("handled by on_message"),
         }
     }
@@ -362,6 +384,7 @@ impl Node {
             _ if self.leaving => rejection(Reject::ShuttingDown, "this peer leaves"),
             Request::Recompute => Answer::Recomputing(self.sessions.recompute(now, out)),
             Request::Services { peer } => return self.ask_services(now, id, &peer, out),
+            Request::Measure(wanted) => return self.ask_measure(now, id, &wanted, out),
             Request::CollectLinks => {
                 return self.queries.collect(now, id, &myself!(self), out);
             }
@@ -375,6 +398,49 @@ impl Node {
             }
         };
         out.push(Action::Answer { id, answer });
+    }
+
+    fn ask_measure(
+        &mut self,
+        now: Time,
+        id: RequestId,
+        wanted: &MeasureRequest,
+        out: &mut Vec<Action>,
+    ) {
+        let peer = &wanted.peer;
+        let mut links = self.links.values().map(Link::config);
+        let (reason, detail) = match links.find(|link| link.peer == *peer).map(|link| link.link) {
+            None => {
+                let detail = format!("{peer} is no neighbour: only own links can be measured");
+                (Reject::NoSuchPeer, detail)
+            }
+            Some(link) => match self.measure_facts(link) {
+                Some(facts) => {
+                    return self.measurements.ask(now, id, wanted, link, facts, out);
+                }
+                None => (Reject::Unreachable, format!("the link to {peer} is down")),
+            },
+        };
+        let answer = Answer::Rejected(Rejection { reason, detail });
+        out.push(Action::Answer { id, answer });
+    }
+
+    /// What measuring has to know of a link that is up.
+    fn measure_facts(&self, id: LinkId) -> Option<Facts> {
+        let link = self.links.get(&id)?;
+        let up = link.established()?;
+        let usable = link.capacity();
+        let (free_out, free_in) = self.channels.free(id).unwrap_or((usable, usable));
+        Some(Facts {
+            peer: link.config().peer.clone(),
+            version: up.version,
+            configured: link.config().capacity,
+            usable,
+            packet_bytes: up.packet_bytes,
+            header_bytes: up.header_bytes,
+            reserved_out: usable.saturating_sub(free_out),
+            reserved_back: usable.saturating_sub(free_in),
+        })
     }
 
     fn ask_services(&mut self, now: Time, id: RequestId, peer: &PeerName, out: &mut Vec<Action>) {
@@ -495,6 +561,7 @@ impl Node {
         if before == LinkState::Up {
             out.push(Action::LinkDown { link: id });
             self.channels.link_down(now, id, out);
+            self.measurements.link_down(id, out);
             self.sessions.link_down(now, id);
         }
         out.push(Action::Event(Event::LinkDown { peer, why: why.to_owned() }));

@@ -10,6 +10,7 @@
 //! heartbeats of a daemon would.
 
 pub mod check;
+mod probes;
 pub mod scenario;
 
 use std::cmp::Reverse;
@@ -81,6 +82,7 @@ pub struct Peer {
     pub ends: BTreeSet<ChannelId>,
     pub entries: BTreeMap<ChannelId, Option<Entry>>,
     pub labels: BTreeMap<Label, (ChannelId, LinkId, Target)>,
+    counts: probes::Counts,
     config: NodeConfig,
     /// Wire and side of each link.
     wires: Vec<(usize, usize)>,
@@ -94,6 +96,8 @@ pub struct Peer {
 struct Wire {
     ends: [(usize, LinkId); 2],
     capacities: [Bandwidth; 2],
+    /// What it carries, if not what it is configured for.
+    carries: Option<Bandwidth>,
     cut: bool,
     /// Newest connection, and which of its ends have not been told of it yet.
     newest: u64,
@@ -113,7 +117,8 @@ enum Happening {
     Detach { wire: usize, side: usize, connection: u64 },
     Deliver { wire: usize, side: usize, connection: u64, bytes: bytes::Bytes },
     Wake { peer: usize, life: u32 },
-    EndOpened { peer: usize, life: u32, channel: ChannelId },
+    /// What the peer's engine or sockets answer.
+    Told { peer: usize, life: u32, input: Input },
     Configure { peer: usize, wire: usize, capacity: Bandwidth },
     Strike(Fault),
 }
@@ -332,9 +337,9 @@ impl Sim {
                 self.deliver(wire, side, connection, &bytes);
             }
             Happening::Wake { peer, life } => self.wake(peer, life),
-            Happening::EndOpened { peer, life, channel } => {
+            Happening::Told { peer, life, input } => {
                 if self.peers[peer].life == life {
-                    self.input(peer, Input::EndOpened { channel, result: Ok(()) });
+                    self.input(peer, input);
                 }
             }
             Happening::Configure { peer, wire, capacity } => self.configure(peer, wire, capacity),
@@ -375,6 +380,7 @@ impl Sim {
         self.wires.push(Wire {
             ends,
             capacities: [capacity; 2],
+            carries: None,
             cut: false,
             newest: 0,
             attaching: [false; 2],
@@ -623,7 +629,8 @@ impl Sim {
                     self.peers[at].ends.insert(channel.clone());
                     let life = self.peers[at].life;
                     let opened = self.now + self.between((Duration::ZERO, self.delay.0));
-                    self.push(opened, Happening::EndOpened { peer: at, life, channel });
+                    let input = Input::EndOpened { channel, result: Ok(()) };
+                    self.push(opened, Happening::Told { peer: at, life, input });
                 }
                 Action::CloseEnd { channel } => {
                     self.peers[at].ends.remove(&channel);
@@ -638,8 +645,11 @@ impl Sim {
                 Action::RemoveLabel { label } => {
                     self.peers[at].labels.remove(&label);
                 }
-                // Who carries it is the engine's.
-                Action::MoveChannel { .. } => {}
+                Action::CountProbes { link, on } => self.peers[at].counts.set(link, on),
+                Action::SendTrain { link, train, header_bytes } => {
+                    self.send_train(at, link, train, header_bytes);
+                }
+                Action::CountTrain { link, number } => self.count_train(at, link, number),
                 Action::Answer { id, answer } => {
                     let earlier = self.answers.insert(id, answer);
                     assert!(earlier.is_none(), "each request gets one answer");
@@ -782,6 +792,7 @@ impl Peer {
             ends: BTreeSet::new(),
             entries: BTreeMap::new(),
             labels: BTreeMap::new(),
+            counts: probes::Counts::default(),
             config,
             wires: Vec::new(),
             identity: SigningKey::from_bytes(secret),

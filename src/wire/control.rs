@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::ParseError;
 use super::codec::{Reader, Writer};
 use super::heartbeat::HeartbeatKey;
+use super::measure::Measure;
 use crate::limits;
 use crate::types::{
     Bandwidth, EdgeKey, Incarnation, Label, PeerName, PublicKey, Reject, ServiceName, SessionId,
@@ -20,7 +21,7 @@ use crate::types::{
 };
 
 /// Control versions this build speaks: (lowest, highest).
-pub const VERSIONS: (u16, u16) = (1, 1);
+pub const VERSIONS: (u16, u16) = (1, 2);
 
 /// First message of both ends on a new connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -236,6 +237,8 @@ pub enum Message {
         tx: TxId,
     },
     Routed(Routed),
+    /// Since version 2.
+    Measure(Measure),
 }
 
 /// Type numbers on the wire. Never reused.
@@ -355,6 +358,7 @@ impl Message {
                 w.tx(tx);
             }
             Self::Routed(routed) => emit_routed(&mut w, routed),
+            Self::Measure(measure) => measure.emit(&mut w),
         }
         w.finish()
     }
@@ -412,7 +416,10 @@ fn parse_body(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
         kind::FINISH => Message::Finish { tx: r.tx("finish tx")?, frames: r.u64("finish frames")? },
         kind::FINISH_ACK => Message::FinishAck { tx: r.tx("finish tx")? },
         kind::ASK_SERVICES..=kind::UNANSWERED => parse_routed(kind, r)?,
-        _ => return Err(ParseError::new("message type", 0)),
+        _ => {
+            let measure = Measure::parse(kind, r);
+            Message::Measure(measure.ok_or(ParseError::new("message type", 0))??)
+        }
     })
 }
 

@@ -72,6 +72,8 @@ pub enum FrameType {
     Data = 1,
     /// Sign of life of a link: see [`super::heartbeat`].
     Heartbeat = 2,
+    /// One of a train that measures a link: see [`super::measure`].
+    Probe = 3,
 }
 
 /// The fields of a header as values.
@@ -97,7 +99,7 @@ impl Header {
     fn tail_bytes(&self) -> usize {
         match self.frame_type {
             FrameType::Data => END_TAG_BYTES,
-            FrameType::Heartbeat => 0,
+            FrameType::Heartbeat | FrameType::Probe => 0,
         }
     }
 
@@ -127,6 +129,7 @@ pub fn parse(datagram: &[u8]) -> Result<Header, ParseError> {
     let frame_type = match datagram[at::VERSION_TYPE] & 0x0f {
         1 => FrameType::Data,
         2 => FrameType::Heartbeat,
+        3 => FrameType::Probe,
         _ => return Err(ParseError::new("frame type", at::VERSION_TYPE)),
     };
     let header = Header {

@@ -2,7 +2,7 @@
 //!
 //! Pure: no clock, no socket, and no heap for frames. [`frame`] is the data plane's header,
 //! [`heartbeat`] the sign of life between neighbours, [`control`] the messages of a link's TCP
-//! connection, [`codec`] the small reader and writer the control messages share.
+//! connection, [`measure`] what both say about the capacity of a link, [`codec`] the small reader and writer the control messages share.
 //!
 //! Versions: a frame carries the format version in its first four bits; a link agrees in Hello on one
 //! control version that both ends speak. Unknown frame versions are dropped and counted, unknown
@@ -12,6 +12,7 @@ pub mod codec;
 pub mod control;
 pub mod frame;
 pub mod heartbeat;
+pub mod measure;
 
 /// What could not be read, and at which byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

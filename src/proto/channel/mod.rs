@@ -233,7 +233,8 @@ impl Channels {
             | Message::Done { .. }
             | Message::Members { .. }
             | Message::Commit { .. }
-            | Message::Routed(_) => ("other", Err("not a message of channels")),
+            | Message::Routed(_)
+            | Message::Measure(_) => ("other", Err("not a message of channels")),
         };
         if let Err(why) = handled {
             out.push(Action::Event(Event::Ignored { peer, what, why }));
