@@ -223,6 +223,8 @@ pub const COLLECT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Longest measurement of a link, both ways together.
 pub const MEASURE_MAX: Duration = Duration::from_secs(5);
+/// Shortest: a handful of trains each way.
+pub const MEASURE_MIN: Duration = Duration::from_secs(1);
 /// The neighbour answers that it is ready within this, and forgets a measurement this long after its
 /// longest time.
 pub const MEASURE_GRACE: Duration = Duration::from_secs(1);

@@ -33,6 +33,7 @@ drop_reasons! {
     UnknownLabel "unknown_label" "No channel has this label here: closed, never opened, or guessed.",
     ForeignLabel "foreign_label" "The label is known, but the frame did not come from the link it was given to.",
     BadHeartbeat "bad_heartbeat" "A heartbeat whose MAC or label is wrong, or an old one again.",
+    BadProbe "bad_probe" "A probe whose MAC or label is wrong, or that nobody measures with here.",
     HopLimit "hop_limit" "The frame had no hops left.",
     TooBig "too_big" "A local datagram larger than the channel's largest payload.",
     Policed "policed" "Above the channel's bandwidth: sent faster than was asked for.",
@@ -151,7 +152,7 @@ impl Books {
 }
 
 /// Counters of a worker: drops that belong to no channel, and sign of life. Datagrams = frames +
-/// heartbeats heard + drops, but those of the kernel.
+/// heartbeats and probes heard + drops, but those of the kernel.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct WorkerStats {
@@ -170,6 +171,12 @@ pub struct WorkerStats {
     pub ring_in: AtomicU64,
     pub heartbeats_sent: AtomicU64,
     pub heartbeats_heard: AtomicU64,
+    /// Probes that came while a link was measured.
+    pub probes_heard: AtomicU64,
+    /// Waits that ended with datagrams.
+    pub wakeups: AtomicU64,
+    /// How the worker waits now: the number of a [`WaitMode`].
+    wait_mode: AtomicU8,
     /// Times inside this worker, and sizes.
     pub relay: RelayHistograms,
 }
@@ -188,6 +195,9 @@ impl Default for WorkerStats {
             ring_in: AtomicU64::new(0),
             heartbeats_sent: AtomicU64::new(0),
             heartbeats_heard: AtomicU64::new(0),
+            probes_heard: AtomicU64::new(0),
+            wakeups: AtomicU64::new(0),
+            wait_mode: AtomicU8::new(0),
             relay: RelayHistograms::default(),
         }
     }

@@ -19,6 +19,7 @@ use spanway::wire::control::{
 };
 use spanway::wire::frame::{self, FrameType, HEADER_BYTES, Header};
 use spanway::wire::heartbeat::{Heartbeat, HeartbeatKey};
+use spanway::wire::measure::{Arrived, Measure, MeasureBody, Probe, Train};
 
 const LABEL: Label = Label(0x0102_0304_0506_0708);
 
@@ -59,8 +60,19 @@ fn every_control_message_has_its_golden_bytes() {
 }
 
 #[test]
+fn a_probe_has_its_golden_bytes_and_is_believed() {
+    let golden = golden("probe");
+    let probe = Probe { label: LABEL, train: 3, position: 9, of: 200 };
+    let mut bytes = vec![0; golden.len()];
+    probe.emit(&key(), &mut bytes);
+    assert_eq!(bytes, golden);
+    let header = frame::parse(&golden).expect("a frame");
+    assert_eq!(Probe::verify(&header, &golden, &key()), Some(probe));
+}
+
+#[test]
 fn every_golden_file_is_held_against_the_code() {
-    let frames = ["frame_data", "frame_empty", "heartbeat"].map(str::to_owned);
+    let frames = ["frame_data", "frame_empty", "heartbeat", "probe"].map(str::to_owned);
     let held: BTreeSet<String> =
         messages().iter().map(|message| file_of(message).to_owned()).chain(frames).collect();
     let listed = fs::read_dir(folder()).expect("tests/golden is there");
@@ -127,6 +139,16 @@ fn file_of(message: &Message) -> &'static str {
             RoutedBody::Links { .. } => "links",
             RoutedBody::Unanswered(_) => "unanswered",
         },
+        Message::Measure(Measure { body, .. }) => match body {
+            MeasureBody::Ask => "measure_ask",
+            MeasureBody::Ready => "measure_ready",
+            MeasureBody::Refused(_) => "measure_refused",
+            MeasureBody::Train(_) => "measure_train",
+            MeasureBody::Sent { .. } => "measure_sent",
+            MeasureBody::Count { .. } => "measure_count",
+            MeasureBody::Counted { .. } => "measure_counted",
+            MeasureBody::End => "measure_end",
+        },
     }
 }
 
@@ -149,7 +171,26 @@ fn messages() -> Vec<Message> {
     messages.extend(ghs().map(|body| Message::Ghs { session: session(), body }));
     messages.extend(reservations());
     messages.extend(routed());
+    messages.extend(measures());
     messages
+}
+
+fn measures() -> [Message; 8] {
+    let rate = Bandwidth::from_bps(50_000_000);
+    [
+        MeasureBody::Ask,
+        MeasureBody::Ready,
+        MeasureBody::Refused("busy".to_owned()),
+        MeasureBody::Train(Train { number: 3, frames: 200, frame_bytes: 1_472, rate }),
+        MeasureBody::Sent { number: 3, frames: 200, took_us: 48_000 },
+        MeasureBody::Count { number: 3 },
+        MeasureBody::Counted {
+            number: 3,
+            arrived: Arrived { frames: 199, tail_frames: 148, tail_us: 35_800 },
+        },
+        MeasureBody::End,
+    ]
+    .map(|body| Message::Measure(Measure { id: 0x5152_5354_5556_5758, body }))
 }
 
 fn hello() -> Hello {

@@ -58,6 +58,13 @@ pub enum Request {
     /// Lines of [`EventLine`] from now on.
     Events,
     Reload,
+    /// What the link to this neighbour carries; answered within `duration_ms` and a second.
+    Measure {
+        peer: PeerName,
+        /// No higher rate is tried; missing: four times the configured capacity.
+        max_bps: Option<Bandwidth>,
+        duration_ms: u64,
+    },
     Recompute,
     /// Leave at once.
     Leave,
@@ -266,7 +273,7 @@ pub struct LedgerRow {
     pub in_flight: i64,
 }
 
-/// What came to one worker's sockets, over all channels there were: arrived = frames + heartbeats + all
+/// What came to one worker's sockets, over all channels there were: arrived = frames + heartbeats + probes + all
 /// of dropped + in_flight.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerWorker {
@@ -276,6 +283,7 @@ pub struct LedgerWorker {
     /// Of channels; what became of them is theirs to say.
     pub frames: u64,
     pub heartbeats: u64,
+    pub probes: u64,
     /// Drops that belong to no channel.
     pub dropped: BTreeMap<String, u64>,
     pub in_flight: i64,
@@ -304,6 +312,46 @@ pub struct ServiceRow {
     /// The service speaks first.
     pub source: bool,
     pub busy: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeasureReply {
+    pub peer: PeerName,
+    pub took_ms: u64,
+    /// For `[[link]] capacity`: nine tenths of the lower way, rounded down.
+    pub suggested_bps: Option<Bandwidth>,
+    pub configured_bps: Bandwidth,
+    /// The highest rate that was allowed.
+    pub max_bps: Bandwidth,
+    /// Held by channels meanwhile, whose frames were not counted.
+    pub reserved_out_bps: Bandwidth,
+    pub reserved_back_bps: Bandwidth,
+    /// Median round trip of heartbeats while probes were sent.
+    pub rtt_p50_us: Option<u64>,
+    pub out: MeasureWay,
+    pub back: MeasureWay,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeasureWay {
+    /// The highest rate that was carried.
+    pub best_bps: Option<Bandwidth>,
+    /// Why it is not higher: `link`, `max`, `sender` or `time`.
+    pub limit: String,
+    pub trains: Vec<MeasureTrain>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeasureTrain {
+    /// As it was sent, in IP packets.
+    pub rate_bps: Bandwidth,
+    pub sent: u32,
+    pub arrived: u32,
+    /// As it came out of the link, if enough did to tell.
+    pub arrived_bps: Option<Bandwidth>,
+    /// The longer one that confirms a rate.
+    pub long: bool,
 }
 
 /// Lines of `receive`.

@@ -41,8 +41,9 @@ fn stays_missing(earlier: &LedgerReply, later: &LedgerReply) -> BTreeMap<String,
         let channels =
             channels.map(|row| (row.id.clone(), row.entered + row.received, row.in_flight));
         let workers = reply.workers.iter();
-        let workers =
-            workers.map(|w| (format!("port {}", w.port), w.arrived - w.heartbeats, w.in_flight));
+        let workers = workers.map(|w| {
+            (format!("port {}", w.port), w.arrived - w.heartbeats - w.probes, w.in_flight)
+        });
         channels.chain(workers).map(|(place, came, missing)| (place, (came, missing))).collect()
     };
     let before = places(earlier);
@@ -83,6 +84,7 @@ fn text(
         .number("ARRIVED")
         .number("OF CHANNELS")
         .number("HEARTBEATS")
+        .number("PROBES")
         .number("DROPPED")
         .number("IN FLIGHT");
     for worker in &reply.workers {
@@ -91,6 +93,7 @@ fn text(
             worker.arrived.to_string(),
             worker.frames.to_string(),
             worker.heartbeats.to_string(),
+            worker.probes.to_string(),
             sum(&worker.dropped).to_string(),
             worker.in_flight.to_string(),
         ]);
@@ -147,6 +150,7 @@ mod tests {
             arrived: entered,
             frames: entered,
             heartbeats: 0,
+            probes: 0,
             dropped,
             in_flight: 0,
         };

@@ -21,6 +21,7 @@ mod drawing;
 mod forward;
 mod interrupt;
 mod ledger;
+mod measure;
 mod open;
 mod read;
 mod recv;
@@ -110,6 +111,8 @@ enum Command {
     Services(ServicesArgs),
     /// Check the tree against an independent computation
     Verify(Target),
+    /// Find out what the link to a neighbour carries, and what to configure
+    Measure(MeasureArgs),
     /// Read the configuration file again: all of it, or nothing on a mistake
     Reload(Target),
     /// Start a new computation of the tree
@@ -313,6 +316,25 @@ struct RecvArgs {
     target: Target,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  spanway measure peer-02
+Sends trains of probes at rising rates there and back. Frames go first, but where the link is slower
+than configured, channels that use it may lose some meanwhile.")]
+struct MeasureArgs {
+    /// A neighbour
+    peer: PeerName,
+    /// At most this long, 1s to 5s
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    duration: Duration,
+    /// Try no higher rate, as in 200Mbit/s [default: four times the configured capacity]
+    #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
+    max: Option<Bandwidth>,
+    #[command(flatten)]
+    target: Target,
+}
+
 fn run(command: Command) -> Result<(), CliError> {
     match command {
         Command::Demo(args) => demo::demo(&args),
@@ -323,6 +345,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Config { action: ConfigAction::PrintDefault } => setup::print_default(),
         Command::Open(args) => open::open(args),
         Command::Close(args) => open::close(&args),
+        Command::Measure(args) => measure::measure(&args),
         Command::Reload(target) => open::reload(&target),
         Command::Recompute(target) => open::recompute(&target),
         Command::Leave(target) => open::leave(&target),

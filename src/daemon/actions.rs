@@ -135,6 +135,7 @@ impl Control {
                 Action::LinkDown { link } => {
                     if let Some(slot) = self.links.get_mut(&link) {
                         slot.spec = None;
+                        slot.probes = None;
                     }
                     // A peer that leaves sends heartbeats until its last words were read: who misses
                     // them first would take all its channels for broken.
@@ -146,6 +147,11 @@ impl Control {
                     let result = self.open_end(&channel, side, &service, worker);
                     self.inputs.push_back(Input::EndOpened { channel, result });
                 }
+                Action::CountProbes { link, on } => self.count_probes(link, on),
+                Action::SendTrain { link, train, header_bytes } => {
+                    self.send_train(link, train, header_bytes);
+                }
+                Action::CountTrain { link, number } => self.count_train(link, number),
                 Action::CloseEnd { channel } => {
                     if let Some(end) = self.channels.remove_end(&channel) {
                         self.command(end.worker, Command::RemoveEnd(channel));

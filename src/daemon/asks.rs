@@ -14,7 +14,7 @@ use crate::daemon::ends::{self, EndPlan, NewEnd, OpenerAddresses};
 use crate::daemon::views::{self, Here};
 use crate::limits;
 use crate::proto::view::LinkState;
-use crate::proto::{Answer, Input, OpenRequest, Rejection, Request};
+use crate::proto::{Answer, Input, MeasureRequest, OpenRequest, Rejection, Request};
 use crate::sim::check;
 use crate::types::{Bandwidth, ChannelId, PeerName, Reject, RequestId, ServiceName};
 
@@ -70,6 +70,15 @@ impl Control {
             dto::Request::Verify => self.ask(Asking::Plain(answers), Request::CollectLinks),
             dto::Request::Services { peer } => {
                 self.ask(Asking::Plain(answers), Request::Services { peer });
+            }
+            dto::Request::Measure { peer, max_bps, duration_ms } => {
+                match check_measure(max_bps, duration_ms) {
+                    Ok(duration) => {
+                        let wanted = MeasureRequest { peer, max: max_bps, duration };
+                        self.ask(Asking::Plain(answers), Request::Measure(wanted));
+                    }
+                    Err(message) => answers.failed(FailureKind::Usage, message),
+                }
             }
             dto::Request::Recompute => self.ask(Asking::Plain(answers), Request::Recompute),
             dto::Request::Open(open) => match self.open(open, answers) {
@@ -135,6 +144,9 @@ impl Control {
             }
             (Asking::Plain(answers), Answer::Links(collected)) => {
                 answers.ok(&views::verify_reply(check::judge(&collected)));
+            }
+            (Asking::Plain(answers), Answer::Measured(measured)) => {
+                answers.ok(&views::measure_reply(*measured));
             }
             (Asking::Plain(answers), Answer::Recomputing(session)) => {
                 answers.ok(&session.to_string());
@@ -385,6 +397,25 @@ impl Control {
                 dropped: views::drops(worker.stats.drops()),
             })
             .collect()
+    }
+}
+
+/// How long a link may be measured.
+fn check_measure(max: Option<Bandwidth>, duration_ms: u64) -> Result<Duration, String> {
+    let duration = Duration::from_millis(duration_ms);
+    if !(limits::MEASURE_MIN..=limits::MEASURE_MAX).contains(&duration) {
+        return Err(format!(
+            "a duration of {duration:?} is not possible: {:?} to {:?} are",
+            limits::MEASURE_MIN,
+            limits::MEASURE_MAX
+        ));
+    }
+    let least = Bandwidth::from_bps(limits::TRAIN_RATE_BPS_MIN);
+    match max {
+        Some(max) if max < least => {
+            Err(format!("max {max} is too low to measure anything: write at least {least}"))
+        }
+        Some(_) | None => Ok(duration),
     }
 }
 

@@ -40,11 +40,14 @@ use crate::daemon::connection::{Arrival, Connection};
 use crate::daemon::identity::Identity;
 use crate::daemon::latency::ChannelWatch;
 use crate::daemon::neighbours::{Dial, Neighbours};
-use crate::engine::{self, DataPlane, LinkSpec, Silence};
+use crate::daemon::views;
+use crate::engine::probes::ProbeCounts;
+use crate::engine::{self, Engine, LinkSpec, Silence};
 use crate::limits;
 use crate::proto::node::Node;
 use crate::proto::view::LinkState;
-use crate::proto::{Input, NodeConfig, Request, ServiceKind};
+use crate::proto::{Input, Request, measure};
+use crate::stats::histogram::{InsideHistogram, inside_histogram};
 use crate::types::{LinkId, PeerName, RequestId, ServiceName, Time};
 
 /// Inputs of neighbours that are handled before actions behind a route change are let go together.
@@ -110,6 +113,8 @@ pub(crate) struct Slot {
     pub(super) connection: Option<Connection>,
     /// What the engine was told while the link is up, and since when.
     pub(super) spec: Option<(LinkSpec, Time)>,
+    /// While the link is measured.
+    pub(super) probes: Option<Arc<ProbeCounts>>,
     connected: watch::Sender<bool>,
     dialler: Option<(Dial, AbortHandle)>,
 }
@@ -307,6 +312,7 @@ impl Control {
                 peer: link.peer.clone(),
                 connection: None,
                 spec: None,
+                probes: None,
                 connected: watch::Sender::new(false),
                 dialler: None,
             });
@@ -378,6 +384,9 @@ impl Control {
                     tracing::info!(link = link.0, %before, %address, "neighbour moved");
                     let spec = Arc::new(spec.clone());
                     self.engine.broadcast(&|| engine::Command::SetLink(Arc::clone(&spec)));
+                }
+                engine::Event::TrainSent { link, number, frames, took } => {
+                    self.train_sent(link, measure::Sent { number, frames, took });
                 }
                 engine::Event::Failed(why) => self.stage = Stage::Ended(Err(why)),
             }

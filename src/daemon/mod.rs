@@ -23,6 +23,7 @@ mod ends;
 pub(crate) mod handshake;
 pub mod identity;
 mod latency;
+mod measuring;
 mod neighbours;
 pub(crate) mod runtime;
 pub mod store;

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::api::dto::{
-    ChannelRow, EdgeRow, EventLine, Latency, LedgerRow, LedgerWorker, LinkRow, OpenReply, PeerRow,
-    ServiceRow, TreeReply, VerifyReply,
+    ChannelRow, Distribution, EdgeRow, EventLine, LedgerRow, LedgerWorker, LinkRow, MeasureReply,
+    MeasureTrain, MeasureWay, OpenReply, PeerRow, ServiceRow, TreeReply, VerifyReply,
 };
 use crate::limits;
+use crate::proto::measure::{Limit, Point};
 use crate::proto::view::{ChannelView, LinkView, PeerView, TreeView};
-use crate::proto::{Event, Opened, Rejection, Side};
+use crate::proto::{Event, Measured, MeasuredWay, Opened, Rejection, Side};
 use crate::sim::check;
 use crate::stats::{ChannelStats, DropReason, LatencyBuckets, WorkerStats};
 use crate::types::{Bandwidth, ChannelId, EdgeKey};
@@ -160,6 +161,77 @@ pub(crate) fn distribution(reading: &Reading) -> Distribution {
     }
 }
 
+pub(crate) fn measure_reply(measured: Measured) -> MeasureReply {
+    let carried = [&measured.out, &measured.back].map(|way| way.best);
+    let lower = carried.into_iter().min().flatten();
+    let warnings = measure_warnings(&measured);
+    MeasureReply {
+        peer: measured.peer,
+        took_ms: u64::try_from(measured.took.as_millis()).unwrap_or(u64::MAX),
+        suggested_bps: lower.map(suggested).filter(|rate| *rate > Bandwidth::ZERO),
+        configured_bps: measured.configured,
+        max_bps: measured.max,
+        reserved_out_bps: measured.reserved_out,
+        reserved_back_bps: measured.reserved_back,
+        rtt_p50_us: measured.rtt_p50.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+        out: measure_way(measured.out),
+        back: measure_way(measured.back),
+        warnings,
+    }
+}
+
+fn measure_way(way: MeasuredWay) -> MeasureWay {
+    let train = |point: Point| MeasureTrain {
+        rate_bps: point.rate,
+        sent: point.sent,
+        arrived: point.arrived,
+        arrived_bps: point.arrived_rate,
+        long: point.long,
+    };
+    MeasureWay {
+        best_bps: way.best,
+        limit: way.limit.as_str().to_owned(),
+        trains: way.points.into_iter().map(train).collect(),
+    }
+}
+
+fn measure_warnings(measured: &Measured) -> Vec<String> {
+    let Measured { peer, configured, reserved_out, reserved_back, .. } = measured;
+    let mut warnings = Vec::new();
+    for (way, name) in [(&measured.out, "to"), (&measured.back, "from")] {
+        match (way.best, way.limit) {
+            (Some(best), Limit::Link) if best < *configured => warnings.push(format!(
+                "the configuration promises more than the link carries: {configured}, but {best} \
+                 {name} {peer}"
+            )),
+            (None, _) => warnings.push(format!("nothing that was tried was carried {name} {peer}")),
+            (_, Limit::Max) => warnings.push(format!(
+                "all that was tried was carried {name} {peer}: it may be more, see --max"
+            )),
+            (_, Limit::Time) => warnings.push(format!(
+                "time was up before the rate {name} {peer} was found: take it as a guess"
+            )),
+            (Some(_), Limit::Link | Limit::Sender) => {}
+        }
+    }
+    let reserved = (*reserved_out).max(*reserved_back);
+    if reserved > Bandwidth::ZERO {
+        warnings.push(format!(
+            "channels hold up to {reserved} of this link: what they sent meanwhile is not in the \
+             rates above, and they may have lost frames where the link is slower than configured"
+        ));
+    }
+    warnings
+}
+
+/// Nine tenths, rounded down to two digits.
+fn suggested(carried: Bandwidth) -> Bandwidth {
+    let rate = carried.bps() / 10 * 9;
+    let step = std::iter::successors(Some(1_u64), |step| step.checked_mul(10));
+    let step = step.take_while(|step| rate / step >= 10).last().unwrap_or(1);
+    Bandwidth::from_bps(rate / step * step)
+}
+
 /// The rate back where the asker named none: max(64 kbit/s, 2 %) (A11).
 pub(crate) fn default_rate_back(rate: Bandwidth) -> Bandwidth {
     Bandwidth::from_bps((rate.bps() / 50).max(limits::BANDWIDTH_BACK_BPS_MIN))
@@ -237,12 +309,13 @@ pub(crate) fn ledger_row(id: &ChannelId, stats: &ChannelStats) -> LedgerRow {
 pub(crate) fn ledger_worker(port: u16, stats: &WorkerStats) -> LedgerWorker {
     let dropped = stats.drops();
     let (frames, heartbeats) = (load(&stats.frames), load(&stats.heartbeats_heard));
+    let probes = load(&stats.probes_heard);
     std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
     let by_kernel = stats.dropped(DropReason::KernelReceive);
     let arrived = load(&stats.datagrams) + by_kernel;
-    let gone = frames + heartbeats + dropped.iter().map(|(_, count)| count).sum::<u64>();
+    let gone = frames + heartbeats + probes + dropped.iter().map(|(_, count)| count).sum::<u64>();
     let in_flight = arrived.wrapping_sub(gone).cast_signed();
-    LedgerWorker { port, arrived, frames, heartbeats, dropped: drops(dropped), in_flight }
+    LedgerWorker { port, arrived, frames, heartbeats, probes, dropped: drops(dropped), in_flight }
 }
 
 /// What to do about a receive buffer that the kernel cut, if it did.
@@ -280,6 +353,51 @@ fn load(counter: &std::sync::atomic::AtomicU64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_suggestion_is_nine_tenths_in_two_digits() {
+        let rate = |bps| suggested(Bandwidth::from_bps(bps)).to_string();
+        assert_eq!(rate(49_300_000), "44 Mbit/s");
+        assert_eq!(rate(1_000_000_000), "900 Mbit/s");
+        assert_eq!(rate(7), "0 bit/s");
+        assert_eq!(rate(99_999), "89 kbit/s");
+    }
+
+    fn measured(best: [Option<u64>; 2], limit: Limit) -> Measured {
+        let [out, back] = best.map(|best| MeasuredWay {
+            best: best.map(Bandwidth::from_bps),
+            limit,
+            points: Vec::new(),
+        });
+        Measured {
+            peer: "b".parse().expect("a name"),
+            took: std::time::Duration::from_millis(3_210),
+            max: Bandwidth::from_bps(400_000_000),
+            configured: Bandwidth::from_bps(100_000_000),
+            usable: Bandwidth::from_bps(95_000_000),
+            reserved_out: Bandwidth::ZERO,
+            reserved_back: Bandwidth::from_bps(5_000_000),
+            out,
+            back,
+            rtt_p50: None,
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_promises_more_than_the_link_carries_is_warned_of() {
+        let reply = measure_reply(measured([Some(120_000_000), Some(50_000_000)], Limit::Link));
+        assert_eq!(reply.suggested_bps, Some(Bandwidth::from_bps(45_000_000)));
+        let [promise, reserved] = &reply.warnings[..] else { panic!("{:?}", reply.warnings) };
+        assert!(promise.contains("100 Mbit/s, but 50 Mbit/s from b"), "{promise}");
+        assert!(reserved.contains("5 Mbit/s"), "{reserved}");
+    }
+
+    #[test]
+    fn a_way_without_a_rate_leaves_nothing_to_suggest() {
+        let reply = measure_reply(measured([Some(120_000_000), None], Limit::Link));
+        assert_eq!(reply.suggested_bps, None);
+        assert!(reply.warnings[0].contains("from b"), "{:?}", reply.warnings);
+    }
 
     #[test]
     fn a11_the_rate_back_is_two_percent_and_at_least_64_kbit() {

@@ -24,6 +24,8 @@ use crate::wire::frame::{self, END_TAG_BYTES, FrameType, HEADER_BYTES, Header, O
 pub enum Judged {
     /// Names this link; its MAC is still to be checked.
     Heartbeat { link: LinkId, header: Header },
+    /// Likewise.
+    Probe { link: LinkId, header: Header },
     /// Of a channel, from its link.
     Frame { account: Account, from: LinkId, header: Header, verdict: Verdict },
 }
@@ -48,9 +50,17 @@ pub fn forward(
     now: Time,
 ) -> Result<Judged, DropReason> {
     let header = frame::parse(datagram).map_err(|_| DropReason::Malformed)?;
-    if header.frame_type == FrameType::Heartbeat {
-        let link = table.heartbeat_link(header.label).ok_or(DropReason::BadHeartbeat)?;
-        return Ok(Judged::Heartbeat { link, header });
+    let link = |table: &Table, reason| table.heartbeat_link(header.label).ok_or(reason);
+    match header.frame_type {
+        FrameType::Data => {}
+        FrameType::Heartbeat => {
+            let link = link(table, DropReason::BadHeartbeat)?;
+            return Ok(Judged::Heartbeat { link, header });
+        }
+        FrameType::Probe => {
+            let link = link(table, DropReason::BadProbe)?;
+            return Ok(Judged::Probe { link, header });
+        }
     }
     let (route, links) = table.look_up(header.label).ok_or(DropReason::UnknownLabel)?;
     if !links.get(route.from).is_some_and(|link| link.sends_from(source)) {
@@ -202,6 +212,7 @@ mod tests {
     use crate::types::{Bandwidth, ChannelId, Label, PeerName};
     use crate::wire::frame::{END_TAG_BYTES, HEADER_BYTES, OVERHEAD_BYTES};
     use crate::wire::heartbeat::{Heartbeat, HeartbeatKey};
+    use crate::wire::measure::Probe;
 
     const IN: LinkId = LinkId(0);
     const OUT: LinkId = LinkId(1);
@@ -251,7 +262,7 @@ mod tests {
     fn verdict(judged: Result<Judged, DropReason>) -> Result<Verdict, DropReason> {
         judged.map(|judged| match judged {
             Judged::Frame { verdict, .. } => verdict,
-            Judged::Heartbeat { .. } => panic!("a heartbeat"),
+            Judged::Heartbeat { .. } | Judged::Probe { .. } => panic!("of a link"),
         })
     }
 
@@ -309,6 +320,22 @@ mod tests {
         table.remove_link(IN);
         let judged = forward(&mut frame(1, 64), neighbour(), &mut table, NOW);
         assert_eq!(judged, Err(DropReason::ForeignLabel));
+    }
+
+    #[test]
+    fn a_probe_names_its_link_and_an_unknown_one_is_dropped() {
+        let mut table = table();
+        let probe = |label| {
+            let mut bytes = [0; 100];
+            let probe = Probe { label: Label(label), train: 1, position: 0, of: 20 };
+            probe.emit(&HeartbeatKey([0; 32]), &mut bytes);
+            bytes
+        };
+        // From anywhere: its MAC says whose it is.
+        let judged = forward(&mut probe(200), address("192.0.2.9:5"), &mut table, NOW);
+        assert!(matches!(judged, Ok(Judged::Probe { link: OUT, .. })), "{judged:?}");
+        let judged = forward(&mut probe(9), neighbour(), &mut table, NOW);
+        assert_eq!(judged, Err(DropReason::BadProbe));
     }
 
     #[test]

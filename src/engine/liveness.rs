@@ -39,6 +39,9 @@ struct Watch {
     /// Highest sequence heard, 0 before the first, and when.
     heard: u64,
     heard_at: Time,
+    /// When the last heartbeats were sent, by sequence, and the last round trip.
+    sent_at: [Time; SENT_KEPT],
+    rtt: Option<Duration>,
     /// When the link was last known to carry something to us. In the future while the grace of a new
     /// link lasts.
     alive_at: Time,
@@ -56,6 +59,9 @@ impl Default for Liveness {
         Self { links: Vec::new(), next: NEVER, interval_min: Duration::MAX, overflowed_at: None }
     }
 }
+
+/// Heartbeats whose times of sending are kept: an answer to an older one says nothing new.
+const SENT_KEPT: usize = 16;
 
 const NEVER: Time = Time(u64::MAX);
 
@@ -138,11 +144,23 @@ impl Liveness {
         // The first one ends the grace of a new link.
         watch.alive_at = if first { now } else { watch.alive_at.max(now) };
         if beat.heard > watch.confirmed && beat.heard <= watch.sent {
+            watch.measure(&beat, now);
             let first = watch.confirmed == 0;
             watch.confirmed = beat.heard;
             watch.confirmed_at = if first { now } else { watch.confirmed_at.max(now) };
         }
         Some(source != watch.address)
+    }
+
+    /// What the link is, and where its neighbour is now.
+    pub fn link(&self, link: LinkId) -> Option<(&Arc<LinkSpec>, SocketAddr)> {
+        let watch = self.links.get(usize::from(link.0))?.as_ref()?;
+        Some((&watch.spec, watch.address))
+    }
+
+    /// The last round trip of a heartbeat: there, the neighbour's wait left out, and back.
+    pub fn rtt(&self, link: LinkId) -> Option<Duration> {
+        self.links.get(usize::from(link.0))?.as_ref()?.rtt
     }
 
     /// Heartbeats go to the new address from now on.
@@ -213,6 +231,8 @@ impl Watch {
             send_at: now,
             heard: 0,
             heard_at: now,
+            sent_at: [now; SENT_KEPT],
+            rtt: None,
             alive_at: now + LINK_GRACE,
             confirmed: 0,
             confirmed_at: now + LINK_GRACE,
@@ -233,8 +253,17 @@ impl Watch {
         self
     }
 
+    /// The neighbour heard one of our last heartbeats, so long before it sent this one.
+    fn measure(&mut self, beat: &Heartbeat, now: Time) {
+        if beat.heard + SENT_KEPT as u64 > self.sent {
+            let both = now.since(self.sent_at[slot(beat.heard)]);
+            self.rtt = Some(both.saturating_sub(Duration::from_micros(beat.heard_age_us.into())));
+        }
+    }
+
     fn beat(&mut self, now: Time, overloaded: bool) -> [u8; HEARTBEAT_BYTES] {
         self.sent += 1;
+        self.sent_at[slot(self.sent)] = now;
         let age = now.since(self.heard_at).as_micros();
         let beat = Heartbeat {
             label: self.spec.send_label,
@@ -245,6 +274,10 @@ impl Watch {
         };
         beat.emit(&self.spec.send_key)
     }
+}
+
+fn slot(sequence: u64) -> usize {
+    usize::try_from(sequence % SENT_KEPT as u64).expect("below SENT_KEPT")
 }
 
 fn same_life(one: &LinkSpec, other: &LinkSpec) -> bool {
@@ -368,6 +401,19 @@ mod tests {
         assert_eq!(seen.len(), 1, "{seen:?}");
         assert_eq!(seen[0].1, Silence::NotHearing);
         assert!((400..=460).contains(&seen[0].0), "{seen:?}");
+    }
+
+    #[test]
+    fn the_round_trip_leaves_out_how_long_the_neighbour_waited() {
+        let (mut one, mut other) = (Liveness::default(), Liveness::default());
+        one.set(&spec(1, 2), ms(0));
+        other.set(&spec(2, 1), ms(0));
+        assert_eq!(one.rtt(LinkId(3)), None);
+        let there = beats(&mut one, ms(0))[0];
+        assert_eq!(hear(&mut other, 1, &there, ms(4)), Some(false));
+        let back = beats(&mut other, ms(20))[0];
+        assert_eq!(hear(&mut one, 2, &back, ms(27)), Some(false));
+        assert_eq!(one.rtt(LinkId(3)), Some(Duration::from_millis(4 + 7)));
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod handle;
 pub mod liveness;
 mod plane;
 pub mod pool;
+pub mod probes;
 pub mod proxy;
 pub mod ring;
 pub mod runs;
@@ -38,9 +39,11 @@ use std::time::Duration;
 pub use handle::{Engine, EngineError, WorkerInfo};
 pub use plane::{DataPlane, OwnEnds};
 
+use self::probes::ProbeCounts;
 use crate::stats::ChannelStats;
 use crate::types::{Bandwidth, ChannelId, Label, LinkId, Time, WorkerId};
 use crate::wire::heartbeat::HeartbeatKey;
+use crate::wire::measure::Train;
 
 /// What the control thread tells a worker.
 #[derive(Debug)]
@@ -75,15 +78,24 @@ pub enum Command {
         stats: Arc<ChannelStats>,
     },
     RemoveLabel(Label),
-    /// These labels, and the end of the channel if it has one here, go over to another worker with all
-    /// they have. No frame is lost or reordered; those that still arrive here are passed on. Later
-    /// commands to that worker wait until it is done. A label is moved once, from the worker that drew
-    /// it: frames that come back would overtake those on their way in the rings.
-    MoveChannel {
-        channel: ChannelId,
-        labels: Vec<Label>,
-        end: bool,
-        to: WorkerId,
+    /// Count the probes that come over the link, or no more; then send none any more either. For worker
+    /// 0, like all that measures.
+    CountProbes {
+        link: LinkId,
+        counts: Option<Arc<ProbeCounts>>,
+    },
+    /// Send these probes; `header_bytes` of IP and UDP come on top of each.
+    SendTrain {
+        link: LinkId,
+        train: Train,
+        header_bytes: u16,
+    },
+    /// Frames of the channel with these counters are counted in `full`, too, until `Unwatch` with the
+    /// same number. Each worker gets a histogram of its own: one writer each.
+    Watch {
+        watch: u64,
+        stats: Arc<ChannelStats>,
+        full: Arc<FullHistogram>,
     },
     Stop,
 }
@@ -165,6 +177,8 @@ pub enum Event {
     LinkSilent { link: LinkId, why: Silence },
     /// A valid heartbeat came from a new address (worker 0 of the neighbour).
     LinkMoved { link: LinkId, address: SocketAddr },
+    /// A train of probes has left.
+    TrainSent { link: LinkId, number: u32, frames: u32, took: Duration },
     /// A worker cannot go on; the daemon stops with this text.
     Failed(String),
 }

@@ -7,7 +7,7 @@
 //! 4 forward     a verdict for each segment of each super-buffer, headers edited where they lie; of a
 //!               proxy one for each super-buffer, nothing edited
 //! 5 submit      all runs of the batch; count what became of each frame; release the buffers
-//! 6 heartbeats  (worker 0) send those due, report silent links
+//! 6 heartbeats  (worker 0) send those due, report silent links; probes, while a link is measured
 //! ```
 //!
 //! Nothing of a frame's route allocates, locks, logs or reads a clock. Every datagram that came is
@@ -18,7 +18,9 @@
 //! (that is [`super::forward`]) and does not know which system calls are used ([`crate::net`]).
 
 mod batch;
-mod passing;
+mod inside;
+mod probing;
+mod proxied;
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -89,6 +91,7 @@ pub(super) struct Worker {
     table: Table,
     /// Worker 0's.
     liveness: Option<Liveness>,
+    probing: probing::Probing,
     shared: Arc<Shared>,
     stats: Arc<WorkerStats>,
     watches: Watches,
@@ -134,7 +137,8 @@ impl Worker {
             leaving: Vec::with_capacity(BATCH_MAX + PASSED_PER_TURN),
             net,
             table: Table::default(),
-            liveness: (number == WorkerId(0)).then(Liveness::default),
+            liveness: first.then(Liveness::default),
+            probing: probing::Probing::default(),
             shared,
             stats,
             watches: Watches::default(),
@@ -180,12 +184,15 @@ impl Worker {
             Turn::Go => {
                 self.liveness.as_ref().and_then(Liveness::next).map(|at| at.since(self.now))
             }
-        };
-        let wait = Wait { timeout, min: None };
-        self.net.reap(wait, &mut self.batch).map_err(|error| format!("cannot receive: {error}"))?;
-        self.read_clocks();
-        if let Some(liveness) = &mut self.liveness {
-            liveness.woke(self.now);
+            self.check_sockets()?;
+            let forwarded = self.forward_batch();
+            self.measure();
+            let sent = forwarded.and_then(|()| self.submit());
+            sent.map_err(|error| format!("cannot send: {error}"))?;
+            self.outbox.finish(&mut self.net);
+            self.let_clients_go();
+            self.heartbeats();
+            self.send_probes();
         }
         self.check_sockets()?;
         let sent = self.forward_batch().and_then(|()| self.submit());
@@ -199,7 +206,7 @@ impl Worker {
     fn next_deadline(&self) -> Option<Time> {
         let beat = self.liveness.as_ref().and_then(Liveness::next);
         let expiry = self.proxied.as_ref().and_then(Proxied::next_expiry);
-        beat.into_iter().chain(expiry).min()
+        beat.into_iter().chain(expiry).chain(self.probing.next()).min()
     }
 
     // --- 1: commands ---
@@ -253,6 +260,7 @@ impl Worker {
             }
             Command::RemoveLink(link) => {
                 self.table.remove_link(link);
+                self.probing.count(link, None);
                 self.outbox.forget(WORKER_SOCKET);
                 if let Some(liveness) = &mut self.liveness {
                     liveness.remove(link);
@@ -267,7 +275,13 @@ impl Worker {
                 self.table.add_label(label, from, to, policer, stats);
             }
             Command::RemoveLabel(label) => self.table.remove_label(label),
-            Command::MoveChannel { .. } | Command::Stop => {}
+            Command::CountProbes { link, counts } => self.probing.count(link, counts),
+            Command::SendTrain { link, train, header_bytes } => {
+                self.probing.send(link, train, header_bytes, self.now);
+            }
+            Command::Watch { watch, stats, full } => self.watches.add(watch, stats, full),
+            Command::Unwatch(watch) => self.watches.remove(watch),
+            Command::Stop => {}
         }
     }
 

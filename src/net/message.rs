@@ -122,6 +122,13 @@ fn parse_timestamp(data: &[u8]) -> Option<u64> {
     seconds.checked_mul(1_000_000_000)?.checked_add(nanos)
 }
 
+/// As [`emit_segment`], in bytes of its own.
+pub(super) fn segment_control(segment: u16) -> [u8; SEGMENT_CONTROL_BYTES] {
+    let mut control = SegmentControl { bytes: [0; SEGMENT_CONTROL_BYTES] };
+    emit_segment(segment, &mut control);
+    control.bytes
+}
+
 /// Control data that asks the kernel to cut what is sent into datagrams of `segment` bytes.
 fn emit_segment(segment: u16, control: &mut SegmentControl) {
     let length = CONTROL_HEADER_BYTES + size_of::<u16>();

@@ -34,7 +34,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, MsgHdr, Protocol, SockRef, Socket, Type};
 
 use crate::engine::BackendChoice;
 use crate::engine::pool::{Filled, Pool, Unfilled};
@@ -282,6 +282,27 @@ impl Net {
             SocketAddr::V4(_) | SocketAddr::V6(_) => to,
         };
         SockRef::from(&fd).send_to_vectored_with_flags(bytes, &to.into(), libc::MSG_DONTWAIT)?;
+        Ok(())
+    }
+
+    /// Sends datagrams of `segment` bytes each that lie behind each other, the last perhaps shorter, in
+    /// one call; never waits. The kernel may refuse the segmentation: then they have to go alone.
+    pub fn send_segments(
+        &self,
+        socket: SocketId,
+        to: SocketAddr,
+        bytes: &[u8],
+        segment: u16,
+    ) -> io::Result<()> {
+        let (fd, ipv6) = self.socket(socket);
+        let to = match to {
+            SocketAddr::V4(v4) if ipv6 => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
+            SocketAddr::V4(_) | SocketAddr::V6(_) => to,
+        };
+        let control = message::segment_control(segment);
+        let (to, buffers) = (to.into(), [IoSlice::new(bytes)]);
+        let message = MsgHdr::new().with_addr(&to).with_buffers(&buffers).with_control(&control);
+        SockRef::from(&fd).sendmsg(&message, libc::MSG_DONTWAIT)?;
         Ok(())
     }
 

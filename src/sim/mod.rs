@@ -112,14 +112,41 @@ struct Wire {
 
 #[derive(Debug)]
 enum Happening {
-    Dial { wire: usize },
-    Attach { wire: usize, side: usize, connection: u64, life: u32 },
-    Detach { wire: usize, side: usize, connection: u64 },
-    Deliver { wire: usize, side: usize, connection: u64, bytes: bytes::Bytes },
-    Wake { peer: usize, life: u32 },
+    Dial {
+        wire: usize,
+    },
+    Attach {
+        wire: usize,
+        side: usize,
+        connection: u64,
+        life: u32,
+    },
+    Detach {
+        wire: usize,
+        side: usize,
+        connection: u64,
+    },
+    Deliver {
+        wire: usize,
+        side: usize,
+        connection: u64,
+        bytes: bytes::Bytes,
+    },
+    Wake {
+        peer: usize,
+        life: u32,
+    },
     /// What the peer's engine or sockets answer.
-    Told { peer: usize, life: u32, input: Input },
-    Configure { peer: usize, wire: usize, capacity: Bandwidth },
+    Told {
+        peer: usize,
+        life: u32,
+        input: Input,
+    },
+    Configure {
+        peer: usize,
+        wire: usize,
+        capacity: Bandwidth,
+    },
     Strike(Fault),
 }
 

@@ -121,6 +121,9 @@ impl Worker {
             Ok(Judged::Heartbeat { link, header }) => {
                 self.on_heartbeat(link, &header, buffer, segment, source);
             }
+            Ok(Judged::Probe { link, header }) => {
+                self.on_probe(link, &header, buffer, segment);
+            }
             Ok(Judged::Frame { account, from, header, verdict }) => {
                 if let Some(liveness) = &mut self.liveness {
                     liveness.on_frame(from, self.now);
@@ -169,6 +172,7 @@ impl Worker {
             return self.stats.drop_frames(DropReason::BadHeartbeat, 1);
         };
         bump(&self.stats.heartbeats_heard, 1);
+        self.note_rtt(link);
         // Without room for the event the link stays where it is: its next heartbeat tries again.
         if moved && self.shared.tell(Event::LinkMoved { link, address: source }) {
             self.table.move_link(link, source);

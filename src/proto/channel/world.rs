@@ -515,7 +515,12 @@ impl World {
                 assert_eq!(asked.2.len(), 1, "a11: one answer a request: {asked:?}");
             }
             Action::Event(event) => host.events.push(event),
-            Action::CloseLink { .. } | Action::LinkUp { .. } | Action::LinkDown { .. } => {
+            Action::CloseLink { .. }
+            | Action::LinkUp { .. }
+            | Action::LinkDown { .. }
+            | Action::CountProbes { .. }
+            | Action::SendTrain { .. }
+            | Action::CountTrain { .. } => {
                 panic!("channels do not touch links: {action:?}");
             }
         }
