@@ -269,9 +269,11 @@ fn a11_a12_a16_a22_calm_overlays_answer_everything_and_sell_nothing_twice() {
                 Answer::Rejected(rejection) => rejection.reason.as_str(),
                 Answer::Closed => "closed",
                 Answer::Finished => "finished",
-                Answer::Services(_) | Answer::Links(_) | Answer::Recomputing(_) | Answer::Left => {
-                    panic!("not asked for")
-                }
+                Answer::Services(_)
+                | Answer::Links(_)
+                | Answer::Recomputing(_)
+                | Answer::Measured(_)
+                | Answer::Left => panic!("not asked for"),
             };
             *outcomes.entry(outcome).or_default() += 1;
         }
