@@ -208,6 +208,15 @@ impl Net {
         }
     }
 
+    /// Whether receives at `socket` tell when the kernel received them, from the next submission on. A
+    /// kernel that has no times tells none.
+    pub fn tell_times(&mut self, socket: SocketId, on: bool) {
+        match self {
+            Self::Uring(uring) => uring.tell_times(socket, on),
+            Self::Mmsg(mmsg) => tell_times(mmsg.socket(socket).0, on),
+        }
+    }
+
     /// Receives nothing more at the socket; what came before is still reaped.
     pub fn pause(&mut self, socket: SocketId) {
         match self {
@@ -468,6 +477,11 @@ fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> 
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+fn tell_times(fd: BorrowedFd<'_>, on: bool) {
+    // Nothing depends on it: what is not told is not measured.
+    let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, on.into());
 }
 
 /// Whether addresses given to this socket must be IPv6.

@@ -18,6 +18,8 @@ pub(super) enum Op {
     Wake,
     /// A cancellation; what it cancels completes on its own.
     Cancel,
+    /// The switch of a socket's receive times; only failures complete.
+    Times { socket: SocketId, on: bool },
 }
 
 /// Generations wrap here.
@@ -30,6 +32,7 @@ impl Op {
             Self::Send { index, generation } => (2, generation, index),
             Self::Wake => (3, 0, 0),
             Self::Cancel => (4, 0, 0),
+            Self::Times { socket, on } => (5, u32::from(on), socket.0),
         };
         u64::from(kind | (generation & GENERATION_MASK) << 8) << 32 | u64::from(number)
     }
@@ -44,6 +47,7 @@ impl Op {
             2 => Some(Self::Send { index: number, generation }),
             3 => Some(Self::Wake),
             4 => Some(Self::Cancel),
+            5 => Some(Self::Times { socket: SocketId(number), on: generation != 0 }),
             _ => None,
         }
     }
@@ -62,6 +66,8 @@ mod tests {
             Op::Send { index: 255, generation: 1 },
             Op::Wake,
             Op::Cancel,
+            Op::Times { socket: SocketId(3), on: true },
+            Op::Times { socket: SocketId(3), on: false },
         ] {
             assert_eq!(Op::decode(op.encode()), Some(op));
         }

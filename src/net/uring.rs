@@ -34,7 +34,7 @@ use super::message::{
     CONTROL_BYTES, NAME_BYTES, SendHeaders, empty_header, parse_address, parse_control, to_u32,
 };
 use super::op::{GENERATION_MASK, Op};
-use super::{Batch, EventFd, Received, Wait, errno, is_ipv6};
+use super::{Batch, EventFd, Received, Wait, errno, is_ipv6, tell_times};
 use crate::engine::pool::{DATAGRAM_ROOM, Filled, HEADROOM, Pool, Unfilled};
 use crate::engine::runs::Runs;
 use crate::engine::table::SocketId;
@@ -76,6 +76,8 @@ pub struct Uring {
     failed: Vec<(u32, u32, i32)>,
     /// Receives and polls the kernel holds.
     armed: u32,
+    /// Whether socket options go through the ring.
+    sets_options: bool,
     /// Sockets the table of the ring has room for.
     files: u32,
     /// Completions the kernel has lost so far.
@@ -197,6 +199,7 @@ impl Uring {
             send_generation: 0,
             failed: Vec::with_capacity(RUNS_MAX),
             armed: 0,
+            sets_options: true,
             files,
             lost: 0,
             cq_overflows: 0,
@@ -419,13 +422,135 @@ impl Uring {
         Ok(())
     }
 
+    pub(super) fn tell_times(&mut self, socket: SocketId, on: bool) {
+        static VALUES: [libc::c_int; 2] = [0, 1];
+        let Some(open) = &self.sockets[socket.0 as usize].open else { return };
+        let request = open.registered && self.sets_options;
+        if !request {
+            return tell_times(open.fd.as_fd(), on);
+        }
+        let (level, name) =
+            (libc::SOL_SOCKET.cast_unsigned(), libc::SO_TIMESTAMPNS.cast_unsigned());
+        let value = (&raw const VALUES[usize::from(on)]).cast();
+        let bytes = to_u32(size_of::<libc::c_int>());
+        let request = opcode::SetSockOpt::new(Fixed(socket.0), level, name, value, bytes).build();
+        let request = request.flags(squeue::Flags::SKIP_SUCCESS);
+        // A ring too full for it is asked again at the next switch.
+        let _ = self.push(request.user_data(Op::Times { socket, on }.encode()));
+    }
+
     fn push(&mut self, request: squeue::Entry) -> io::Result<()> {
         if self.ring.submission().is_full() {
             self.submit_all()?;
         }
         let mut queue = self.ring.submission();
-        // SAFETY: the requests pushed here are polls and cancellations, which have no memory, and
-        // receives. Those read `template`, which lives as long as the ring, and write into lent
+        // SAFETY: the requests pushed here are polls and cancellations, which have no memory, options,
+        // whose value is a static, and receives. Those read `template`, which lives as long as the
+        // ring, and write into lent buffers of the pool, which `drop` keeps until every receive has
+        // ended.
+        let pushed = unsafe { queue.push(&request) };
+            if pushed.is_err() {
+                runs.set_errno(index, libc::EAGAIN);
+            }
+        }
+        drop(queue);
+        self.submit_all()?;
+        self.collect();
+        for (of, index, errno) in self.failed.drain(..) {
+            if of == generation {
+                runs.set_errno(index as usize, errno);
+            }
+        }
+        for index in 0..runs.len() {
+            if runs.runs()[index].errno == libc::ECONNREFUSED && !runs.overtaken(index) {
+                // The refusal was of an earlier datagram and this run was not sent: once more.
+                runs.set_errno(index, self.send_again(runs.runs()[index].socket, index));
+            }
+        }
+        Ok(())
+    }
+
+    /// Run `run` of the last submission by itself; the errno, or 0.
+    fn send_again(&self, socket: SocketId, run: usize) -> i32 {
+        let header = std::ptr::from_ref(self.send.header(run));
+        let fd = self.socket(socket).0.as_raw_fd();
+        // SAFETY: the header was filled for this batch and points to an address, control data and
+        // vectors of bytes of `Filled` buffers, all alive and unchanged until the call returns.
+        match unsafe { libc::sendmsg(fd, header, libc::MSG_DONTWAIT) } {
+            0.. => 0,
+            _ => errno(),
+        }
+    }
+
+    pub(super) fn release(&mut self, buffers: impl Iterator<Item = Filled>) {
+        self.lend(buffers.map(Filled::released));
+    }
+
+    fn lend(&mut self, buffers: impl Iterator<Item = Unfilled>) {
+        for buffer in buffers {
+            let (number, address) = self.pool.lend(buffer, to_u32(LEND_OFFSET));
+            self.buffers.push(number, address);
+        }
+        self.buffers.publish();
+    }
+
+    /// Arms what is not armed, as many as fit between two batches.
+    fn arm(&mut self) -> io::Result<()> {
+        if !self.wake_armed {
+            let fd = Fd(self.wake.as_fd().as_raw_fd());
+            let readable = u32::from(libc::POLLIN.cast_unsigned());
+            let poll = opcode::PollAdd::new(fd, readable).multi(true).build();
+            self.push(poll.user_data(Op::Wake.encode()))?;
+            self.wake_armed = true;
+            self.armed += 1;
+        }
+        for _ in 0..self.rearm.len().min(BATCH_MAX) {
+            let Some((socket, generation)) = self.rearm.pop_front() else { break };
+            let slot = &mut self.sockets[socket.0 as usize];
+            let Some(open) = slot.open.as_mut().filter(|_| slot.generation == generation) else {
+                continue;
+            };
+            if open.paused {
+                continue;
+            }
+            open.armed = true;
+            let template = &raw const self.template.msg_hdr;
+            let receive = if open.registered {
+                opcode::RecvMsgMulti::new(Fixed(socket.0), template, BUFFER_GROUP).build()
+            } else {
+                let fd = Fd(open.fd.as_raw_fd());
+                opcode::RecvMsgMulti::new(fd, template, BUFFER_GROUP).build()
+            };
+            self.armed += 1;
+            self.push(receive.user_data(Op::Receive { socket, generation }.encode()))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn tell_times(&mut self, socket: SocketId, on: bool) {
+        static VALUES: [libc::c_int; 2] = [0, 1];
+        let Some(open) = &self.sockets[socket.0 as usize].open else { return };
+        let request = open.registered && self.sets_options;
+        if !request {
+            return tell_times(open.fd.as_fd(), on);
+        }
+        let (level, name) =
+            (libc::SOL_SOCKET.cast_unsigned(), libc::SO_TIMESTAMPNS.cast_unsigned());
+        let value = (&raw const VALUES[usize::from(on)]).cast();
+        let bytes = to_u32(size_of::<libc::c_int>());
+        let request = opcode::SetSockOpt::new(Fixed(socket.0), level, name, value, bytes).build();
+        let request = request.flags(squeue::Flags::SKIP_SUCCESS);
+        // A ring too full for it is asked again at the next switch.
+        let _ = self.push(request.user_data(Op::Times { socket, on }.encode()));
+    }
+
+    fn push(&mut self, request: squeue::Entry) -> io::Result<()> {
+        if self.ring.submission().is_full() {
+            self.submit_all()?;
+        }
+        let mut queue = self.ring.submission();
+        // SAFETY: the requests pushed here are polls and cancellations, which have no memory, options,
+        // whose value is a static, and receives. Those read `template`, which lives as long as the ring, and write into lent
         // buffers of the pool, which `drop` keeps until every receive has ended.
         let pushed = unsafe { queue.push(&request) };
         pushed.map_err(|_| io::Error::from_raw_os_error(libc::EBUSY))
@@ -479,6 +604,13 @@ impl Uring {
                     if !more {
                         self.wake_armed = false;
                         self.armed -= 1;
+                    }
+                }
+                Some(Op::Times { socket, on }) => {
+                    // The ring of this kernel sets no options (before 6.7).
+                    self.sets_options = false;
+                    if let Some(open) = &self.sockets[socket.0 as usize].open {
+                        tell_times(open.fd.as_fd(), on);
                     }
                 }
                 Some(Op::Cancel) | None => {}
