@@ -22,6 +22,10 @@ pub enum Document {
     Sink(SinkDocument),
     Echo(EchoDocument),
     Ndr(Ndr),
+    #[serde(rename = "gen_peer")]
+    GenPeer(Box<GenReport>),
+    #[serde(rename = "sink_peer")]
+    SinkPeer(Box<SinkReport>),
 }
 
 /// `gen --json`.

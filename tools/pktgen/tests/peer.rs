@@ -1,6 +1,7 @@
 //! Real processes on loopback: two generators that are peers, and a relay as `spanway run` is between.
 
 #![allow(dead_code, reason = "the shared file offers more than is used here")]
+#![allow(clippy::print_stdout, reason = "a test tells what the programs said")]
 
 #[path = "../../../tests/common/program.rs"]
 mod program;

@@ -43,7 +43,7 @@ pub use self::opens::Opening;
 pub use self::run::{GenOptions, GenReport, Progress, SinkOptions, SinkReport, generate, sink};
 pub use self::source::Load;
 
-use self::plane::{Plane, Shared, UNPOISONED};
+use self::plane::{Plane, Shared};
 use crate::check::Verify;
 use crate::latency::LatencySummary;
 
@@ -187,8 +187,10 @@ impl Peer {
     fn leave(mut self) -> Result<Outcome, PeerError> {
         self.ask_to_leave();
         self.join()?;
-        let outcome = self.shared.board.outcome.lock().expect(UNPOISONED).take();
-        outcome.ok_or_else(|| PeerError::Ended("nothing was counted".to_owned()))
+        self.shared
+            .board
+            .take_outcome()
+            .ok_or_else(|| PeerError::Ended("nothing was counted".to_owned()))
     }
 
     fn ask_to_leave(&self) {

@@ -3,8 +3,6 @@
 //! One worker thread ([`super::port`]) does the work; orders reach it in the order they were given, those
 //! of the daemon and those of the program alike. Knows nothing of frames.
 
-#![expect(clippy::disallowed_methods, reason = "waits for its thread")]
-
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -74,8 +72,28 @@ pub(super) struct Board {
     pub(super) links_lost: AtomicU64,
     pub(super) over: AtomicBool,
     /// Numbers that frames of each channel have taken; told when the run is over.
-    pub(super) frames: Mutex<Vec<(ChannelId, u64)>>,
-    pub(super) outcome: Mutex<Option<Outcome>>,
+    frames: Mutex<Vec<(ChannelId, u64)>>,
+    outcome: Mutex<Option<Outcome>>,
+}
+
+impl Board {
+    /// The run is over: these channels had so many frames.
+    pub(super) fn run_over(&self, frames: Vec<(ChannelId, u64)>) {
+        *self.frames.lock().expect(UNPOISONED) = frames;
+        self.over.store(true, Ordering::Release);
+    }
+
+    pub(super) fn take_frames(&self) -> Vec<(ChannelId, u64)> {
+        std::mem::take(&mut *self.frames.lock().expect(UNPOISONED))
+    }
+
+    pub(super) fn set_outcome(&self, outcome: Outcome) {
+        *self.outcome.lock().expect(UNPOISONED) = Some(outcome);
+    }
+
+    pub(super) fn take_outcome(&self) -> Option<Outcome> {
+        self.outcome.lock().expect(UNPOISONED).take()
+    }
 }
 
 impl Shared {

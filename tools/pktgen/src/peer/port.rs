@@ -9,8 +9,6 @@
 //! One reading of the clocks per turn. Waits only when nothing is due and nothing came. Frames that
 //! cannot be sent within [`FULL_MAX`] are dropped as `socket_full`, as at any entry into the overlay.
 
-#![expect(clippy::disallowed_methods, reason = "a worker reads the clocks")]
-
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
@@ -30,7 +28,7 @@ use spanway::wire::frame::{self, Header};
 use spanway::wire::heartbeat::HEARTBEAT_BYTES;
 
 use super::arrivals::Arrivals;
-use super::plane::{Order, Shared, UNPOISONED};
+use super::plane::{Order, Shared};
 use super::source::{Run, Source, stamp};
 use super::table::{Judged, Table, canonical};
 use super::{Outcome, Role, SourceOutcome};
@@ -71,9 +69,9 @@ pub(super) fn run(mut port: Port, cpu: Option<usize>) -> Result<(), String> {
     if let Some(cpu) = cpu {
         net::pin_to_cpu(cpu).map_err(|error| format!("cannot be pinned to CPU {cpu}: {error}"))?;
     }
-    while port.turn()? {}
-    let outcome = port.outcome();
-    *port.shared.board.outcome.lock().expect(UNPOISONED) = Some(outcome);
+    while worker.turn()? {}
+    let outcome = worker.outcome();
+    worker.shared.board.set_outcome(outcome);
     Ok(())
 }
 
@@ -240,8 +238,7 @@ impl Port {
         if let Some(source) = &mut self.source {
             source.end();
         }
-        *self.shared.board.frames.lock().expect(UNPOISONED) = self.table.sequences();
-        self.shared.board.over.store(true, Release);
+        self.shared.board.run_over(self.table.sequences());
     }
 
     fn send(&mut self, run: &Run) {

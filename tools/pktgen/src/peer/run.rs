@@ -15,7 +15,7 @@ use spanway::api::dto::{Request, ServiceRow};
 use spanway::types::{Bandwidth, PeerName, ServiceName};
 
 use super::opens::{self, Opening, Wanted};
-use super::plane::{Order, UNPOISONED};
+use super::plane::Order;
 use super::{Load, Outcome, POLL, Peer, PeerError, Role, wait};
 use crate::check::Verify;
 
@@ -164,7 +164,7 @@ pub fn generate(
     let run_ms = millis(begin.elapsed());
     peer.shared.order(Order::End);
     wait(DRAIN);
-    let frames = std::mem::take(&mut *peer.shared.board.frames.lock().expect(UNPOISONED));
+    let frames = peer.shared.board.take_frames();
     let has_paths = progress(&peer, Duration::ZERO).without_path == 0;
     let finished = if peer.is_alive() && has_paths {
         opens::finish_all(&peer, &frames, options.at_once)
