@@ -16,7 +16,6 @@ use crate::charts::{ChartError, Paper, Plot, Series, svg};
 use crate::documents::{Document, GenDocument, SinkDocument, VERSION};
 use crate::latency::LatencySummary;
 use crate::ndr::Ndr;
-use crate::peer::{GenReport, SinkReport};
 use crate::schedule::per_second;
 use crate::search::Limit;
 
@@ -380,21 +379,22 @@ fn runs(page: &mut String, documents: &[Named]) -> Result<(), ReportError> {
                     totals.corrupted
                 )?;
             }
-            Document::GenPeer(GenReport { sent, run_ms, .. }) => writeln!(
+            Document::GenPeer(report) => writeln!(
                 rows,
-                "<tr><td>{name}</td><td>sent over channels</td><td>{sent}</td><td>{}</td><td></td><td></td><td></td><td></td></tr>",
-                per_second(per(*sent, *run_ms))
+                "<tr><td>{name}</td><td>sent over channels</td><td>{}</td><td>{}</td><td></td><td></td><td></td><td></td></tr>",
+                report.sent,
+                per_second(per(report.sent, report.run_ms))
             )?,
-            Document::SinkPeer(SinkReport { outcome, run_ms, .. }) => {
-                let totals =
-                    outcome.taken.as_ref().map(|taken| taken.totals.clone()).unwrap_or_default();
+            Document::SinkPeer(report) => {
+                let taken = report.outcome.taken.clone().unwrap_or_default();
+                let totals = &taken.totals;
                 writeln!(
                     rows,
                     "<tr><td>{name}</td><td>received over channels</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
                      <td>{}</td><td>{}</td></tr>",
                     totals.received,
-                    per_second(per(totals.received, *run_ms)),
-                    totals.lost,
+                    per_second(per(totals.received, report.run_ms)),
+                    taken.lost,
                     totals.duplicated,
                     totals.reordered,
                     totals.corrupted
