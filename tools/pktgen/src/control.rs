@@ -259,6 +259,7 @@ mod tests {
         for trial in 1..=2 {
             far.start(trial, Verify::All).expect("started");
             let plan = Plan {
+                prefix: Vec::new(),
                 to: there.to,
                 rate: Rate::PerSecond(20_000.0),
                 sizes: "64:200".parse().expect("sizes"),

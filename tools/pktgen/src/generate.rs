@@ -36,6 +36,8 @@ pub struct Plan {
     pub seed: u64,
     /// Tells this run from all others; see [`new_trial`].
     pub trial: u32,
+    /// In front of every payload: a header that the relay under test takes off.
+    pub prefix: Vec<u8>,
 }
 
 /// When to end.
@@ -129,8 +131,12 @@ impl<'a> Generator<'a> {
         let mut sizes = plan.sizes.pattern().to_vec();
         sizes.sort_unstable();
         sizes.dedup();
-        let slots = |size: usize| (TRAIN_BYTES_MAX / size).clamp(1, TRAIN_SEGMENTS_MAX);
-        let train = |size: usize| Train::new(size, slots(size).min(plan.burst.max(1)), plan.seed);
+        let stride = |size: usize| size + plan.prefix.len();
+        let slots = |size: usize| (TRAIN_BYTES_MAX / stride(size)).clamp(1, TRAIN_SEGMENTS_MAX);
+        let train = |size: usize| {
+            let slots = slots(size).min(plan.burst.max(1));
+            Train::behind(&plan.prefix, size, slots, plan.seed)
+        };
         Self {
             ports,
             plan,
@@ -189,14 +195,14 @@ impl<'a> Generator<'a> {
     /// keeps its sequence number: to the receiver it is lost.
     fn send(&mut self, at: usize, slots: std::ops::Range<usize>) -> io::Result<()> {
         let train = &self.trains[at];
-        let (size, count) = (train.size(), slots.len() as u64);
+        let (size, count) = (train.stride(), slots.len() as u64);
         let bytes = &train.bytes(slots.end)[slots.start * size..];
         let port = &self.ports[self.flow];
         loop {
             match port.send(self.plan.to, bytes, size) {
                 Ok(()) => {
                     self.sent.datagrams += count;
-                    self.sent.bytes += bytes.len() as u64;
+                    self.sent.bytes += count * train.size() as u64;
                     return Ok(());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

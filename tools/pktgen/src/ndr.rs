@@ -164,6 +164,7 @@ impl Rig<'_> {
     /// One run of the generator against empty queues, and what the sink says of it.
     fn send(&mut self, rate: Rate, during: Duration) -> Result<(Sent, Collected), NdrError> {
         let plan = Plan {
+            prefix: Vec::new(),
             to: self.setup.to,
             rate,
             sizes: self.setup.sizes.clone(),

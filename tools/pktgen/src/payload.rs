@@ -106,22 +106,40 @@ impl Header {
 pub struct Train {
     bytes: Vec<u8>,
     size: usize,
+    /// Bytes in front of every payload.
+    prefix: usize,
     filler_sums: Vec<u32>,
 }
 
 impl Train {
     /// `slots` payloads of `size` bytes, which is at least [`PAYLOAD_MIN`].
     pub fn new(size: usize, slots: usize, seed: u64) -> Self {
+        Self::behind(&[], size, slots, seed)
+    }
+
+    /// The same with these bytes in front of each: a header that somebody on the way takes off.
+    pub fn behind(prefix: &[u8], size: usize, slots: usize, seed: u64) -> Self {
         assert!((PAYLOAD_MIN..=PAYLOAD_MAX).contains(&size), "a payload of {size} bytes");
-        let mut bytes = vec![0; size * slots];
+        let stride = prefix.len() + size;
+        let mut bytes = vec![0; stride * slots];
         ChaCha8Rng::seed_from_u64(seed).fill_bytes(&mut bytes);
-        let filler_sums = bytes.chunks_exact(size).map(|slot| sum(&slot[PAYLOAD_MIN..])).collect();
-        Self { bytes, size, filler_sums }
+        let mut filler_sums = Vec::with_capacity(slots);
+        for slot in bytes.chunks_exact_mut(stride) {
+            let (front, payload) = slot.split_at_mut(prefix.len());
+            front.copy_from_slice(prefix);
+            filler_sums.push(sum(&payload[PAYLOAD_MIN..]));
+        }
+        Self { bytes, size, prefix: prefix.len(), filler_sums }
     }
 
     /// Bytes of one payload.
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// Bytes of one datagram: the payload and what is in front of it.
+    pub fn stride(&self) -> usize {
+        self.prefix + self.size
     }
 
     /// How many payloads fit.
@@ -131,13 +149,13 @@ impl Train {
 
     /// Writes a payload into a slot, over what was there.
     pub fn put(&mut self, slot: usize, header: &Header) {
-        let at = slot * self.size;
+        let at = slot * self.stride() + self.prefix;
         header.put(&mut self.bytes[at..at + self.size], self.filler_sums[slot]);
     }
 
-    /// The first `count` payloads, one behind the other.
+    /// The first `count` datagrams, one behind the other.
     pub fn bytes(&self, count: usize) -> &[u8] {
-        &self.bytes[..count * self.size]
+        &self.bytes[..count * self.stride()]
     }
 }
 
@@ -176,6 +194,18 @@ mod tests {
             train.put(0, &HEADER);
             assert_eq!(Header::parse(train.bytes(1), true), Ok(HEADER), "{size}");
         }
+    }
+
+    #[test]
+    fn a_prefix_stands_in_front_of_every_payload_and_is_no_part_of_it() {
+        let mut train = Train::behind(&[0x40, 1, 0, 200], 200, 2, 1);
+        train.put(0, &HEADER);
+        train.put(1, &HEADER);
+        for datagram in train.bytes(2).chunks(204) {
+            assert_eq!(datagram[..4], [0x40, 1, 0, 200]);
+            assert_eq!(Header::parse(&datagram[4..], true), Ok(HEADER));
+        }
+        assert_eq!((train.bytes(2).len(), train.size(), train.stride()), (408, 200, 204));
     }
 
     #[test]

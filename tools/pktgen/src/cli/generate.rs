@@ -9,7 +9,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::output::{bits, latency, say, show, stop_on_signals};
-use super::values::{Switch, address, cpu, duration};
+use super::peer::{self, GenPeerArgs};
+use super::values::{Prefix, Switch, address, cpu, duration, prefix};
 use super::{End, Failure};
 use crate::affinity;
 use crate::documents::{Document, GenDocument, VERSION};
@@ -65,6 +66,10 @@ pub(super) struct GenArgs {
     /// Wait for the answers of an `echo` and measure the time there and back
     #[arg(long)]
     expect_echo: bool,
+    /// Bytes in front of every payload: a header that the relay takes off, as TURN's of a channel
+    #[arg(long, value_name = "HEX", value_parser = prefix,
+          conflicts_with_all = ["config", "expect_echo"])]
+    prefix: Option<Prefix>,
     /// Run on this CPU
     #[arg(long, value_name = "CPU", value_parser = cpu)]
     cpu: Option<usize>,
@@ -85,6 +90,7 @@ impl Shape {
             until,
             seed: self.seed,
             trial: new_trial(),
+            prefix: Vec::new(),
         }
     }
 }
@@ -95,8 +101,9 @@ pub(super) fn run(arguments: &GenArgs) -> Result<End, Failure> {
         Some(count) => Until::Count(count),
         None => Until::Elapsed(arguments.duration.unwrap_or(DURATION)),
     };
-    let plan = shape.plan(arguments.rate, until);
-    let ports = Port::bind_flows(shape.to, shape.from, shape.flows)?;
+    let prefix = arguments.prefix.clone().unwrap_or_default().0;
+    let plan = Plan { prefix, ..shape.plan(to, arguments.rate, until) };
+    let ports = Port::bind_flows(to, shape.from, shape.flows)?;
     let live = Arc::new(Live::new(stop_on_signals()?));
     let progress = Progress::start("sent", &live);
     let (sent, echo) = if arguments.expect_echo {

@@ -36,6 +36,24 @@ impl From<VerifyArg> for Verify {
     }
 }
 
+/// `--prefix`: bytes as pairs of hexadecimal digits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Prefix(pub(super) Vec<u8>);
+
+/// Above any header that a relay takes off.
+const PREFIX_MAX: usize = 64;
+
+pub(super) fn prefix(text: &str) -> Result<Prefix, String> {
+    let wrong = || format!("{text:?} is no prefix: write 1 to {PREFIX_MAX} bytes in hexadecimal");
+    let digits = text.chars().map(|digit| digit.to_digit(16).and_then(|n| u8::try_from(n).ok()));
+    let digits: Vec<u8> = digits.collect::<Option<_>>().ok_or_else(wrong)?;
+    let (pairs, []) = digits.as_chunks::<2>() else { return Err(wrong()) };
+    if !(1..=PREFIX_MAX).contains(&pairs.len()) {
+        return Err(wrong());
+    }
+    Ok(Prefix(pairs.iter().map(|[high, low]| high << 4 | low).collect()))
+}
+
 /// A number, possibly with a point, and `us`, `ms`, `s` or `m`; longer than nothing, at most a day.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     const DAY: f64 = 86_400.0;
@@ -94,6 +112,14 @@ mod tests {
         for text in ["", "5", "s", "-1s", "0s", "1h", "9999m", "1e3s"] {
             let error = duration(text).expect_err(text);
             assert!(error.contains("500ms") || error.contains("a day"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_pairs_of_hexadecimal_digits() {
+        assert_eq!(prefix("400100C8"), Ok(Prefix(vec![0x40, 1, 0, 0xc8])));
+        for text in ["", "4", "4g", "0x40", "40 01", &"00".repeat(65)] {
+            assert!(prefix(text).expect_err(text).contains("hexadecimal"));
         }
     }
 

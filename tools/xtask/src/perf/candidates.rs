@@ -5,7 +5,7 @@
 //! buffer. None is known to use UDP_GRO or UDP_SEGMENT on this path.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::failure::{Failure, Outcome};
@@ -38,6 +38,8 @@ pub(crate) struct Candidate {
 pub(crate) struct Job<'a> {
     pub(crate) listen: SocketAddr,
     pub(crate) to: SocketAddr,
+    /// The relay's own address on the way there.
+    pub(crate) out: IpAddr,
     pub(crate) cpu: u32,
     /// For files that it needs; empty before.
     pub(crate) folder: &'a Path,
@@ -60,6 +62,7 @@ impl Candidate {
             Kind::Yardstick | Kind::Plain | Kind::One => programs.yardstick.clone(),
             Kind::Kernel => PathBuf::new(),
             Kind::Nginx => installed("nginx", "apt-get install nginx libnginx-mod-stream")?,
+            Kind::Coturn => installed("turnserver", "apt-get install coturn")?,
             Kind::Socat => installed("socat", "apt-get install socat")?,
             Kind::Srt => installed("srt-live-transmit", "apt-get install srt-tools")?,
             Kind::Quilkin => installed("quilkin", "cargo install quilkin@0.10.0")?,
@@ -89,9 +92,13 @@ impl Candidate {
     }
 
     pub(crate) fn record(&self) -> CandidateRecord {
-        let example =
-            (SocketAddr::from(([198, 18, 1, 2], 5000)), SocketAddr::from(([198, 18, 2, 2], 6000)));
-        let job = Job { listen: example.0, to: example.1, cpu: 0, folder: Path::new("DIR") };
+        let job = Job {
+            listen: SocketAddr::from(([198, 18, 1, 2], 5000)),
+            to: SocketAddr::from(([198, 18, 2, 2], 6000)),
+            out: IpAddr::from([198, 18, 2, 1]),
+            cpu: 0,
+            folder: Path::new("DIR"),
+        };
         let line = self.arguments(&job).map(|arguments| {
             let program = self.program.file_name().unwrap_or_default().to_string_lossy();
             format!("{program} {}", arguments.join(" "))
@@ -114,7 +121,7 @@ impl Candidate {
     }
 
     fn arguments(&self, job: &Job<'_>) -> Option<Vec<String>> {
-        let Job { listen, to, cpu, folder } = job;
+        let Job { listen, to, out, cpu, folder } = job;
         let (ip, port) = (listen.ip(), listen.port());
         let folder = folder.display();
         let line = match self.kind {
@@ -132,6 +139,11 @@ impl Candidate {
                 format!("run --config {}", job.overlay().relay().display())
             }
             Kind::Nginx => format!("-p {folder} -c {folder}/nginx.conf -e stderr"),
+            Kind::Coturn => format!(
+                "-n --no-auth -L {ip} -p {port} -E {out} --no-tls --no-dtls --no-cli \
+                 --allow-loopback-peers -m 1 --log-file stdout --pidfile {folder}/coturn.pid \
+                 --userdb {folder}/coturn.db"
+            ),
             Kind::Socat => {
                 let family = if ip.is_ipv4() { 4 } else { 6 };
                 let ip = if ip.is_ipv4() { ip.to_string() } else { format!("[{ip}]") };
@@ -185,9 +197,12 @@ fn version(kind: Kind, program: &Path) -> String {
         Kind::Nginx => "-v",
         Kind::Socat => "-V",
         Kind::Srt => "-version",
-        Kind::Uring | Kind::Mmsg | Kind::OverlayUring | Kind::OverlayMmsg | Kind::Quilkin => {
-            "--version"
-        }
+        Kind::Uring
+        | Kind::Mmsg
+        | Kind::OverlayUring
+        | Kind::OverlayMmsg
+        | Kind::Quilkin
+        | Kind::Coturn => "--version",
     };
     let Ok(said) = std::process::Command::new(program).arg(flag).output() else {
         return String::new();
@@ -213,10 +228,12 @@ mod tests {
         {
             let listen: SocketAddr = "[2001:2:0:1::2]:5000".parse().unwrap();
             let to: SocketAddr = "[2001:2:0:2::2]:6000".parse().unwrap();
-            let job = Job { listen, to, cpu: 0, folder: Path::new("/tmp/x") };
+            let job = Job { listen, to, out: to.ip(), cpu: 0, folder: Path::new("/tmp/x") };
             let arguments = candidate(kind).arguments(&job).unwrap().join(" ");
             let text = if kind == Kind::Nginx { nginx_conf(&job) } else { arguments };
-            assert!(text.contains("[2001:2:0:2::2]:6000"), "{text}");
+            // A TURN server hears from its client where to send.
+            let to = if kind == Kind::Coturn { "2001:2:0:2::2" } else { "[2001:2:0:2::2]:6000" };
+            assert!(text.contains(to), "{text}");
             assert!(text.contains("5000"), "{text}");
         }
         assert!(candidate(Kind::Kernel).record().command.contains("ip_forward"));

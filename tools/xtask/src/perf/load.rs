@@ -43,6 +43,8 @@ pub(crate) struct Ends<'a> {
     pub(crate) to: SocketAddr,
     pub(crate) from: SocketAddr,
     pub(crate) sink: SocketAddr,
+    /// In front of every payload, in hexadecimal: what the relay takes off.
+    pub(crate) prefix: Option<String>,
     /// The two ends are neighbours of the relay, and frames travel in channels.
     pub(crate) overlay: Option<Overlay>,
     pub(crate) folder: &'a Path,
@@ -218,7 +220,9 @@ impl Ends<'_> {
     fn start_generator(&self, rate: Option<f64>, duration: Duration) -> Outcome<Running> {
         let frame = if self.scenario.channels > 0 { FRAME_BYTES } else { 0 };
         let shape = self.shape(rate, self.scenario.size + frame, duration);
-        let arguments = format!("gen --to {} --from {} {shape}", self.to, self.from);
+        let prefix = self.prefix.as_ref().map(|prefix| format!("--prefix {prefix}"));
+        let prefix = prefix.unwrap_or_default();
+        let arguments = format!("gen --to {} --from {} {prefix} {shape}", self.to, self.from);
         self.start(self.network.source(), "generator", &arguments)
     }
 

@@ -31,8 +31,10 @@ mod statistics;
 #[cfg(test)]
 mod tests;
 mod trial;
+mod turn;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -80,6 +82,9 @@ enum Command {
         #[command(flatten)]
         given: Given,
     },
+    /// Be the client of a TURN server for a moment, inside its network namespace.
+    #[command(hide = true)]
+    TurnBind { from: SocketAddr, server: SocketAddr, peer: SocketAddr },
     /// Make tables and charts again from stored records; several become one.
     Render {
         #[arg(required = true, value_name = "PERF.JSON")]
@@ -118,6 +123,7 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
             let duration = Duration::from_secs(*seconds);
             profile(scenario, only, duration, out, given)
         }
+        Some(Command::TurnBind { from, server, peer }) => turn::bind(*from, *server, *peer),
         Some(Command::Render { records, out }) => render(records, out),
     };
     result.map_err(|failure| println!("cargo xtask perf: {failure}")).is_ok()

@@ -16,6 +16,7 @@ pub(crate) enum Kind {
     /// IP forwarding: no process at all.
     Kernel,
     Nginx,
+    Coturn,
     Socat,
     Srt,
     Quilkin,
@@ -25,7 +26,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Uring,
         Self::Mmsg,
         Self::Yardstick,
@@ -33,6 +34,7 @@ impl Kind {
         Self::One,
         Self::Kernel,
         Self::Nginx,
+        Self::Coturn,
         Self::Socat,
         Self::Srt,
         Self::Quilkin,
@@ -49,6 +51,7 @@ impl Kind {
             Self::One => "one-by-one",
             Self::Kernel => "kernel",
             Self::Nginx => "nginx",
+            Self::Coturn => "coturn",
             Self::Socat => "socat",
             Self::Srt => "srt",
             Self::Quilkin => "quilkin",
@@ -67,6 +70,7 @@ impl Kind {
             | Self::One
             | Self::Kernel
             | Self::Nginx
+            | Self::Coturn
             | Self::Socat
             | Self::Srt
             | Self::Quilkin => None,
@@ -124,6 +128,7 @@ const ALL_KINDS: &[Kind] = &[
     Kind::One,
     Kind::Kernel,
     Kind::Nginx,
+    Kind::Coturn,
     Kind::Socat,
     Kind::Srt,
     Kind::Quilkin,

@@ -8,11 +8,12 @@ use std::time::Duration;
 use super::candidates::{Candidate, Job};
 use super::failure::{Failure, Outcome};
 use super::load::Ends;
-use super::net::Network;
+use super::net::{Network, run};
 use super::plan::{Kind, Scenario};
 use super::process::{Interrupt, Place, Running};
 use super::record::{Settings, Trial};
 use super::search::{Criterion, Effort, Probe, highest};
+use super::turn;
 
 /// The relay has one CPU for itself, generator and sink share the other.
 pub(crate) const RELAY_CPU: u32 = 0;
@@ -55,6 +56,9 @@ impl Stage<'_> {
         let mut relay = self.start(candidate, &job)?;
         let ms = Duration::from_millis;
         let settings = self.settings;
+        if candidate.kind == Kind::Coturn {
+            self.bind_turn(&ends)?;
+        }
         note("warm-up");
         warm_up(&ends, relay.as_mut())?;
         note("fixed rate");
@@ -94,7 +98,8 @@ impl Stage<'_> {
         let sink = SocketAddr::new(network.sink_ip, port + 20_000);
         let listen = SocketAddr::new(network.relay_ip, port);
         let from = SocketAddr::new(network.source_ip, port + 10_000);
-        let job = Job { listen, to: sink, cpu: RELAY_CPU, folder: self.folder };
+        let (out, cpu) = (network.relay_out_ip, RELAY_CPU);
+        let job = Job { listen, to: sink, out, cpu, folder: self.folder };
         let ends = Ends {
             pktgen: self.pktgen,
             network,
@@ -104,11 +109,27 @@ impl Stage<'_> {
             to: if candidate.kind == Kind::Kernel { sink } else { listen },
             from,
             sink,
+            prefix: (candidate.kind == Kind::Coturn).then(|| turn::prefix(self.scenario.size)),
             overlay: candidate.kind.is_overlay().then(|| job.overlay()),
             folder: self.folder,
             interrupt: self.interrupt,
         };
         Ok((job, ends))
+    }
+
+    /// In the generator's namespace, so by a process of its own: this program once more.
+    fn bind_turn(&self, ends: &Ends<'_>) -> Outcome<()> {
+        let own = std::env::current_exe().map_err(Failure::of("this program"))?;
+        let [own, from, server, peer] = [
+            own.display().to_string(),
+            ends.from.to_string(),
+            ends.to.to_string(),
+            ends.sink.to_string(),
+        ];
+        let namespace = self.network.source();
+        let words =
+            ["ip", "netns", "exec", namespace, &own, "perf", "turn-bind", &from, &server, &peer];
+        run(&words)
     }
 
     pub(crate) fn start(&self, candidate: &Candidate, job: &Job<'_>) -> Outcome<Option<Running>> {
