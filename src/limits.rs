@@ -248,6 +248,9 @@ pub const TRAIN_TAIL_FRAMES_MIN: u32 = 8;
 pub const TRAIN_LOSS_PER_MILLE: u64 = 5;
 /// ... and at least this part of its rate behind the link.
 pub const TRAIN_PACE_PERCENT: u64 = 95;
+/// ... a little less is tried again, so often: a host that was busy for 4 ms does as much.
+pub const TRAIN_DOUBT_PERCENT: u64 = 80;
+pub const TRAIN_AGAIN_MAX: u32 = 2;
 /// Wait between a train and the count: as long as the train took, within this.
 pub const TRAIN_SETTLE: (Duration, Duration) =
     (Duration::from_millis(15), Duration::from_millis(100));

@@ -8,12 +8,12 @@
 mod common;
 
 use std::io::Write as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::netns;
 use common::overlay::{Overlay, Peer, Plan, SPANWAY};
-use common::program::{now, output, pass, wait_for};
+use common::program::{now, output, pass, poll, wait_for};
 use common::stream::{Collector, Pacer};
 use serde_json::Value;
 use spanway::proto::measure::Limit;
@@ -75,7 +75,8 @@ fn a_simulated_link_is_measured_both_ways_and_nothing_is_counted_afterwards() {
         let found = measured(&mut world, 0, "b");
         for way in [&found.out, &found.back] {
             let best = way.best.expect("it carries something");
-            assert!(best <= mbit(carries) && best >= mbit(carries * 93 / 100), "{way:?}");
+            let near = mbit(carries * 93 / 100)..=mbit(carries * 103 / 100);
+            assert!(near.contains(&best), "{way:?}");
             assert_eq!(way.limit, if carries < 390 { Limit::Link } else { Limit::Max });
             assert!(way.points.last().is_some_and(|point| point.long), "it was confirmed");
         }
@@ -195,12 +196,15 @@ fn loopback_is_measured_in_time_and_channels_that_run_on_it_lose_nothing() {
     assert_eq!(found["reserved_back_bps"], 10_000_000, "the channel comes from there");
     pass(Duration::from_millis(300));
     let sent = pacer.stop();
-    wait_for("the last frame", Duration::from_secs(10), || {
-        let row = overlay.peer("c").channel("runs").or_else(|| only(overlay.peer("c")))?;
-        (row["rx_frames"].as_u64()? == sent).then_some(())
+    // A pacer that a busy machine held up catches up, which is policed; nothing else may be missing.
+    let policed = only(overlay.peer("a"))["dropped"]["policed"].as_u64().unwrap_or(0);
+    let through = poll(Duration::from_secs(5), || {
+        (only(overlay.peer("c"))["rx_frames"].as_u64()? == sent - policed).then_some(())
     });
+    let rows = ["a", "b", "c"].map(|peer| only(overlay.peer(peer)));
+    assert!(through.is_some(), "{sent} frames were sent: {rows:?}");
     let received = collector.stop();
-    assert_eq!(received.len() as u64, sent, "a running channel lost frames");
+    assert_eq!(received.len() as u64, sent - policed, "a running channel lost frames");
     steady(&overlay, &["a", "b", "c"]);
 }
 
@@ -222,7 +226,7 @@ fn what_cannot_be_measured_is_an_error_that_says_why() {
     fails(&overlay, &["measure", "b", "--max", "5"], 2, "bit/s");
     fails(&overlay, &["measure", "b", "--max", "1 kbit/s"], 2, "at least 64 kbit/s");
     fails(&overlay, &["measure", "b", "--max", "1 Gbit/s"], 3, "at most 160 Mbit/s");
-    let first = overlay.peer("a").client(&["measure", "b", "--json"]).spawn();
+    let first = overlay.peer("a").client(&["measure", "b", "--json"]).stdout(Stdio::null()).spawn();
     let mut first = first.expect("spanway starts");
     pass(Duration::from_millis(300));
     fails(&overlay, &["measure", "b"], 3, "already");
@@ -235,20 +239,19 @@ fn what_cannot_be_measured_is_an_error_that_says_why() {
     fails(&overlay, &["measure", "b"], 3, "is down");
 }
 
-/// No link died, and every frame of every worker is in the books.
+/// No link died, and every frame and probe of every worker is in the books.
 fn steady(overlay: &Overlay, peers: &[&str]) {
     for peer in peers {
         let log = overlay.peer(peer).log();
         assert!(!log.contains("heartbeat"), "{peer}:\n{log}");
-        let ledger = overlay.peer(peer).ask(&["ledger"]);
+        let ledger = overlay.peer(peer).ask(&["channels", "--ledger"]);
         assert_eq!(ledger["adds_up"], true, "{ledger}");
-        let dropped = &overlay.peer(peer).ask(&["status"])["workers"][0]["dropped"];
-        assert_eq!(dropped["bad_probe"], Value::Null, "{peer}: {dropped}");
     }
 }
 
-fn only(peer: &Peer) -> Option<Value> {
-    peer.ask(&["channels"]).as_array()?.first().cloned()
+/// The one channel that a peer has.
+fn only(peer: &Peer) -> Value {
+    peer.ask(&["channels"])[0].clone()
 }
 
 fn tell(found: &Value) {

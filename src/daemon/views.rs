@@ -224,12 +224,13 @@ fn measure_warnings(measured: &Measured) -> Vec<String> {
     warnings
 }
 
-/// Nine tenths, rounded down to two digits.
+/// Nine tenths, rounded down to two digits and a half: 42.5, 44.
 fn suggested(carried: Bandwidth) -> Bandwidth {
     let rate = carried.bps() / 10 * 9;
     let step = std::iter::successors(Some(1_u64), |step| step.checked_mul(10));
     let step = step.take_while(|step| rate / step >= 10).last().unwrap_or(1);
-    Bandwidth::from_bps(rate / step * step)
+    let half = (step / 2).max(1);
+    Bandwidth::from_bps(rate / half * half)
 }
 
 /// The rate back where the asker named none: max(64 kbit/s, 2 %) (A11).
@@ -359,8 +360,9 @@ mod tests {
         let rate = |bps| suggested(Bandwidth::from_bps(bps)).to_string();
         assert_eq!(rate(49_300_000), "44 Mbit/s");
         assert_eq!(rate(1_000_000_000), "900 Mbit/s");
+        assert_eq!(rate(47_550_000), "42.5 Mbit/s");
         assert_eq!(rate(7), "0 bit/s");
-        assert_eq!(rate(99_999), "89 kbit/s");
+        assert_eq!(rate(99_999), "89.5 kbit/s");
     }
 
     fn measured(best: [Option<u64>; 2], limit: Limit) -> Measured {

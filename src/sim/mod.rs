@@ -651,6 +651,7 @@ impl Sim {
                 }
                 Action::LinkDown { link } => {
                     self.peers[at].data_links.remove(&link).expect("a link goes down once");
+                    self.peers[at].counts.set(link, false);
                 }
                 Action::OpenEnd { channel, .. } => {
                     self.peers[at].ends.insert(channel.clone());

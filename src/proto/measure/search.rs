@@ -2,9 +2,10 @@
 //! what the last one proves.
 //!
 //! A train was carried if almost all of it arrived, and as fast as it was sent: a deep buffer in front
-//! of a slow link loses nothing of a short train, but lets it out at the link's own pace. Rates are
-//! doubled until one is not carried, then the gap is halved; at the end a longer train has to be
-//! carried, which a full bucket on the way cannot feign. Pure; knows no link and no time of its own.
+//! of a slow link loses nothing of a short train, but lets it out at the link's own pace. What only a
+//! busy host may have spoilt, a pace that is a little too slow, is tried again. Rates are doubled until
+//! one is not carried, then the gap is halved; at the end a longer train has to be carried, which a full
+//! bucket on the way cannot feign. Pure; knows no link and no time of its own.
 
 use std::time::Duration;
 
@@ -66,6 +67,9 @@ pub struct Search {
     worst: Option<u64>,
     next: u64,
     long: bool,
+    /// How often this rate was tried again, and the fastest that came out of the link for it.
+    again: u32,
+    came: Option<u64>,
     over: bool,
     sender_at_its_end: bool,
     points: Vec<Point>,
@@ -74,10 +78,27 @@ pub struct Search {
 impl Point {
     /// Almost all arrived, and as fast as it was sent.
     pub fn carried(&self) -> bool {
+        self.lost_little() && self.kept_pace(limits::TRAIN_PACE_PERCENT)
+    }
+
+    /// How often it is worth another try: if nothing but its pace speaks against it, a host that was
+    /// busy for a moment may have done that.
+    fn doubts(&self) -> u32 {
+        match () {
+            () if self.carried() || !self.lost_little() => 0,
+            () if self.kept_pace(limits::TRAIN_DOUBT_PERCENT) => limits::TRAIN_AGAIN_MAX,
+            () => 1,
+        }
+    }
+
+    fn lost_little(&self) -> bool {
         let lost = self.sent.saturating_sub(self.arrived);
-        let enough = u64::from(lost) * 1_000 <= u64::from(self.sent) * limits::TRAIN_LOSS_PER_MILLE;
-        let least = self.rate.bps() / 100 * limits::TRAIN_PACE_PERCENT;
-        enough && self.arrived_rate.is_none_or(|rate| rate.bps() >= least)
+        u64::from(lost) * 1_000 <= u64::from(self.sent) * limits::TRAIN_LOSS_PER_MILLE
+    }
+
+    fn kept_pace(&self, percent: u64) -> bool {
+        let least = self.rate.bps() / 100 * percent;
+        self.arrived_rate.is_none_or(|rate| rate.bps() >= least)
     }
 }
 
@@ -91,6 +112,8 @@ impl Search {
             worst: None,
             next: first.bps().clamp(1, max),
             long: false,
+            again: 0,
+            came: None,
             over: false,
             sender_at_its_end: false,
             points: Vec::new(),
@@ -107,11 +130,21 @@ impl Search {
     /// The train that was wanted went like this.
     pub fn record(&mut self, point: Point) {
         self.points.push(point);
+        self.over |= self.points.len() >= limits::TRAINS_MAX;
         let rate = point.rate.bps();
-        // Slower than was asked: this end cannot do more.
-        self.sender_at_its_end |= rate < self.next / 10 * 9;
+        let slow = rate < self.next / 10 * 9;
+        self.came = self.came.max(point.arrived_rate.map(Bandwidth::bps));
+        let tries = if slow { limits::TRAIN_AGAIN_MAX } else { point.doubts() };
+        if self.again < tries {
+            self.again += 1;
+            return;
+        }
+        self.again = 0;
+        let came = self.came.take();
+        // Slower than was asked, again and again: this end cannot do more.
+        self.sender_at_its_end |= slow;
         if !point.carried() {
-            self.not_carried(point);
+            self.not_carried(rate, came);
         } else if self.long {
             self.best = Some(rate);
             self.over = true;
@@ -119,7 +152,6 @@ impl Search {
             self.best = self.best.max(Some(rate));
             self.go_up(rate);
         }
-        self.over |= self.points.len() >= limits::TRAINS_MAX;
     }
 
     pub fn points(&self) -> &[Point] {
@@ -147,24 +179,27 @@ impl Search {
         }
     }
 
-    fn not_carried(&mut self, point: Point) {
-        let rate = point.rate.bps();
-        self.worst = Some(self.worst.map_or(rate, |worst| worst.min(rate)));
+    /// `came` is the fastest that came out of the link: what it carries, or a little less.
+    fn not_carried(&mut self, rate: u64, came: Option<u64>) {
+        let came = came.map(|came| came.min(rate));
+        let most = came.map_or(rate, |came| (came + came / 16).min(rate));
+        let worst = self.worst.map_or(most, |worst| worst.min(most));
+        self.worst = Some(worst);
+        let guess = came.map(|came| came / 100 * 98);
         if self.long {
-            // What was carried for a short while is not carried.
-            self.best = None;
+            // What was carried for a short while is not carried; what came for a longer one nearly is.
+            self.best = came.map(|came| came / 10 * 9);
+            self.next = guess.map_or(rate / 8, |guess| guess.min(rate / 100 * 97));
+        } else {
+            let best = self.best.unwrap_or(0);
+            match guess.filter(|&guess| guess > best) {
+                Some(guess) => self.next = guess,
+                None if best > 0 && close(best, worst) => return self.confirm(best),
+                None if best > 0 => self.next = middle(best, worst),
+                None => self.next = rate / 8,
+            }
         }
-        let best = self.best.unwrap_or(0);
-        // What came out is what the link carries; a little less ought to pass.
-        let guess = point.arrived_rate.map(|arrived| arrived.bps().min(rate) / 100 * 98);
-        match guess.filter(|&guess| guess > best) {
-            Some(guess) if close(guess, rate) => self.next = rate / 100 * 96,
-            Some(guess) => self.next = guess,
-            None if best > 0 && close(best, rate) => return self.confirm(best),
-            None if best > 0 => self.next = middle(best, rate),
-            None => self.next = rate / 8,
-        }
-        self.over = self.next < limits::TRAIN_RATE_BPS_MIN;
+        self.over |= self.next < limits::TRAIN_RATE_BPS_MIN;
     }
 
     fn confirm(&mut self, rate: u64) {
@@ -259,6 +294,25 @@ mod tests {
         assert_eq!(search.result(), (Some(Bandwidth::from_bps(160 * M)), Limit::Max));
         assert_eq!(trains, 6, "four doublings, and the long one");
         assert!(search.points().last().unwrap().long);
+    }
+
+    #[test]
+    fn a_train_that_a_busy_host_slowed_down_is_sent_again() {
+        let mut search = Search::new(Bandwidth::from_bps(10 * M), Bandwidth::from_bps(40 * M));
+        let mut trains = 0;
+        while let Some(wanted) = search.wanted() {
+            let mut point = wire(1_000 * M).carry(wanted);
+            // Every third is late at the receiver, every fifth at the sender.
+            trains += 1;
+            let late = Bandwidth::from_bps(point.rate.bps() / 10 * 9);
+            match trains {
+                3 | 6 | 9 => point.arrived_rate = Some(late),
+                2 | 5 => (point.rate, point.arrived_rate) = (late.usable(), Some(late)),
+                _ => {}
+            }
+            search.record(point);
+        }
+        assert_eq!(search.result(), (Some(Bandwidth::from_bps(40 * M)), Limit::Max));
     }
 
     #[test]
