@@ -19,7 +19,10 @@ use spanway::types::{Bandwidth, Label, LinkId, Time};
 use spanway::wire::frame;
 use spanway::wire::heartbeat::{Heartbeat, HeartbeatKey};
 
-const WORKLOADS: &[(&str, fn(u64))] = &[
+/// Does its work so often.
+type Workload = fn(u64);
+
+const WORKLOADS: &[(&str, Workload)] = &[
     ("frame_parse", parse),
     ("frame_relabel", relabel),
     ("heartbeat_verify", heartbeat),

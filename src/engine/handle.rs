@@ -136,12 +136,14 @@ impl Engine {
         let rings = WorkerRings::new(shared.iter().map(|shared| Arc::clone(&shared.wake)));
         let rings = Arc::new(rings);
         let places = sockets.into_iter().zip(config.cpus).zip(pools);
-        for (worker, (((socket, receive_buffer), cpu), buffers)) in places.enumerate() {
+        for (number, (((socket, receive_buffer), cpu), buffers)) in (0..).map(WorkerId).zip(places)
+        {
+            let worker = usize::from(number.0);
             let failed = |error: io::Error| EngineError::Start { worker, text: error.to_string() };
             net::mark::mark(socket.as_fd(), config.dscp).map_err(failed)?;
             let address = socket.local_addr().map_err(failed)?;
             let start = Start {
-                worker,
+                number,
                 socket,
                 cpu,
                 backend,
@@ -163,9 +165,10 @@ impl Engine {
     /// A worker that does not exist is the caller's mistake.
     pub fn send(&mut self, worker: WorkerId, command: Command) {
         let from = usize::from(worker.0);
-        let moves_to = match &command {
-            Command::MoveChannel { to, .. } => Some(usize::from(to.0)),
-            _ => None,
+        let moves_to = if let Command::MoveChannel { to, .. } = &command {
+            Some(usize::from(to.0))
+        } else {
+            None
         };
         let running = &mut self.running[from];
         running.sent += 1;
@@ -286,7 +289,7 @@ impl Running {
 
 /// What a worker's thread takes with it.
 struct Start {
-    worker: usize,
+    number: WorkerId,
     socket: UdpSocket,
     cpu: Option<usize>,
     backend: Backend,
@@ -302,7 +305,7 @@ struct Start {
 impl Start {
     /// Starts the thread and waits until it runs, with the turns it got, or says why not.
     fn spawn(self) -> Result<(Running, Slice), EngineError> {
-        let worker = self.worker;
+        let worker = usize::from(self.number.0);
         let failed = |text: String| EngineError::Start { worker, text };
         let shared = Arc::clone(&self.shared);
         let started = Arc::new(OnceLock::new());
@@ -350,8 +353,15 @@ impl Start {
             .map_err(|error| format!("no {} sockets: {error}", self.backend.as_str()))?;
         let socket = net.add_socket(self.socket.into()).map_err(|error| error.to_string())?;
         assert_eq!(socket, net::WORKER_SOCKET, "the first socket");
-        let number = WorkerId(u8::try_from(self.worker).expect("workers are counted in a u8"));
-        Ok(Worker::new((number, self.rings), net, headers, self.shared, self.stats, self.origin))
+        let place = (self.number, self.rings);
+        let mut worker = Worker::new(place, net, headers, self.shared, self.stats, self.origin);
+        if self.latency {
+            worker = worker.latency_first();
+        }
+        if let Some((spec, room, stats)) = self.proxy {
+            worker = worker.proxying(&spec, room, stats);
+        }
+        Ok((worker, slice))
     }
 }
 

@@ -172,7 +172,7 @@ impl Probes {
     }
 
     /// A round trip of the link's heartbeats.
-    pub(super) fn on_rtt(&mut self, link: LinkId, rtt: Duration) {
+    pub(super) fn on_rtt(&self, link: LinkId, rtt: Duration) {
         if let Some(watch) = self.watches.iter().find(|watch| watch.link == link) {
             let micros = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
             watch.counts.rtt_us.store(micros.max(1), Relaxed);
@@ -309,7 +309,7 @@ mod tests {
     }
 
     fn come(probes: &mut Probes, burst: Burst, now: Time, lost: impl Fn(u32) -> bool) -> usize {
-        let mut bytes = [0; 1 << 16];
+        let mut bytes = vec![0; 1 << 16];
         let length = burst.emit(&spec(1, 2), &mut bytes);
         let all = bytes[..length].chunks(97).zip(burst.first..);
         let heard = all.filter(|(datagram, position)| {

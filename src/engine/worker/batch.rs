@@ -116,7 +116,7 @@ impl Worker {
         let bytes = self.net.pool().bytes_mut(self.outbox.buffer_mut(buffer));
         match forward::forward(&mut bytes[segment.clone()], source, &self.table) {
             Err(DropReason::UnknownLabel)
-                if self.is_stray(buffer, segment.clone(), index, source, strays) => {}
+                if self.is_stray(buffer, &segment, index, source, strays) => {}
             Err(reason) => self.stats.drop_frames(reason, 1),
             Ok(Judged::Heartbeat { link, header }) => {
                 self.on_heartbeat(link, &header, buffer, segment, source);

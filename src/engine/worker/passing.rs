@@ -81,12 +81,12 @@ impl Worker {
     pub(super) fn is_stray(
         &self,
         buffer: u16,
-        segment: Range<usize>,
+        segment: &Range<usize>,
         index: usize,
         source: SocketAddr,
         strays: &mut Strays,
     ) -> bool {
-        let bytes = &self.net.pool().bytes(self.outbox.buffer(buffer))[segment];
+        let bytes = &self.net.pool().bytes(self.outbox.buffer(buffer))[segment.clone()];
         let Some(to) = frame::parse(bytes).ok().and_then(|header| self.owner(header.label)) else {
             return false;
         };

@@ -67,7 +67,7 @@ impl Worker {
     }
 
     /// A heartbeat of the link was heard.
-    pub(super) fn note_rtt(&mut self, link: LinkId) {
+    pub(super) fn note_rtt(&self, link: LinkId) {
         if let Some(rtt) = self.liveness.as_ref().and_then(|liveness| liveness.rtt(link)) {
             self.probing.probes.on_rtt(link, rtt);
         }

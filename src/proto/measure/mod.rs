@@ -132,7 +132,7 @@ impl Measurements {
             return out.push(rejected(request, Reject::NotAllowed, detail));
         }
         let default = Bandwidth::from_bps(facts.configured.bps().saturating_mul(4));
-        let max = wanted.max.unwrap_or(default.min(top));
+        let max = wanted.max.unwrap_or_else(|| default.min(top));
         let first = Bandwidth::from_bps(facts.configured.bps() / 8);
         let id = self.rng.next_u64();
         let duration = wanted.duration.min(limits::MEASURE_MAX);
@@ -442,7 +442,11 @@ impl Asker {
                     Way::Back => Action::CountTrain { link, number },
                 });
             }
-            _ => self.go_on(now, link, out),
+            Step::Asked
+            | Step::Sending
+            | Step::Settling { .. }
+            | Step::Counting { .. }
+            | Step::Draining { .. } => self.go_on(now, link, out),
         }
     }
 

@@ -50,12 +50,12 @@ fn hear(machine: &mut Measurements, now: Time, id: u64, body: MeasureBody) -> Ve
 }
 
 fn rejection(out: &[Action]) -> (Reject, &str) {
-    let answer = out.iter().find_map(|action| match action {
-        Action::Answer { id: REQUEST, answer: Answer::Rejected(rejection) } => Some(rejection),
-        _ => None,
-    });
-    let rejection = answer.unwrap_or_else(|| panic!("no rejection: {out:?}"));
-    (rejection.reason, &rejection.detail)
+    for action in out {
+        if let Action::Answer { id: REQUEST, answer: Answer::Rejected(rejection) } = action {
+            return (rejection.reason, &rejection.detail);
+        }
+    }
+    panic!("no rejection: {out:?}")
 }
 
 /// The id of a measurement that was asked for, from its Ask.
@@ -72,10 +72,10 @@ fn id_of(out: &[Action]) -> u64 {
 }
 
 fn said(action: &Action) -> &MeasureBody {
-    match action {
-        Action::Send { message: Message::Measure(Measure { body, .. }), .. } => body,
-        other => panic!("{other:?}"),
-    }
+    let Action::Send { message: Message::Measure(Measure { body, .. }), .. } = action else {
+        panic!("{action:?}")
+    };
+    body
 }
 
 fn sent(number: u32, frames: u32) -> Sent {
