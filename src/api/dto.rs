@@ -273,8 +273,8 @@ pub struct LedgerRow {
     pub in_flight: i64,
 }
 
-/// What came to one worker's sockets, over all channels there were: arrived = frames + heartbeats + probes + all
-/// of dropped + in_flight.
+/// What came to one worker's sockets, over all channels there were: arrived = frames + heartbeats +
+/// probes + all of dropped + in_flight.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerWorker {
     pub port: u16,

@@ -123,7 +123,7 @@ pub fn admit(
 }
 
 /// Writes the header in front of an admitted payload and the end-to-end tag behind it, wherever they
-/// lie: `header` has [`HEADER_BYTES`], `tag` [`END_TAG_BYTES`].
+/// lie: `header` has [`frame::HEADER_BYTES`], `tag` [`frame::END_TAG_BYTES`].
 #[inline]
 pub fn enter(
     header: &mut [u8],

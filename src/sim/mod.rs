@@ -11,6 +11,7 @@
 
 pub mod check;
 mod probes;
+mod queue;
 pub mod scenario;
 
 use std::cmp::Reverse;
@@ -21,6 +22,7 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
+use self::queue::{Happening, Scheduled};
 use crate::limits;
 use crate::proto::node::Node;
 use crate::proto::{
@@ -108,73 +110,6 @@ struct Wire {
     lost: u64,
     /// Nothing arrives at an end before this: FIFO.
     arrival: [Time; 2],
-}
-
-#[derive(Debug)]
-enum Happening {
-    Dial {
-        wire: usize,
-    },
-    Attach {
-        wire: usize,
-        side: usize,
-        connection: u64,
-        life: u32,
-    },
-    Detach {
-        wire: usize,
-        side: usize,
-        connection: u64,
-    },
-    Deliver {
-        wire: usize,
-        side: usize,
-        connection: u64,
-        bytes: bytes::Bytes,
-    },
-    Wake {
-        peer: usize,
-        life: u32,
-    },
-    /// What the peer's engine or sockets answer.
-    Told {
-        peer: usize,
-        life: u32,
-        input: Input,
-    },
-    Configure {
-        peer: usize,
-        wire: usize,
-        capacity: Bandwidth,
-    },
-    Strike(Fault),
-}
-
-#[derive(Debug)]
-struct Scheduled {
-    at: Time,
-    sequence: u64,
-    happening: Happening,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.sequence == other.sequence
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
-    }
 }
 
 /// The world came to no rest within its bounds.

@@ -322,14 +322,7 @@ impl Message {
                 w.bool(*last);
             }
             Self::Reserve(reserve) => emit_reserve(&mut w, reserve),
-            Self::Accept(accept) => {
-                w.u16(kind::ACCEPT);
-                w.tx(&accept.tx);
-                w.u64(accept.label.0);
-                w.u16(accept.port);
-                w.u16(accept.max_payload);
-                w.bandwidth(accept.width);
-            }
+            Self::Accept(accept) => emit_accept(&mut w, accept),
             Self::Nack(nack) => {
                 w.u16(kind::NACK);
                 w.tx(&nack.tx);
@@ -563,6 +556,15 @@ fn parse_reserve(r: &mut Reader<'_>) -> Result<Reserve, ParseError> {
         back_label: label(r, "reserve label")?,
         back_port: r.u16("reserve port")?,
     })
+}
+
+fn emit_accept(w: &mut Writer, accept: &Accept) {
+    w.u16(kind::ACCEPT);
+    w.tx(&accept.tx);
+    w.u64(accept.label.0);
+    w.u16(accept.port);
+    w.u16(accept.max_payload);
+    w.bandwidth(accept.width);
 }
 
 fn emit_routed(w: &mut Writer, routed: &Routed) {

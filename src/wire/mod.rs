@@ -2,7 +2,8 @@
 //!
 //! Pure: no clock, no socket, and no heap for frames. [`frame`] is the data plane's header,
 //! [`heartbeat`] the sign of life between neighbours, [`control`] the messages of a link's TCP
-//! connection, [`measure`] what both say about the capacity of a link, [`codec`] the small reader and writer the control messages share.
+//! connection, [`measure`] what both say about the capacity of a link, [`codec`] the small reader and
+//! writer the control messages share.
 //!
 //! Versions: a frame carries the format version in its first four bits; a link agrees in Hello on one
 //! control version that both ends speak. Unknown frame versions are dropped and counted, unknown

@@ -219,6 +219,8 @@ fn middle(low: u64, high: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::option;
     use proptest::prelude::*;
 
     use super::*;
@@ -359,7 +361,7 @@ mod tests {
 
         #[test]
         fn whatever_comes_back_the_search_ends(
-            answers in proptest::collection::vec((0_u32..=100, proptest::option::of(0_u64..1_000_000_000)), 300)
+            answers in vec((0_u32..=100, option::of(0_u64..1_000_000_000)), 300)
         ) {
             let mut search = Search::new(Bandwidth::from_bps(M), Bandwidth::from_bps(1_000 * M));
             let mut answers = answers.into_iter();

@@ -171,10 +171,8 @@ fn a_train_leaves_settles_and_is_counted_before_the_next() {
     let early = hear(&mut asker, due, id, MeasureBody::Counted { number: 5, arrived: all });
     assert_eq!(early, []);
     let out = hear(&mut asker, due, id, MeasureBody::Counted { number: 1, arrived: all });
-    assert!(
-        matches!(&out[..], [Action::SendTrain { train, .. }] if train.number == 2 && train.rate.bps() > 20_000_000),
-        "{out:?}"
-    );
+    let [Action::SendTrain { train, .. }] = &out[..] else { panic!("{out:?}") };
+    assert_eq!((train.number, train.rate.bps() > 20_000_000), (2, true));
 }
 
 #[test]

@@ -71,7 +71,9 @@ impl Chain {
             let mut command = Command::new(std::env::current_exe().expect("this program"));
             command.args(["--exact", "relay", "--ignored", "--nocapture"]);
             command.env(RELAY, chain.config(name)).stdin(Stdio::null()).stdout(Stdio::null());
-            chain.relays.push(Program::start(name, chain.folder.path(), &mut command));
+            // Not the log of a generator that a test starts in its place.
+            let log = format!("relay-{name}");
+            chain.relays.push(Program::start(&log, chain.folder.path(), &mut command));
         }
         chain
     }

@@ -1,0 +1,76 @@
+//! What is going to happen in the simulated world, in an order that does not depend on the heap.
+
+use std::cmp::Ordering;
+
+use super::Fault;
+use crate::proto::Input;
+use crate::types::{Bandwidth, Time};
+
+/// Something that the world does next.
+#[derive(Debug)]
+pub(super) enum Happening {
+    Dial {
+        wire: usize,
+    },
+    Attach {
+        wire: usize,
+        side: usize,
+        connection: u64,
+        life: u32,
+    },
+    Detach {
+        wire: usize,
+        side: usize,
+        connection: u64,
+    },
+    Deliver {
+        wire: usize,
+        side: usize,
+        connection: u64,
+        bytes: bytes::Bytes,
+    },
+    Wake {
+        peer: usize,
+        life: u32,
+    },
+    /// What the peer's engine or sockets answer.
+    Told {
+        peer: usize,
+        life: u32,
+        input: Input,
+    },
+    Configure {
+        peer: usize,
+        wire: usize,
+        capacity: Bandwidth,
+    },
+    Strike(Fault),
+}
+
+/// Earlier ones first; at the same time, in the order in which they were scheduled.
+#[derive(Debug)]
+pub(super) struct Scheduled {
+    pub(super) at: Time,
+    pub(super) sequence: u64,
+    pub(super) happening: Happening,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.sequence == other.sequence
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.at, self.sequence).cmp(&(other.at, other.sequence))
+    }
+}
