@@ -3,7 +3,7 @@
 //! Pure. A channel that is finished says how many frames it sent, so that what is missing at its end shows
 //! too; without FINISH only gaps do. Bounded: channels above [`CHANNELS_MAX`] count, but are not listed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -78,7 +78,8 @@ pub(super) struct Arrivals {
     opening_again: u64,
     opening_broken: u64,
     channels: Vec<Channel>,
-    open: HashMap<EndId, usize>,
+    /// Which of them is at an end, by [`EndId::index`].
+    open: Vec<Option<(EndId, usize)>>,
     unlisted: u64,
 }
 
@@ -91,7 +92,7 @@ impl Arrivals {
             opening_again: 0,
             opening_broken: 0,
             channels: Vec::new(),
-            open: HashMap::new(),
+            open: Vec::new(),
             unlisted: 0,
         }
     }
@@ -104,7 +105,10 @@ impl Arrivals {
         let latency = Histogram::new(CHANNEL_DIGITS).expect("two digits are possible");
         let taken = ChannelTaken { channel: channel.to_string(), ..ChannelTaken::default() };
         self.channels.push(Channel { taken, latency });
-        self.open.insert(end, self.channels.len() - 1);
+        if self.open.len() <= end.index() {
+            self.open.resize(end.index() + 1, None);
+        }
+        self.open[end.index()] = Some((end, self.channels.len() - 1));
     }
 
     pub(super) fn finished(&mut self, end: EndId, frames: u64) {
@@ -117,7 +121,9 @@ impl Arrivals {
         if let Some(channel) = self.of(end) {
             channel.taken.closed = true;
         }
-        self.open.remove(&end);
+        if let Some(open) = self.open.get_mut(end.index()) {
+            open.take_if(|(whose, _)| *whose == end);
+        }
     }
 
     /// A frame's payload, which came at this wall-clock time.
@@ -175,8 +181,8 @@ impl Arrivals {
     }
 
     fn of(&mut self, end: EndId) -> Option<&mut Channel> {
-        let at = *self.open.get(&end)?;
-        self.channels.get_mut(at)
+        let (whose, at) = (*self.open.get(end.index())?)?;
+        self.channels.get_mut(at).filter(|_| whose == end)
     }
 }
 

@@ -54,7 +54,8 @@ pub(super) struct Port {
     source: Option<Source>,
     arrivals: Option<Arrivals>,
     orders: VecDeque<Order>,
-    buffer: Vec<u8>,
+    /// Lent to whoever goes through it.
+    room: Option<Room>,
     /// The neighbour's path does not take runs: frames go one by one.
     gso_off: bool,
     full_receives: u32,
@@ -101,7 +102,7 @@ impl Port {
             source,
             arrivals,
             orders: VecDeque::new(),
-            buffer: vec![0; BUFFER_BYTES * BATCH_SIZE],
+            room: Some(Room::new()),
             gso_off: false,
             full_receives: 0,
             judge_due: false,
@@ -315,26 +316,18 @@ impl Port {
     // --- Receiving ---
 
     /// How many super-buffers came.
-    fn receive(&mut self) -> io::Result<usize> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut metas = [RecvMeta::default(); BATCH_SIZE];
-        let mut pieces = buffer.chunks_exact_mut(BUFFER_BYTES);
-        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] = std::array::from_fn(|_| {
-            IoSliceMut::new(pieces.next().expect("a buffer for each of a batch"))
-        });
-        let count = match self.state.recv((&self.socket).into(), &mut slices, &mut metas) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(error),
-        };
-        for (meta, bytes) in metas[..count].iter().zip(buffer.chunks_exact(BUFFER_BYTES)) {
-            let source = canonical(meta.addr);
-            let came = meta.timestamp.map_or(self.wall_ns, nanos);
-            for datagram in bytes[..meta.len].chunks(meta.stride.max(1)) {
-                self.on_datagram(datagram, source, came);
+    fn receive(&mut self) -> Result<usize, PortError> {
+        let mut room = self.room.take().unwrap_or_else(Room::new);
+        let count = self.port.receive(&mut room);
+        for arrived in room.arrived() {
+            let source = canonical(arrived.from);
+            let came_ns = arrived.kernel_ns.unwrap_or(self.wall_ns);
+            for datagram in arrived.bytes.chunks(arrived.stride.max(1)) {
+                self.on_datagram(datagram, source, came_ns);
             }
         }
-        self.buffer = buffer;
+        self.room = Some(room);
+        let count = count?;
         bump(&self.stats.batches, 1);
         self.full_receives = if count == BATCH_SIZE { self.full_receives + 1 } else { 0 };
         Ok(count)

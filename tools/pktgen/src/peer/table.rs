@@ -4,6 +4,7 @@
 //! measures a relay must not make its mistakes. A peer that generates or counts has one link and
 //! relays for nobody, so a label leads to an end here or nowhere.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,11 +14,18 @@ use spanway::stats::{ChannelStats, DropReason};
 use spanway::types::{ChannelId, Label, LinkId};
 use spanway::wire::frame::{self, FrameType, Header};
 
-/// A channel that ends here: its place, and how often the place was used before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// A channel that ends here: its place, and how often the place was used. The default is nobody's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct EndId {
     place: u32,
     uses: u32,
+}
+
+impl EndId {
+    /// Small, and of no other end that is open.
+    pub(super) fn index(self) -> usize {
+        self.place as usize
+    }
 }
 
 /// A channel end.
@@ -61,6 +69,8 @@ struct Route {
     from: LinkId,
     /// None: it leads on to another peer.
     to: Option<ChannelId>,
+    /// Where that channel's end was found last; tells by itself that it has become another's.
+    end: Cell<EndId>,
 }
 
 #[derive(Debug, Default)]
@@ -94,9 +104,11 @@ impl Table {
         if !self.links.get(&route.from).is_some_and(|link| link.sends_from(source)) {
             return Err(DropReason::ForeignLabel);
         }
-        let end = route.to.as_ref().ok_or(DropReason::NoLink)?;
-        let end = self.ends.get(end).ok_or(DropReason::UnknownLabel)?;
-        Ok(Judged::Frame(*end, route.from, header))
+        let to = route.to.as_ref().ok_or(DropReason::NoLink)?;
+        if self.end(route.end.get()).is_none() {
+            route.end.set(self.end_of(to).ok_or(DropReason::UnknownLabel)?);
+        }
+        Ok(Judged::Frame(route.end.get(), route.from, header))
     }
 
     /// `None` once the end is closed.
@@ -152,7 +164,7 @@ impl Table {
             Target::Local(channel) => Some(channel),
             Target::Hop { .. } => None,
         };
-        self.labels.insert(label, Route { from, to });
+        self.labels.insert(label, Route { from, to, end: Cell::default() });
     }
 
     pub(super) fn remove_label(&mut self, label: Label) {
