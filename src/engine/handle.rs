@@ -18,9 +18,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::pool::{Pool, Unfilled};
-use super::worker::{Shared, Worker, WorkerRings};
-use super::{Command, EngineConfig, Event};
-use crate::limits::{BIND_RETRY, BUFFERS_PER_WORKER, WORKERS_MAX};
+use super::worker::{Room, Shared, Worker, WorkerRings};
+use super::{Command, EngineConfig, Event, ProxySpec};
+use crate::limits::{
+    BIND_RETRY, BUFFERS_PER_WORKER, LENT_MAX, PROXY_FILES, WORKER_SLICE, WORKERS_MAX,
+};
+use crate::net::sched::{self, Slice};
 use crate::net::{self, Backend, EventFd, Net};
 use crate::stats::{ProxyStats, WorkerStats};
 use crate::types::WorkerId;
@@ -349,6 +352,8 @@ impl Start {
         }
         let (pool, mut free) = self.buffers;
         let headers = free.pop().expect("a pool is not empty");
+        // Those that are used first, and again and again.
+        pool.prefault(&free[free.len().saturating_sub(LENT_MAX.into())..]);
         let mut net = Net::open(self.backend, &self.shared.wake, pool, free)
             .map_err(|error| format!("no {} sockets: {error}", self.backend.as_str()))?;
         let socket = net.add_socket(self.socket.into()).map_err(|error| error.to_string())?;

@@ -38,7 +38,9 @@ use super::{Batch, EventFd, Received, Wait, errno, is_ipv6, tell_times};
 use crate::engine::pool::{DATAGRAM_ROOM, Filled, HEADROOM, Pool, Unfilled};
 use crate::engine::runs::Runs;
 use crate::engine::table::SocketId;
-use crate::limits::{BATCH_MAX, BUFFERS_PER_WORKER, CHANNELS_MAX, RECEIVE_ERRORS_MAX, RUNS_MAX};
+use crate::limits::{
+    BATCH_MAX, BUFFERS_PER_WORKER, CHANNELS_MAX, LENT_MAX, RECEIVE_ERRORS_MAX, RUNS_MAX,
+};
 
 /// The only buffer ring.
 const BUFFER_GROUP: u16 = 0;
@@ -76,6 +78,10 @@ pub struct Uring {
     failed: Vec<(u32, u32, i32)>,
     /// Receives and polls the kernel holds.
     armed: u32,
+    /// Buffers that are neither lent nor filled; the one that came back last is lent first.
+    spare: Vec<Unfilled>,
+    /// Buffers the kernel holds.
+    lent: u16,
     /// Whether socket options go through the ring.
     sets_options: bool,
     /// Sockets the table of the ring has room for.
@@ -199,6 +205,8 @@ impl Uring {
             send_generation: 0,
             failed: Vec::with_capacity(RUNS_MAX),
             armed: 0,
+            spare: Vec::with_capacity(free.len()),
+            lent: 0,
             sets_options: true,
             files,
             lost: 0,
@@ -382,9 +390,18 @@ impl Uring {
     }
 
     fn lend(&mut self, buffers: impl Iterator<Item = Unfilled>) {
-        for buffer in buffers {
+        self.spare.extend(buffers);
+        self.top_up();
+    }
+
+    /// The kernel gets the buffers that were used last, which are still in the caches.
+    fn top_up(&mut self) {
+        while self.lent < LENT_MAX
+            && let Some(buffer) = self.spare.pop()
+        {
             let (number, address) = self.pool.lend(buffer, to_u32(LEND_OFFSET));
             self.buffers.push(number, address);
+            self.lent += 1;
         }
         self.buffers.publish();
     }
@@ -583,8 +600,9 @@ impl Uring {
             match Op::decode(entry.user_data()) {
                 Some(Op::Receive { socket, generation }) => {
                     let buffer = cqueue::buffer_select(entry.flags()).map(|id| {
+                        self.lent -= 1;
                         // SAFETY: a completion names a buffer once, when the kernel has taken it out
-                        // of the ring, into which only `lend` put it, and has finished writing.
+                        // of the ring, into which only `top_up` put it, and has finished writing.
                         unsafe { self.pool.reclaim(id) }
                     });
                     if !more {
@@ -616,6 +634,7 @@ impl Uring {
                 Some(Op::Cancel) | None => {}
             }
         }
+        self.top_up();
     }
 
     fn take(&mut self, completion: Completion, batch: &mut Batch) {
