@@ -63,6 +63,19 @@ pub const INBOX_MAX: usize = 512;
 pub const PASSED_PER_TURN: usize = 64;
 /// Channels on their way to one worker: they come one by one, on the control thread's word.
 pub const ARRIVING_MAX: usize = 16;
+/// Frames of one send with segmentation offload: what every kernel since 4.18 takes (6.9 takes 128).
+pub const RUN_SEGMENTS_MAX: u16 = 64;
+/// Bytes of one such send, so that IPv4 and UDP headers and 20 bytes of options fit into 65,535.
+pub const RUN_BYTES_MAX: u32 = 65_487;
+/// Sends of one submission; more go in a second one. Twice what one batch needs if nothing merges.
+pub const RUNS_MAX: usize = 2 * BATCH_MAX;
+/// Pieces of buffers of one submission: 64 KiB of I/O vectors, 16 for each datagram of a full batch.
+pub const PIECES_MAX: usize = 16 * BATCH_MAX;
+/// Changes of channel within the runs of one submission: 64 KiB, 8 for each datagram of a full batch.
+pub const NOTES_MAX: usize = 8 * BATCH_MAX;
+/// Destinations that are remembered to take no segmentation offload; the oldest goes first, and finds
+/// out again at the price of one refused send.
+pub const GSO_OFF_MAX: usize = 64;
 /// Commands on their way to one worker; more wait in order on the control side.
 pub const COMMANDS_MAX: usize = 1_024;
 /// Commands a worker applies between two batches: about 0.1 ms, so that frames do not wait for them.

@@ -4,7 +4,12 @@
 //! metrics and pages. Counters never go back within a run of the daemon. Histograms are in
 //! [`histogram`].
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, fence};
+pub mod histogram;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Acquire, Ordering::Relaxed, fence};
+
+use self::histogram::{OneWay, RelayHistograms};
 
 macro_rules! drop_reasons {
     ($($name:ident $text:literal $sentence:literal),* $(,)?) => {
@@ -39,12 +44,14 @@ drop_reasons! {
     Policed "policed" "Above the channel's bandwidth: sent faster than was asked for.",
     ForeignSender "foreign_sender" "A datagram at a channel's local socket from an address that may not send there.",
     Moving "moving" "The channel had no path while it moved.",
+    Closed "closed" "It came to the local socket of a channel that was being closed.",
     NoReceiver "no_receiver" "Nobody has sent from the local side yet, so nobody is known to deliver to.",
     NoLink "no_link" "The link to the next hop is down.",
     SocketFull "socket_full" "The kernel could not take the datagram at once.",
     SendError "send_error" "The kernel refused the datagram.",
     KernelReceive "kernel_receive" "The kernel dropped it because the socket's receive buffer was full; a super-buffer counts as one.",
     Truncated "truncated" "A datagram larger than any buffer.",
+    ControlTruncated "control_truncated" "The kernel had no room to say where one datagram ends and the next begins.",
     ClientLimit "client_limit" "A datagram of a new client when the proxy had as many as it may have.",
     ClientSocket "client_socket" "A datagram of a new client the kernel gave the proxy no socket for.",
     ForeignAnswer "foreign_answer" "A datagram at a client's socket of the proxy that did not come from its server.",
@@ -129,6 +136,17 @@ impl ChannelStats {
     }
 }
 
+/// Counters of a plain UDP proxy at one worker. Each direction is a channel whose both ends are here:
+/// what the worker received entered, what it sent was delivered.
+#[derive(Debug, Default)]
+pub struct ProxyStats {
+    pub to_server: Arc<ChannelStats>,
+    pub to_clients: Arc<ChannelStats>,
+    /// Clients that got a socket, ever, and those that went after the idle time.
+    pub admitted: AtomicU64,
+    pub expired: AtomicU64,
+}
+
 /// The frames of one channel at one peer, each in one place: entered + received = sent + delivered +
 /// dropped + in flight.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -159,6 +177,8 @@ pub struct WorkerStats {
     drops: [AtomicU64; REASONS],
     pub batches: AtomicU64,
     pub datagrams: AtomicU64,
+    /// Datagrams that belong to a channel: the rest are heartbeats and drops.
+    pub frames: AtomicU64,
     /// Receives and sends: each carries one datagram or many.
     pub receives: AtomicU64,
     pub sends: AtomicU64,
@@ -187,6 +207,7 @@ impl Default for WorkerStats {
             drops: [const { AtomicU64::new(0) }; REASONS],
             batches: AtomicU64::new(0),
             datagrams: AtomicU64::new(0),
+            frames: AtomicU64::new(0),
             receives: AtomicU64::new(0),
             sends: AtomicU64::new(0),
             gso_refused: AtomicU64::new(0),
@@ -218,7 +239,6 @@ impl WorkerStats {
         let all = DropReason::ALL.iter().map(|&reason| (reason, self.dropped(reason)));
         all.filter(|&(_, count)| count > 0).collect()
     }
-}
 
     pub fn set_wait_mode(&self, mode: WaitMode) {
         self.wait_mode.store(mode as u8, Relaxed);

@@ -86,8 +86,15 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 
 fn engine_at(listen: &str, workers: usize, backend: BackendChoice) -> Engine {
     let (listen, cpus, origin) = (listen.parse().unwrap(), vec![None; workers], Instant::now());
-    let engine =
-        Engine::start(EngineConfig { listen, cpus, backend, origin, latency: false }).unwrap();
+    let engine = Engine::start(EngineConfig {
+        listen,
+        cpus,
+        backend,
+        dscp: Dscp::default(),
+        origin,
+        latency: false,
+    })
+    .unwrap();
     match backend {
         BackendChoice::Auto => {}
         BackendChoice::Uring => assert_eq!(engine.backend().0, "uring"),
@@ -187,11 +194,12 @@ struct Path {
 }
 
 fn path(backend: BackendChoice) -> Path {
-    path_at("127.0.0.1:0", backend)
+    path_of("127.0.0.1:0", 1, backend)
 }
 
-fn path_at(listen: &str, backend: BackendChoice) -> Path {
-    let mut engines = [(); 3].map(|()| engine_at(listen, 1, backend));
+/// All of the channel at worker 0 of each.
+fn path_of(listen: &str, workers: usize, backend: BackendChoice) -> Path {
+    let mut engines = [(); 3].map(|()| engine_at(listen, workers, backend));
     let stats: [Arc<ChannelStats>; 3] = Default::default();
     let (opener, service) = (program(), program());
     let [a, b, c] = &mut engines;
@@ -810,7 +818,8 @@ mod checks {
     ) {
         const FRAMES: u32 = 1_000;
         for _ in 0..8 {
-            let Path { mut engines, stats, at_a, at_c, opener, service } = path_of(backend, 2);
+            let Path { mut engines, stats, at_a, at_c, opener, service } =
+                path_of("127.0.0.1:0", 2, backend);
             let begun = Arc::new(AtomicU64::new(0));
             let at = Arc::clone(&begun);
             let streaming = std::thread::spawn(move || {
@@ -904,7 +913,8 @@ for_both_backends! {
 
 fn start(listen: SocketAddr, cpus: Vec<Option<usize>>) -> Result<Engine, String> {
     let backend = BackendChoice::Auto;
-    let config = EngineConfig { listen, cpus, backend, origin: Instant::now(), latency: false };
+    let (dscp, origin) = (Dscp::default(), Instant::now());
+    let config = EngineConfig { listen, cpus, backend, dscp, origin, latency: false };
     Engine::start(config).map_err(|error| error.to_string())
 }
 

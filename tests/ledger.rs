@@ -117,7 +117,9 @@ impl Row {
     fn new(backend: BackendChoice, intruder: SocketAddr) -> Self {
         let engine = |_| {
             let listen = "127.0.0.1:0".parse().expect("an address");
-            let config = EngineConfig { listen, cpus: vec![None], backend, origin: Instant::now() };
+            let (dscp, origin) = (spanway::types::Dscp::default(), Instant::now());
+            let (cpus, latency) = (vec![None], false);
+            let config = EngineConfig { listen, cpus, backend, dscp, origin, latency };
             Engine::start(config).expect("it starts")
         };
         let mut engines: Vec<Engine> = (0..PEERS).map(engine).collect();

@@ -87,7 +87,14 @@ fn start(args: &ForwardArgs, server: SocketAddr, origin: Instant) -> Result<Engi
         None => vec![None],
     };
     let (listen, latency) = (args.listen, args.latency);
-    let config = EngineConfig { listen, cpus, backend: args.backend, origin, latency };
+    let config = EngineConfig {
+        listen,
+        cpus,
+        backend: args.backend,
+        dscp: crate::types::Dscp::default(),
+        origin,
+        latency,
+    };
     let spec = ProxySpec { server, idle: args.idle, clients_max: args.clients_max };
     Engine::start_proxy(config, spec).map_err(|error| match error {
         EngineError::Bind { address, source } => {

@@ -4,7 +4,8 @@
 //! | file | commands |
 //! | --- | --- |
 //! | [`setup`] | `run`, `init`, `key`, `config` |
-//! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify`, `latency`, `events` |
+//! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify`, `events` |
+//! | [`latency`] | `latency` |
 //! | [`ledger`] | `channels --ledger` |
 //! | [`open`] | `open`, `close`, `reload`, `recompute`, `leave` |
 //! | [`send`], [`recv`] | `send`, `recv` |
@@ -20,6 +21,7 @@ mod demo;
 mod drawing;
 mod forward;
 mod interrupt;
+mod latency;
 mod ledger;
 mod measure;
 mod open;

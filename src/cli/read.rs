@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::open::path_text;
 use super::screen::{CliError, Daemon, Fail, Style, print, show};
 use super::table::{Table, wrap};
+use super::values::millis;
 use super::{ServicesArgs, Target, answer_time};
 use crate::api::dto::{
     ChannelRow, EdgeRow, EventLine, LinkRow, PeerRow, Request, ServiceRow, StatusReply, TreeReply,
@@ -280,6 +281,12 @@ fn verify_text(reply: &VerifyReply, out: &mut dyn Write, style: Style) -> io::Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cpus_are_shown_as_ranges() {
+        assert_eq!(cpu_ranges(&[0, 1, 2, 3, 6, 8, 9]), ["0-3", "6", "8-9"]);
+        assert!(cpu_ranges(&[]).is_empty());
+    }
 
     #[test]
     fn events_carry_the_time_of_day() {

@@ -82,6 +82,36 @@ pub(super) fn percent(text: &str) -> Result<u8, String> {
     }
 }
 
+/// `--cpus`: numbers and ranges, as in `0,2-3`.
+pub(super) fn cpus(text: &str) -> Result<Cpus, String> {
+    let wrong = || format!("{text:?} is not a list of CPUs: write numbers and ranges, as in 0,2-3");
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u64, u64) =
+            first.parse().and_then(|first| Ok((first, last.parse()?))).map_err(|_| wrong())?;
+        if first > last || last > limits::CPU_NUMBER_MAX {
+            return Err(wrong());
+        }
+        for cpu in first..=last {
+            let cpu = usize::try_from(cpu).map_err(|_| wrong())?;
+            if cpus.contains(&cpu) {
+                return Err(format!("{text:?} names CPU {cpu} twice: one worker a CPU"));
+            }
+            cpus.push(cpu);
+        }
+    }
+    if cpus.len() > limits::WORKERS_MAX {
+        let workers_max = limits::WORKERS_MAX;
+        return Err(format!("{text:?} are {} CPUs: at most {workers_max} are used", cpus.len()));
+    }
+    Ok(Cpus(cpus))
+}
+
+/// The CPUs of workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Cpus(pub(super) Vec<usize>);
+
 /// Microseconds as milliseconds with two decimals.
 pub(super) fn millis(micros: u64) -> String {
     format!("{}.{:02}", micros / 1_000, micros % 1_000 / 10)

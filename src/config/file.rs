@@ -306,8 +306,10 @@ fn own_port(item: &Item<'_>, ports: &OwnPorts) -> String {
 
 fn engine(root: &Section<'_>) -> Result<EngineSection, ConfigError> {
     let Some(section) = root.section("engine")? else { return Ok(EngineSection::default()) };
-    section.only(&["cpus", "backend", "latency"])?;
-    let cpus = section.item("cpus").map(|item| cpus(&item)).transpose()?.unwrap_or_default();
+    section.only(&["cpus", "backend", "dscp", "latency"])?;
+    let workers_max = limits::WORKERS_MAX.min(usize::from(limits::PORTS_PER_PEER));
+    let workers = |item: Item<'_>| cpus(&item, workers_max, "a peer has at most", "workers");
+    let cpus = section.item("cpus").map(workers).transpose()?.unwrap_or_default();
     let backend = match section.item("backend") {
         None => BackendChoice::Auto,
         Some(item) => match item.text("\"auto\", \"uring\" or \"mmsg\"")? {
@@ -322,7 +324,7 @@ fn engine(root: &Section<'_>) -> Result<EngineSection, ConfigError> {
         },
     };
     let latency = section.item("latency").map(|item| item.flag()).transpose()?.unwrap_or_default();
-    Ok(EngineSection { cpus, backend, latency })
+    Ok(EngineSection { cpus, backend, dscp: dscp(&section)?, latency })
 }
 
 fn cpus(item: &Item<'_>, max: usize, most: &str, what: &str) -> Result<Vec<usize>, ConfigError> {

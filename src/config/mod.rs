@@ -82,6 +82,8 @@ pub struct EngineSection {
     /// One pinned worker each; empty = one worker, not pinned.
     pub cpus: Vec<usize>,
     pub backend: crate::engine::BackendChoice,
+    /// How frames and heartbeats are marked.
+    pub dscp: Dscp,
     /// Never wait for more frames before passing on what has come.
     pub latency: bool,
 }
@@ -196,6 +198,9 @@ impl Config {
             ("state_dir", self.state_dir != new.state_dir),
             ("engine.cpus", self.engine.cpus != new.engine.cpus),
             ("engine.backend", self.engine.backend != new.engine.backend),
+            ("engine.dscp", self.engine.dscp != new.engine.dscp),
+            ("control.cpus", self.control.cpus != new.control.cpus),
+            ("control.dscp", self.control.dscp != new.control.dscp),
             ("engine.latency", self.engine.latency != new.engine.latency),
         ];
         match fixed.iter().find(|(_, changed)| *changed) {

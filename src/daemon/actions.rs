@@ -43,7 +43,8 @@ pub(crate) enum Later {
 #[derive(Default)]
 pub(crate) struct Channels {
     here: BTreeMap<ChannelId, ChannelHere>,
-    labels: BTreeMap<Label, ChannelId>,
+    /// Each with the worker that has it now.
+    labels: BTreeMap<Label, (ChannelId, WorkerId)>,
     /// The end of the channel that is being asked for: made before the node is, so that an address
     /// that cannot be used is told as what it is.
     pub(crate) opening: Option<NewEnd>,
@@ -271,7 +272,9 @@ impl Control {
         self.unsettled = true;
         match (new, self.engine.own_ends()) {
             (NewEnd::Socket { plan: EndPlan { from, deliver, .. }, socket, .. }, _) => {
-                let spec = EndSpec { channel: channel.clone(), socket, from, deliver, stats };
+                // Nobody can tell yet that the program behind it takes super-buffers.
+                let (channel, gso) = (channel.clone(), false);
+                let spec = EndSpec { channel, socket, from, deliver, gso, stats };
                 self.engine.send(worker, Command::AddEnd(spec));
             }
             (NewEnd::Own, Some(ends)) => ends.add_end(worker, channel, &stats),

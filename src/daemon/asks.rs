@@ -11,6 +11,7 @@ use crate::api::server::{Answers, Ask, What};
 use crate::config::ServiceAddress;
 use crate::daemon::control::{Control, Stage};
 use crate::daemon::ends::{self, EndPlan, NewEnd, OpenerAddresses};
+use crate::daemon::lane;
 use crate::daemon::views::{self, Here};
 use crate::limits;
 use crate::proto::view::LinkState;
@@ -65,8 +66,12 @@ impl Control {
             dto::Request::Links => answers.ok(&rows(self.node.links(), views::link_row)),
             dto::Request::Tree => answers.ok(&views::tree_reply(self.node.tree())),
             dto::Request::Channels => answers.ok(&self.channel_rows()),
+            dto::Request::Latency { channel, watch } => self.latency(&channel, watch, &answers),
+            dto::Request::Watch { channel, seconds } => {
+                self.watch(client, &channel, seconds, answers);
+            }
+            dto::Request::RelayTimes => answers.ok(&self.relay_times()),
             dto::Request::Ledger => answers.ok(&self.ledger()),
-            dto::Request::Latency { channel } => self.latency(&channel, &answers),
             dto::Request::Verify => self.ask(Asking::Plain(answers), Request::CollectLinks),
             dto::Request::Services { peer } => {
                 self.ask(Asking::Plain(answers), Request::Services { peer });
@@ -285,18 +290,6 @@ impl Control {
         reply.adds_up = reply.channels.iter().all(|row| row.in_flight == 0)
             && reply.workers.iter().all(|worker| worker.in_flight == 0);
         reply
-    }
-
-    fn latency(&self, channel: &str, answers: &Answers) {
-        let id = self.channel_of(channel);
-        match id.as_ref().map(|id| self.channels.of(id)) {
-            Ok(Some(here)) => answers.ok(&views::latency(channel.to_owned(), &here.stats)),
-            Ok(None) => {
-                let text = format!("no channel {channel} ends here or crosses this peer");
-                answers.failed(FailureKind::Failed, text);
-            }
-            Err(message) => answers.failed(FailureKind::Failed, message),
-        }
     }
 
     // --- Receivers and watchers ---

@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use snow::StatelessTransportState;
@@ -151,7 +151,7 @@ impl Connection {
     pub(crate) fn close(self, bound: Duration) -> JoinHandle<()> {
         let Self { queue, reader, mut writer, .. } = self;
         drop(queue);
-        tokio::task::spawn_local(async move {
+        lane::spawn(async move {
             if timeout(bound, &mut writer).await.is_err() {
                 writer.abort();
             }

@@ -38,15 +38,16 @@ use crate::daemon::actions::{Channels, Later};
 use crate::daemon::asks::{Asking, Receiver};
 use crate::daemon::connection::{Arrival, Connection};
 use crate::daemon::identity::Identity;
+use crate::daemon::lane::Lane;
 use crate::daemon::latency::ChannelWatch;
 use crate::daemon::neighbours::{Dial, Neighbours};
 use crate::daemon::views;
 use crate::engine::probes::ProbeCounts;
-use crate::engine::{self, Engine, LinkSpec, Silence};
+use crate::engine::{self, DataPlane, LinkSpec, Silence};
 use crate::limits;
 use crate::proto::node::Node;
 use crate::proto::view::LinkState;
-use crate::proto::{Input, Request, measure};
+use crate::proto::{Input, NodeConfig, Request, ServiceKind, measure};
 use crate::stats::histogram::{InsideHistogram, inside_histogram};
 use crate::types::{LinkId, PeerName, RequestId, ServiceName, Time};
 

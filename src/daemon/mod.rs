@@ -22,6 +22,7 @@ pub(crate) mod control;
 mod ends;
 pub(crate) mod handshake;
 pub mod identity;
+mod lane;
 mod latency;
 mod measuring;
 mod neighbours;
@@ -54,7 +55,8 @@ use self::store::{StateDir, StoreError};
 use crate::api::server::Clients;
 use crate::config::{Config, ConfigError};
 use crate::engine::{BackendChoice, DataPlane, Engine, EngineConfig, EngineError};
-use crate::{limits, trace};
+use crate::types::Dscp;
+use crate::{limits, net, trace};
 
 /// Connections the kernel may hold until the listener takes them.
 const BACKLOG: i32 = 128;
@@ -90,7 +92,8 @@ pub enum DaemonError {
 /// `latency` switches gathering waits off, as `[engine] latency` does.
 pub fn run(config_file: &Path, latency: bool) -> Result<(), DaemonError> {
     trace::start();
-    let config = Config::load(config_file)?;
+    let mut config = Config::load(config_file)?;
+    config.engine.latency |= latency;
     run_with(config, |engine| Ok(Box::new(Engine::start(engine)?)))
 }
 
@@ -107,8 +110,9 @@ pub fn run_with(
     let state = StateDir::open(&config.state_dir)?;
     #[expect(clippy::disallowed_methods, reason = "the origin of the daemon's clock")]
     let origin = Instant::now();
-    let links = listen_tcp(config.listen)?;
+    let links = listen_tcp(config.listen, config.control.dscp)?;
     let engine = start_data_plane(&config, origin, start)?;
+    let lane = enter_lane(&config)?;
     let clients = listen_local(state.socket_path())?;
     let uring = config.engine.backend != BackendChoice::Mmsg;
     let runtime = Runtime::start(uring).map_err(DaemonError::Runtime)?;
@@ -234,7 +238,7 @@ fn start_data_plane(
         backend: config.engine.backend,
         dscp: config.engine.dscp,
         origin,
-        latency: latency || config.engine.latency,
+        latency: config.engine.latency,
     };
     start(engine).map_err(|error| match error {
         EngineError::Bind { address, source } => {

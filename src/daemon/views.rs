@@ -14,7 +14,8 @@ use crate::proto::measure::{Limit, Point};
 use crate::proto::view::{ChannelView, LinkView, PeerView, TreeView};
 use crate::proto::{Event, Measured, MeasuredWay, Opened, Rejection, Side};
 use crate::sim::check;
-use crate::stats::{ChannelStats, DropReason, LatencyBuckets, WorkerStats};
+use crate::stats::histogram::Reading;
+use crate::stats::{ChannelStats, DropReason, WorkerStats};
 use crate::types::{Bandwidth, ChannelId, EdgeKey};
 use crate::wire::control::ServiceInfo;
 use crate::wire::frame;
@@ -313,8 +314,13 @@ pub(crate) fn ledger_worker(port: u16, stats: &WorkerStats) -> LedgerWorker {
     let probes = load(&stats.probes_heard);
     std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
     let by_kernel = stats.dropped(DropReason::KernelReceive);
-    let arrived = load(&stats.datagrams) + by_kernel;
-    let gone = frames + heartbeats + probes + dropped.iter().map(|(_, count)| count).sum::<u64>();
+    // What another worker took over is in its books.
+    let arrived = load(&stats.datagrams) + load(&stats.ring_in) + by_kernel;
+    let gone = frames
+        + heartbeats
+        + probes
+        + load(&stats.passed)
+        + dropped.iter().map(|(_, count)| count).sum::<u64>();
     let in_flight = arrived.wrapping_sub(gone).cast_signed();
     LedgerWorker { port, arrived, frames, heartbeats, probes, dropped: drops(dropped), in_flight }
 }

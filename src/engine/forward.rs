@@ -17,7 +17,7 @@ use super::{AllowedFrom, Deliver};
 use crate::limits::HOP_LIMIT_START;
 use crate::stats::DropReason;
 use crate::types::{LinkId, Time};
-use crate::wire::frame::{self, END_TAG_BYTES, FrameType, HEADER_BYTES, Header, OVERHEAD_BYTES};
+use crate::wire::frame::{self, FrameType, Header, OVERHEAD_BYTES};
 
 /// What a datagram from the overlay is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -145,6 +145,7 @@ impl Engine {
             let failed = |error: io::Error| EngineError::Start { worker, text: error.to_string() };
             net::mark::mark(socket.as_fd(), config.dscp).map_err(failed)?;
             let address = socket.local_addr().map_err(failed)?;
+            let proxy = proxy.clone().map(|(spec, room)| (spec, room, Arc::default()));
             let start = Start {
                 number,
                 socket,
@@ -152,15 +153,26 @@ impl Engine {
                 backend,
                 buffers,
                 origin: config.origin,
+                latency: config.latency,
+                proxy,
                 shared: Arc::clone(&shared[worker]),
                 rings: Arc::clone(&rings),
                 stats: Arc::default(),
             };
             let stats = Arc::clone(&start.stats);
             let proxy = start.proxy.as_ref().map(|(_, _, stats)| Arc::clone(stats));
-            engine.running.push(start.spawn()?);
-            let port = address.port();
-            engine.infos.push(WorkerInfo { address, port, cpu, receive_buffer, stats, proxy });
+            let (running, slice) = start.spawn()?;
+            engine.running.push(running);
+            let (port, slice) = (address.port(), slice.granted());
+            engine.infos.push(WorkerInfo {
+                address,
+                port,
+                cpu,
+                receive_buffer,
+                slice,
+                stats,
+                proxy,
+            });
         }
         Ok(engine)
     }
@@ -350,6 +362,9 @@ impl Start {
                 format!("cannot be pinned to CPU {cpu}: {error}; `[engine] cpus` and `--cpus` take those that `lscpu` lists")
             })?;
         }
+        // Short turns: a frame that comes goes before control work that runs on the same CPU.
+        let slice = sched::request_slice(WORKER_SLICE, 0)
+            .map_err(|error| format!("cannot be scheduled: {error}"))?;
         let (pool, mut free) = self.buffers;
         let headers = free.pop().expect("a pool is not empty");
         // Those that are used first, and again and again.

@@ -21,6 +21,7 @@
 pub mod forward;
 mod handle;
 pub mod liveness;
+mod outbox;
 mod plane;
 pub mod pool;
 pub mod probes;
@@ -41,7 +42,8 @@ pub use plane::{DataPlane, OwnEnds};
 
 use self::probes::ProbeCounts;
 use crate::stats::ChannelStats;
-use crate::types::{Bandwidth, ChannelId, Label, LinkId, Time, WorkerId};
+use crate::stats::histogram::FullHistogram;
+use crate::types::{Bandwidth, ChannelId, Dscp, Label, LinkId, Time, WorkerId};
 use crate::wire::heartbeat::HeartbeatKey;
 use crate::wire::measure::Train;
 
@@ -96,6 +98,17 @@ pub enum Command {
         watch: u64,
         stats: Arc<ChannelStats>,
         full: Arc<FullHistogram>,
+    },
+    Unwatch(u64),
+    /// These labels, and the end of the channel if it has one here, go over to another worker with all
+    /// they have. No frame is lost or reordered; those that still arrive here are passed on. Later
+    /// commands to that worker wait until it is done. A label is moved once, from the worker that drew
+    /// it: frames that come back would overtake those on their way in the rings.
+    MoveChannel {
+        channel: ChannelId,
+        labels: Vec<Label>,
+        end: bool,
+        to: WorkerId,
     },
     Stop,
 }

@@ -493,8 +493,9 @@ mod tests {
 
     use super::*;
     use crate::engine::Target;
+    use crate::engine::shaper::Policer;
     use crate::engine::table::Table;
-    use crate::types::{Label, LinkId};
+    use crate::types::{Bandwidth, Label, LinkId};
 
     /// Accounts can only be had from a table.
     fn accounts(count: u64) -> Vec<Account> {
@@ -502,7 +503,8 @@ mod tests {
         let hop = Target::Hop { link: LinkId(1), label: Label(1), port: 1 };
         (0..count)
             .map(|number| {
-                table.add_label(Label(number), LinkId(0), hop.clone(), Arc::default());
+                let policer = Policer::at_hop(Bandwidth::MAX, 1);
+                table.add_label(Label(number), LinkId(0), hop.clone(), policer, Arc::default());
                 table.route(Label(number)).unwrap().account
             })
             .collect()

@@ -137,7 +137,7 @@ impl Table {
 
     /// Whether any link's frames may come from `source`. Not for every frame: looks at all links.
     pub fn is_neighbour(&self, source: SocketAddr) -> bool {
-        self.links.iter().flatten().any(|link| link.sends_from(source))
+        self.links.0.iter().flatten().any(|link| link.sends_from(source))
     }
 
     #[inline]
@@ -245,7 +245,8 @@ impl Table {
         let account = self.open_account(stats);
         let last_sender = None;
         let (entry, policer) = (None, None);
-        let end = End { socket, account, from, deliver, last_sender, entry, policer, sequence };
+        let end =
+            End { socket, account, from, deliver, gso, last_sender, entry, policer, sequence };
         let slot = self.slots[slot.0 as usize].as_mut().expect("reserved before it is opened");
         assert!(slot.end.is_none(), "closed before it is opened again");
         slot.end = Some(end);

@@ -19,6 +19,7 @@
 
 mod batch;
 mod inside;
+mod passing;
 mod probing;
 mod proxied;
 
@@ -34,17 +35,23 @@ use super::liveness::Liveness;
 use super::outbox::Outbox;
 use super::pool::Unfilled;
 use super::ring::Rings;
+use super::shaper::Policer;
 use super::table::{EndSlot, Table};
-use super::{Command, Deliver, EndSpec, Event};
+use super::wait::Waiter;
+use super::{Command, Deliver, EndSpec, Event, ProxySpec};
 use crate::limits::{
     BATCH_MAX, COMMANDS_MAX, COMMANDS_PER_TURN, EVENTS_MAX, JUDGE_AFTER_BATCHES, PASSED_PER_TURN,
 };
 use crate::net::{self, Batch, EventFd, Net, WORKER_SOCKET, Wait};
-use crate::stats::{DropReason, WorkerStats, bump};
+use crate::stats::histogram::Watches;
+use crate::stats::{DropReason, ProxyStats, WorkerStats, bump};
 use crate::types::{ChannelId, Time, WorkerId};
 
 /// The rings between workers.
 pub(super) type WorkerRings = Rings<Passed, MovedChannel>;
+
+use proxied::Proxied;
+pub(super) use proxied::Room;
 
 /// What a worker and the control thread share.
 #[derive(Debug)]
@@ -137,7 +144,7 @@ impl Worker {
             leaving: Vec::with_capacity(BATCH_MAX + PASSED_PER_TURN),
             net,
             table: Table::default(),
-            liveness: first.then(Liveness::default),
+            liveness: (number == WorkerId(0)).then(Liveness::default),
             probing: probing::Probing::default(),
             shared,
             stats,
@@ -166,6 +173,7 @@ impl Worker {
     /// It is one of a plain UDP proxy.
     pub(super) fn proxying(mut self, spec: &ProxySpec, room: Room, stats: Arc<ProxyStats>) -> Self {
         self.proxied = Some(Proxied::new(spec, room, stats, &mut self.table));
+        self.liveness = None;
         self
     }
 
@@ -181,24 +189,27 @@ impl Worker {
         let timeout = match self.apply_commands() {
             Turn::Stop => return Ok(false),
             Turn::GoAtOnce => Some(Duration::ZERO),
-            Turn::Go => {
-                self.liveness.as_ref().and_then(Liveness::next).map(|at| at.since(self.now))
-            }
-            self.check_sockets()?;
-            let forwarded = self.forward_batch();
-            self.measure();
-            let sent = forwarded.and_then(|()| self.submit());
-            sent.map_err(|error| format!("cannot send: {error}"))?;
-            self.outbox.finish(&mut self.net);
-            self.let_clients_go();
-            self.heartbeats();
-            self.send_probes();
+            Turn::Go => self.next_deadline().map(|at| at.since(self.now)),
+        };
+        let timeout = if self.may_wait() { timeout } else { Some(Duration::ZERO) };
+        // A gathering wait must not be the reason for a late heartbeat.
+        let in_time = |gather: &(Duration, u32)| timeout.is_none_or(|most| most > gather.0);
+        let wait = Wait { timeout, min: self.waiter.gather().filter(in_time) };
+        self.net.reap(wait, &mut self.batch).map_err(|error| format!("cannot receive: {error}"))?;
+        self.rings.woke(self.number);
+        self.read_clocks();
+        if let Some(liveness) = &mut self.liveness {
+            liveness.woke(self.now);
         }
         self.check_sockets()?;
-        let sent = self.forward_batch().and_then(|()| self.submit());
+        let forwarded = self.forward_batch().and_then(|()| self.take_passed());
+        self.measure();
+        let sent = forwarded.and_then(|()| self.submit());
         sent.map_err(|error| format!("cannot send: {error}"))?;
-        self.outbox.finish(&mut self.net);
+        self.finish_batch();
+        self.let_clients_go();
         self.heartbeats();
+        self.send_probes();
         Ok(true)
     }
 
@@ -281,7 +292,7 @@ impl Worker {
             }
             Command::Watch { watch, stats, full } => self.watches.add(watch, stats, full),
             Command::Unwatch(watch) => self.watches.remove(watch),
-            Command::Stop => {}
+            Command::MoveChannel { .. } | Command::Stop => {}
         }
     }
 
@@ -377,120 +388,6 @@ impl Worker {
         Ok(())
     }
 
-    fn forward_batch(&mut self) {
-        let mut received = std::mem::take(&mut self.batch.received);
-        bump(&self.stats.batches, 1);
-        bump(&self.stats.datagrams, received.len() as u64);
-        self.full_batches = if received.len() >= BATCH_MAX { self.full_batches + 1 } else { 0 };
-        for datagram in received.drain(..) {
-            if datagram.socket == WORKER_SOCKET {
-                self.on_frame(datagram);
-            } else {
-                self.on_datagram(datagram);
-            }
-        }
-        self.batch.received = received;
-    }
-
-    fn on_frame(&mut self, mut datagram: Received) {
-        if datagram.truncated {
-            return self.drop_unowned(datagram.buffer, DropReason::Truncated);
-        }
-        let bytes = self.net.pool().bytes_mut(&mut datagram.buffer);
-        match forward::forward(bytes, datagram.source, &mut self.table, self.now) {
-            Err(reason) => self.drop_unowned(datagram.buffer, reason),
-            Ok(Judged::Heartbeat { link, header }) => self.on_heartbeat(link, &header, datagram),
-            Ok(Judged::Frame { account, from, header, verdict }) => {
-                if let Some(liveness) = &mut self.liveness {
-                    liveness.on_frame(from, self.now);
-                }
-                bump(&self.stats.frames, 1);
-                let stats = self.table.stats(account);
-                bump(&stats.received, 1);
-                self.watches.record(stats, self.stamp, header.stamp, 1);
-                self.carry_out(datagram.buffer, verdict, account, &header);
-            }
-        }
-    }
-
-    fn carry_out(&mut self, buffer: Filled, verdict: Verdict, account: Account, header: &Header) {
-        match verdict {
-            Verdict::Relay(to) => {
-                self.send(WORKER_SOCKET, to, buffer, Note { account, delivered: None });
-            }
-            Verdict::Deliver(slot) => self.deliver(buffer, slot, account, header),
-            Verdict::Drop(reason) => self.drop_owned(buffer, account, reason),
-        }
-    }
-
-    fn deliver(&mut self, buffer: Filled, slot: EndSlot, account: Account, header: &Header) {
-        let payload_bytes = usize::from(header.payload_length);
-        let Some(end) = self.table.end(slot) else {
-            return self.drop_owned(buffer, account, DropReason::UnknownLabel);
-        };
-        let stats = self.table.stats(account);
-        let seen = stats.next_sequence.load(Ordering::Relaxed);
-        stats.next_sequence.store(seen.max(header.sequence.saturating_add(1)), Ordering::Relaxed);
-        match forward::leave(end, payload_bytes) {
-            Ok((to, part)) => {
-                let note = Note { account, delivered: Some(payload_bytes as u64) };
-                self.send(end.socket, to, buffer.narrowed(part), note);
-            }
-            Err(reason) => self.drop_owned(buffer, account, reason),
-        }
-    }
-
-    fn on_datagram(&mut self, datagram: Received) {
-        let owner = self.owners[datagram.socket.0 as usize];
-        let Some((slot, end)) = owner.and_then(|slot| Some((slot, self.table.end_mut(slot)?)))
-        else {
-            return self.net.release(datagram.buffer);
-        };
-        let (account, payload_bytes) = (end.account, datagram.buffer.len());
-        let admitted = if datagram.truncated {
-            Err(DropReason::Truncated)
-        } else {
-            forward::admit(payload_bytes, datagram.source, end, self.now)
-        };
-        let next_sequence = end.sequence;
-        bump(&self.stats.frames, 1);
-        let stats = self.table.stats(account);
-        bump(&stats.entered, 1);
-        bump(&stats.bytes_in, payload_bytes as u64);
-        stats.entry_sequence.store(next_sequence, Ordering::Relaxed);
-        match admitted {
-            Ok(way) => self.enter(datagram.buffer, way, account, slot),
-            Err(reason) => self.drop_owned(datagram.buffer, account, reason),
-        }
-    }
-
-    /// Sends an admitted datagram on its way; it took the sequence before the end's next one.
-    fn enter(&mut self, payload: Filled, way: Way, account: Account, slot: EndSlot) {
-        let sequence = self.table.end(slot).map_or(0, |end| end.sequence) - 1;
-        let mut buffer = payload.widened();
-        let frame = self.net.pool().bytes_mut(&mut buffer);
-        let verdict = forward::enter(frame, way, sequence, self.stamp, &self.table);
-        match crate::wire::frame::parse(frame) {
-            Ok(header) => self.carry_out(buffer, verdict, account, &header),
-            Err(_) => self.drop_owned(buffer, account, DropReason::TooBig),
-        }
-    }
-
-    fn send(&mut self, socket: SocketId, to: SocketAddr, buffer: Filled, note: Note) {
-        self.sends.push(Outgoing { socket, to, buffer, errno: 0 });
-        self.notes.push(note);
-    }
-
-    fn drop_owned(&mut self, buffer: Filled, account: Account, reason: DropReason) {
-        self.table.stats(account).drop_frames(reason, 1);
-        self.net.release(buffer);
-    }
-
-    fn drop_unowned(&mut self, buffer: Filled, reason: DropReason) {
-        self.stats.drop_frames(reason, 1);
-        self.net.release(buffer);
-    }
-
     // --- 5: submit ---
 
     fn submit(&mut self) -> std::io::Result<()> {
@@ -522,167 +419,12 @@ impl Worker {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::net::{SocketAddr, UdpSocket};
-
-    use super::*;
-    use crate::engine::pool::Pool;
-    use crate::engine::{AllowedFrom, BackendChoice, EntrySpec, LinkSpec, Target};
-    use crate::net::traced::{self, Place};
-    use crate::types::{Bandwidth, Label, LinkId, PeerName};
-    use crate::wire::frame::{END_TAG_BYTES, FrameType, HEADER_BYTES, Header, OVERHEAD_BYTES};
-    use crate::wire::heartbeat::HeartbeatKey;
-
-    const PAYLOAD: usize = 300;
-
-    /// A worker on the thread of the test, with one neighbour, a label to relay and a channel end.
-    struct Rig {
-        worker: Worker,
-        neighbour: UdpSocket,
-        program: UdpSocket,
-        worker_address: SocketAddr,
-        end_address: SocketAddr,
-    }
-
-    fn channel() -> ChannelId {
-        ChannelId { source: PeerName::new("peer-1").unwrap(), boot: 1, count: 1 }
-    }
-
-    fn rig(backend: net::Backend) -> Rig {
-        let bind = || UdpSocket::bind("127.0.0.1:0").unwrap();
-        let (own, neighbour, program, socket) = (bind(), bind(), bind(), bind());
-        let worker_address = own.local_addr().unwrap();
-        let end_address = socket.local_addr().unwrap();
-        let shared = Arc::new(Shared::new(Arc::new(EventFd::new().unwrap())).unwrap());
-        let (pool, mut free) = Pool::new(64).unwrap();
-        let headers = free.pop().unwrap();
-        let mut net = Net::open(backend, &shared.wake, pool, free).unwrap();
-        net.add_socket(own.into()).unwrap();
-        let there = neighbour.local_addr().unwrap();
-        let key = HeartbeatKey([1; 32]);
-        let spec = LinkSpec {
-            link: LinkId(1),
-            address: there,
-            workers: 1,
-            send_label: Label(1),
-            send_key: key.clone(),
-            receive_label: Label(2),
-            receive_key: key,
-            interval: Duration::from_secs(1),
-            missed_max: 100,
-        };
-        let stats = Arc::default();
-        let hop = Target::Hop { link: LinkId(1), label: Label(9), port: there.port() };
-        let entry = EntrySpec { to: hop.clone(), rate: Bandwidth::ZERO, max_payload: 1_000 };
-        let label = |label, to| Command::AddLabel {
-            label: Label(label),
-            from: LinkId(1),
-            to,
-            stats: Arc::clone(&stats),
-        };
-        let end = EndSpec {
-            channel: channel(),
-            socket,
-            from: AllowedFrom::Loopback,
-            deliver: Deliver::To(program.local_addr().unwrap()),
-            gso: true,
-            stats: Arc::clone(&stats),
-        };
-        let commands = [
-            Command::SetLink(Arc::new(spec)),
-            label(5, hop),
-            label(6, Target::Local(channel())),
-            Command::AddEnd(end),
-            Command::SetEntry { channel: channel(), to: Some(entry) },
-        ];
-        for command in commands {
-            shared.commands.push(command).unwrap();
-        }
-        let mut worker = Worker::new(false, net, headers, shared, Arc::default(), test_clock());
-        worker.shared.wake.notify();
-        worker.turn().unwrap();
-        Rig { worker, neighbour, program, worker_address, end_address }
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "the origin of a worker's time")]
-    fn test_clock() -> Instant {
-        Instant::now()
-    }
-
-    fn frame(label: u64) -> Vec<u8> {
-        let header = Header {
-            frame_type: FrameType::Data,
-            flags: 0,
-            hop_limit: 9,
-            payload_length: PAYLOAD.try_into().unwrap(),
-            label: Label(label),
-            sequence: 1,
-            stamp: 0,
-        };
-        let mut bytes = vec![7; header.frame_bytes()];
-        header.emit(&mut bytes);
-        bytes
-    }
-
-    impl Rig {
-        /// Where the kernel wrote and from where it was told to send, for `bytes` sent once.
-        fn pass(&mut self, from: &UdpSocket, to: SocketAddr, bytes: &[u8]) -> (Place, Vec<Place>) {
-            traced::clear();
-            from.send_to(bytes, to).unwrap();
-            while traced::sent().is_empty() {
-                self.worker.turn().unwrap();
-            }
-            let received = traced::received();
-            assert_eq!(received.len(), 1, "one receive brought it");
-            (received[0], traced::sent())
-        }
-    }
-
-    #[expect(clippy::print_stdout, reason = "a skipped test says so")]
-    fn a_payload_is_sent_from_where_it_was_received(choice: BackendChoice) {
-        let backend = match net::probe(choice) {
-            Ok((backend, _)) => backend,
-            Err(why) => return println!("SKIPPED: {why}"),
-        };
-        let mut rig = rig(backend);
-        let (neighbour, program) =
-            (rig.neighbour.try_clone().unwrap(), rig.program.try_clone().unwrap());
-        let (at_worker, at_end) = (rig.worker_address, rig.end_address);
-        // Relayed: the very bytes.
-        let (received, sent) = rig.pass(&neighbour, at_worker, &frame(5));
-        assert_eq!(sent, [received]);
-        // Delivered: the same without header and tag.
-        let (received, sent) = rig.pass(&neighbour, at_worker, &frame(6));
-        assert_eq!(received.bytes, PAYLOAD + OVERHEAD_BYTES);
-        assert_eq!(sent, [Place { address: received.address + HEADER_BYTES, bytes: PAYLOAD }]);
-        // Entered: the same with a header in front and a tag behind.
-        let (received, sent) = rig.pass(&program, at_end, &[3; PAYLOAD]);
-        let (address, bytes) = (received.address - HEADER_BYTES, PAYLOAD + OVERHEAD_BYTES);
-        assert_eq!(sent, [Place { address, bytes }]);
-        // A super-buffer is relayed untouched: one piece.
-        traced::cut(&neighbour, PAYLOAD + OVERHEAD_BYTES);
-        let frames: Vec<u8> = (0..10).flat_map(|_| frame(5)).collect();
-        let (received, sent) = rig.pass(&neighbour, at_worker, &frames);
-        assert_eq!((sent, received.bytes), (vec![received], frames.len()));
-        // A super-buffer that enters: headers and tags from elsewhere, every payload where it was.
-        traced::cut(&program, PAYLOAD);
-        let (received, sent) = rig.pass(&program, at_end, &[4; 10 * PAYLOAD]);
-        let payloads: Vec<Place> = sent.iter().skip(1).step_by(2).copied().collect();
-        let expected =
-            (0..10).map(|n| Place { address: received.address + n * PAYLOAD, bytes: PAYLOAD });
-        assert_eq!(payloads, expected.collect::<Vec<_>>());
-        let others: usize = sent.iter().step_by(2).map(|place| place.bytes).sum();
-        assert_eq!((sent.len(), others), (21, 10 * (HEADER_BYTES + END_TAG_BYTES)));
-    }
-
-    #[test]
-    fn a20_a_payload_is_sent_from_where_it_was_received_uring() {
-        a_payload_is_sent_from_where_it_was_received(BackendChoice::Uring);
-    }
-
-    #[test]
-    fn a20_a_payload_is_sent_from_where_it_was_received_mmsg() {
-        a_payload_is_sent_from_where_it_was_received(BackendChoice::Mmsg);
-    }
+/// The wall clock, as the kernel stamps what it receives.
+#[expect(clippy::disallowed_methods, reason = "read once for a batch that is measured")]
+fn wall_nanos() -> u64 {
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

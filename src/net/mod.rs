@@ -21,9 +21,11 @@
 //! back end. Knows nothing of frames or channels.
 
 mod enter;
+pub mod mark;
 mod message;
 pub mod mmsg;
 mod op;
+pub mod sched;
 #[cfg(test)]
 pub(crate) mod traced;
 pub mod uring;
@@ -73,7 +75,8 @@ impl Received {
 
     /// The same frames at another worker, which did not receive them itself.
     pub fn passed(source: SocketAddr, buffer: Filled, segment: u16) -> Self {
-        Self::new(WORKER_SOCKET, source, buffer, Some(segment))
+        let told = message::Control { segment: Some(segment), ..message::Control::default() };
+        Self::new(WORKER_SOCKET, source, buffer, &told)
     }
 
     /// Datagrams in it: one at least, for an empty datagram is one.

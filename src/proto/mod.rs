@@ -308,6 +308,14 @@ pub enum Action {
     RemoveLabel {
         label: Label,
     },
+    /// A channel goes over to another worker: these labels, and its end if it has one here.
+    MoveChannel {
+        channel: ChannelId,
+        labels: Vec<Label>,
+        end: bool,
+        from: WorkerId,
+        to: WorkerId,
+    },
     /// Count the probes that come over the link from now on, or no more; and send none any more.
     CountProbes {
         link: LinkId,

@@ -608,6 +608,8 @@ impl Sim {
                 Action::RemoveLabel { label } => {
                     self.peers[at].labels.remove(&label);
                 }
+                // Who carries it is the engine's.
+                Action::MoveChannel { .. } => {}
                 Action::CountProbes { link, on } => self.peers[at].counts.set(link, on),
                 Action::SendTrain { link, train, header_bytes } => {
                     self.send_train(at, link, train, header_bytes);

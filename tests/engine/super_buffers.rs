@@ -111,7 +111,7 @@ mod checks {
     }
 
     fn a_stream_of_any_sizes(listen: &str, backend: BackendChoice) {
-        let path = path_at(listen, backend);
+        let path = path_of(listen, 1, backend);
         // Room for all that is under way: a loss here would look like a gap.
         spanway::net::enlarge_receive_buffer(path.service.as_fd()).unwrap();
         let (mut dice, mut sent, mut seen) = (Dice(7), 0u32, 0u32);

@@ -110,11 +110,16 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::shaper::Policer;
     use crate::engine::{AllowedFrom, Deliver, EntrySpec};
     use crate::types::{Bandwidth, LinkId, PeerName};
 
     fn channel() -> ChannelId {
         ChannelId { source: PeerName::new("peer-1").unwrap(), boot: 1, count: 7 }
+    }
+
+    fn policer() -> Policer {
+        Policer::at_hop(Bandwidth::from_bps(1_000_000), 1)
     }
 
     #[test]
@@ -129,7 +134,7 @@ mod tests {
         old.set_entry(&channel(), Some(entry));
         let end = old.end_mut(slot).unwrap();
         (end.sequence, end.last_sender) = (41, "127.0.0.1:5".parse().ok());
-        old.add_label(Label(5), LinkId(2), Target::Local(channel()), Arc::clone(&stats));
+        old.add_label(Label(5), LinkId(2), Target::Local(channel()), policer(), Arc::clone(&stats));
 
         assert_eq!(old.end_socket(&channel()), Some(SocketId(3)));
         let label = old.take_label(Label(5), WorkerId(1)).unwrap();
@@ -160,7 +165,7 @@ mod tests {
     fn a_channel_that_comes_back_is_not_passed_on_any_more() {
         let (mut old, mut new) = (Table::default(), Table::default());
         let hop = Target::Hop { link: LinkId(1), label: Label(6), port: 9 };
-        old.add_label(Label(5), LinkId(2), hop, Arc::default());
+        old.add_label(Label(5), LinkId(2), hop, policer(), Arc::default());
         new.put_label(old.take_label(Label(5), WorkerId(1)).unwrap());
         old.put_label(new.take_label(Label(5), WorkerId(0)).unwrap());
         assert!(old.route(Label(5)).is_some() && old.passed_to(Label(5)).is_none());

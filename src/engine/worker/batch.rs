@@ -67,7 +67,9 @@ impl Worker {
             let segments = received.datagrams() as u64;
             self.stats.relay.receive_segments.record(segments, 1);
             datagrams += segments;
-            if received.socket == WORKER_SOCKET {
+            if self.proxied.is_some() {
+                self.on_proxied(received)?;
+            } else if received.socket == WORKER_SOCKET {
                 self.on_frames(received)?;
             } else {
                 self.on_datagrams(received)?;
@@ -77,6 +79,9 @@ impl Worker {
         if datagrams > 0 {
             self.stats.relay.batch.record(datagrams, 1);
         }
+        bump(&self.stats.wakeups, u64::from(datagrams > 0));
+        self.waiter.woke(self.now, datagrams);
+        self.stats.set_wait_mode(self.waiter.mode());
         self.batch.received = received;
         Ok(())
     }
@@ -90,6 +95,7 @@ impl Worker {
             return Ok(());
         }
         let (source, segment) = (received.source, received.segment);
+        let (came_ns, frames) = (received.received_ns, received.datagrams());
         let segments = Segments::of(&received);
         let buffer = self.outbox.hold(received.buffer);
         let mut strays = Strays::default();
@@ -99,6 +105,9 @@ impl Worker {
         // All of it came from one address: one neighbour's.
         let from = self.tally.from;
         self.count_received();
+        if let Some(from) = from {
+            self.inside.came(from, came_ns, frames);
+        }
         let visits = 2 * u8::try_from(self.rings.workers()).unwrap_or(u8::MAX / 2);
         self.pass_on(&strays, buffer, source, segment, visits);
         Ok(())
@@ -114,7 +123,7 @@ impl Worker {
         strays: &mut Strays,
     ) -> io::Result<()> {
         let bytes = self.net.pool().bytes_mut(self.outbox.buffer_mut(buffer));
-        match forward::forward(&mut bytes[segment.clone()], source, &self.table) {
+        match forward::forward(&mut bytes[segment.clone()], source, &mut self.table, self.now) {
             Err(DropReason::UnknownLabel)
                 if self.is_stray(buffer, &segment, index, source, strays) => {}
             Err(reason) => self.stats.drop_frames(reason, 1),
@@ -148,11 +157,12 @@ impl Worker {
     }
 
     pub(super) fn count_received(&mut self) {
-        let Tally { of, frames } = std::mem::take(&mut self.tally);
+        let Tally { of, frames, .. } = std::mem::take(&mut self.tally);
         let Some((account, stamp)) = of else { return };
         let stats = self.table.stats(account);
+        bump(&self.stats.frames, frames.into());
         bump(&stats.received, frames.into());
-        stats.latency.record_many(forward::latency_us(self.stamp, stamp), frames);
+        self.watches.record(stats, self.stamp, stamp, frames.into());
     }
 
     fn on_heartbeat(
@@ -188,11 +198,13 @@ impl Worker {
     fn on_datagrams(&mut self, received: Received) -> io::Result<()> {
         let owner = self.owners[received.socket.0 as usize];
         let Some((slot, end)) = owner.and_then(|slot| Some((slot, self.table.end(slot)?))) else {
+            self.stats.drop_frames(DropReason::Closed, received.datagrams() as u64);
             self.net.release(received.buffer);
             return Ok(());
         };
         let (account, count) = (end.account, received.datagrams());
         let stats = self.table.stats(account);
+        bump(&self.stats.frames, count as u64);
         bump(&stats.entered, count as u64);
         bump(&stats.bytes_in, received.buffer.len() as u64);
         if let Some(reason) = damage(&received) {
@@ -229,7 +241,7 @@ impl Worker {
     ) -> io::Result<()> {
         let end = self.table.end_mut(slot).expect("looked at for the whole super-buffer");
         let account = end.account;
-        match forward::admit(payload.len(), source, end) {
+        match forward::admit(payload.len(), source, end, self.now) {
             // It took the sequence before the end's next one.
             Ok(way) => {
                 let sequence = end.sequence - 1;

@@ -8,7 +8,7 @@
 
 use std::ops::Bound;
 
-use super::relay::{Refusal, add_label, hold_time};
+use super::relay::{Refusal, add_label, hold_time, hops};
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, STALE, UNKNOWN, wake};
 use crate::limits;
 use crate::proto::reservation::Rates;

@@ -210,8 +210,8 @@ impl Channels {
             return self.put_source(source);
         };
         if let Err(detail) = result {
-            self.dismiss(source.worker, source.rates());
             self.names.remove(&source.name);
+            self.dismiss(&Key::Source(source.id), out);
             out.push(rejected(request, Reject::Busy, detail));
             return;
         }
@@ -386,8 +386,8 @@ impl Channels {
         out: &mut Vec<Action>,
     ) {
         self.give_up_attempt(&mut source, ReleaseCause::Closed, out);
-        self.dismiss(source.worker, source.rates());
         self.names.remove(&source.name);
+        self.dismiss(&Key::Source(source.id.clone()), out);
         let channel = source.id;
         out.push(Action::CloseEnd { channel: channel.clone() });
         let rejection =

@@ -506,7 +506,10 @@ impl World {
             }
             Action::MoveChannel { channel, labels, end, from, to } => {
                 assert_ne!(from, to, "a move goes somewhere");
-                assert!(labels.iter().all(|label| host.labels[label].0 == channel), "its own");
+                assert!(
+                    labels.iter().all(|label| host.labels[label].channel == channel),
+                    "its own"
+                );
                 assert_eq!(end, host.ends.contains_key(&channel));
             }
             Action::Answer { id, answer } => {

@@ -10,6 +10,7 @@ use crate::collect::Collected;
 use crate::echo::{Answered, Echoed};
 use crate::generate::Sent;
 use crate::ndr::Ndr;
+use crate::peer::{GenReport, SinkReport};
 
 /// Of all documents.
 pub const VERSION: u32 = 1;

@@ -12,6 +12,7 @@
 //! | [`generate`], [`collect`], [`echo`] | the loops that send, receive and answer | |
 //! | [`control`] | a sink at another host | |
 //! | [`ndr`] | generator, sink and search together | |
+//! | [`peer`] | the same as a peer of an overlay, over channels | |
 //! | [`documents`] | the JSON of all of them | |
 //! | [`report`], [`charts`] | that JSON as HTML with plots | |
 //! | [`clock`], [`live`], [`affinity`] | time, progress, CPUs | |
@@ -34,5 +35,7 @@ pub mod live;
 pub mod ndr;
 pub mod payload;
 pub mod peer;
+pub mod port;
+pub mod report;
 pub mod schedule;
 pub mod search;

@@ -22,7 +22,7 @@ pub const TRAIN_BYTES_MAX: usize = 65_487;
 /// Segments of one train: what kernels before 6.9 take.
 pub const TRAIN_SEGMENTS_MAX: usize = 64;
 /// Super-buffers of one receive. More would only push each other out of the cache.
-const BATCH: usize = 8;
+pub const BATCH: usize = 8;
 /// Asked of the kernel: what arrives within some milliseconds at full rate.
 pub const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 
@@ -75,12 +75,16 @@ impl Port {
             }
             ask_for_buffers(&socket);
             socket.bind(&address.into())?;
-            let socket = UdpSocket::from(socket);
-            let state = UdpSocketState::new((&socket).into())?;
-            let local = socket.local_addr()?;
-            Ok(Self { socket, state, local })
+            Self::over(socket.into())
         };
         open().map_err(|source| PortError::Bind { address, source })
+    }
+
+    /// A socket that is bound already.
+    pub fn over(socket: UdpSocket) -> io::Result<Self> {
+        let state = UdpSocketState::new((&socket).into())?;
+        let local = socket.local_addr()?;
+        Ok(Self { socket, state, local })
     }
 
     /// Opens `flows` sockets that can send to `to`: from the port of `from` upwards, or from any.
@@ -153,6 +157,12 @@ impl Port {
     /// Waits until something can be received; false if nothing came in time.
     pub fn wait_readable(&self, timeout: Duration) -> bool {
         wait(&mut [PollFd::new(self, PollFlags::IN)], timeout)
+    }
+
+    /// Waits until something can be received or `other` is readable.
+    pub fn wait_readable_or(&self, other: BorrowedFd<'_>, timeout: Duration) {
+        let other = PollFd::from_borrowed_fd(other, PollFlags::IN);
+        wait(&mut [PollFd::new(self, PollFlags::IN), other], timeout);
     }
 
     /// Waits until something can be sent.

@@ -35,7 +35,7 @@ const RELAY: &str = "SPANWAY_TEST_RELAY";
 #[ignore = "becomes a relay: started by the other tests"]
 fn relay() {
     if let Some(config) = std::env::var_os(RELAY) {
-        spanway::daemon::run(Path::new(&config)).expect("the relay leaves in order");
+        spanway::daemon::run(Path::new(&config), false).expect("the relay leaves in order");
     }
 }
 

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Long(arguments) => long::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
+        Command::Perf(arguments) => perf::run(&arguments),
     };
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

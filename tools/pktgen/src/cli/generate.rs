@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
+use spanway::types::{PeerName, ServiceName};
 
 use super::output::{bits, latency, say, show, stop_on_signals};
 use super::peer::{self, GenPeerArgs};
@@ -17,6 +18,7 @@ use crate::documents::{Document, GenDocument, VERSION};
 use crate::echo::{Answered, answers};
 use crate::generate::{BURST_MAX, FLOWS_MAX, Plan, Sent, Until, generate, new_trial};
 use crate::live::{Live, Progress};
+use crate::peer::{Load, OPENING};
 use crate::port::{Port, PortError};
 use crate::schedule::{Rate, Sizes, per_second};
 
@@ -25,9 +27,9 @@ const DURATION: Duration = Duration::from_secs(5);
 /// What `gen` and `ndr` share: the shape of the traffic.
 #[derive(Debug, Args)]
 pub(super) struct Shape {
-    /// Send to this address and port
-    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
-    pub(super) to: SocketAddr,
+    /// Send to this address and port (`gen --config`: to this PEER/SERVICE)
+    #[arg(long, value_name = "HOST:PORT", value_parser = destination)]
+    pub(super) to: To,
     /// Send from this address; flows take the ports from this one upwards
     #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     pub(super) from: Option<SocketAddr>,
@@ -50,10 +52,19 @@ pub(super) struct Shape {
     pub(super) seed: u64,
 }
 
+/// `--to`.
+#[derive(Clone, Debug)]
+pub(super) enum To {
+    Address(SocketAddr),
+    Service(PeerName, ServiceName),
+}
+
 #[derive(Debug, Args)]
 pub(super) struct GenArgs {
     #[command(flatten)]
     shape: Shape,
+    #[command(flatten)]
+    peer: GenPeerArgs,
     /// Datagrams per second (50k), bits of payload per second (20Mbit/s), or max
     #[arg(long, value_name = "RATE", default_value = "1k")]
     rate: Rate,
@@ -78,11 +89,44 @@ pub(super) struct GenArgs {
     json: bool,
 }
 
+/// An address, or a service of a peer.
+fn destination(text: &str) -> Result<To, String> {
+    if text.contains('/') {
+        return peer::service(text).map(|(peer, service)| To::Service(peer, service));
+    }
+    address(text).map(To::Address)
+}
+
+impl To {
+    pub(super) fn address(&self) -> Result<SocketAddr, Failure> {
+        match self {
+            Self::Address(address) => Ok(*address),
+            Self::Service(peer, service) => Err(Failure::Usage(format!(
+                "--to {peer}/{service} is a service of an overlay: say with --config FILE which peer \
+                 of it this is, or write HOST:PORT"
+            ))),
+        }
+    }
+}
+
 impl Shape {
+    /// What a peer sends over its channels.
+    fn load(&self, rate: Rate, duration: Duration) -> Load {
+        Load {
+            trial: new_trial() & !OPENING,
+            rate,
+            sizes: self.size.clone(),
+            burst: usize::from(self.burst),
+            duration,
+            gso: self.gso == Switch::On,
+            seed: self.seed,
+        }
+    }
+
     /// The plan of a run; the caller fills what is its own.
-    fn plan(&self, rate: Rate, until: Until) -> Plan {
+    fn plan(&self, to: SocketAddr, rate: Rate, until: Until) -> Plan {
         Plan {
-            to: self.to,
+            to,
             rate,
             sizes: self.size.clone(),
             burst: usize::from(self.burst),
@@ -97,6 +141,16 @@ impl Shape {
 
 pub(super) fn run(arguments: &GenArgs) -> Result<End, Failure> {
     let shape = &arguments.shape;
+    if let Some(config) = &arguments.peer.config {
+        let To::Service(name, service) = &shape.to else {
+            let text = "with --config, --to is PEER/SERVICE, as in --to peer-02/inbox";
+            return Err(Failure::Usage(text.to_owned()));
+        };
+        let load = shape.load(arguments.rate, arguments.duration.unwrap_or(DURATION));
+        let to = (name.clone(), service.clone());
+        return peer::generate(&arguments.peer, config, to, load, arguments.json);
+    }
+    let to = shape.to.address()?;
     let until = match arguments.count {
         Some(count) => Until::Count(count),
         None => Until::Elapsed(arguments.duration.unwrap_or(DURATION)),

@@ -6,6 +6,7 @@
 //! | [`sink`] | `sink`, `echo` |
 //! | [`ndr`] | `ndr` |
 //! | [`report`] | `report` |
+//! | [`peer`] | `gen --config`, `sink --config` |
 //!
 //! [`output`] holds what they share. Results go to standard output, progress and warnings to standard
 //! error.
@@ -13,6 +14,7 @@
 mod generate;
 mod ndr;
 mod output;
+mod peer;
 mod report;
 mod sink;
 mod values;
@@ -29,8 +31,12 @@ Examples:
                                                                      listens at 5000 and sends to 9000?
   spanway-pktgen report ndr.json --out report.html                   plots of what --json printed
 
+As a peer of an overlay, with `capacity` and keys as for `spanway run`, and no local programs:
+  spanway-pktgen sink --config b.toml                                be peer b, take all channels
+  spanway-pktgen gen --config a.toml --to b/inbox --channels 100 --bandwidth 1Mbit/s --rate 10k
+
 Exit codes: 0 done; 1 it could not be done; 2 wrong arguments; 3 done, but the answer is bad: nothing
-arrived, less was sent than asked for, or no rate passed.";
+arrived, less was sent than asked for, no rate passed, or over channels anything is missing or wrong.";
 
 #[derive(Debug, Parser)]
 #[command(

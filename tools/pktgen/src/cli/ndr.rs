@@ -85,7 +85,7 @@ pub(super) fn run(arguments: &NdrArgs) -> Result<End, Failure> {
     losses.dedup();
     let shape = &arguments.shape;
     let setup = Setup {
-        to: shape.to,
+        to: shape.to.address()?,
         from: shape.from,
         flows: shape.flows,
         sizes: shape.size.clone(),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::output::{bits, latency, say, show, stop_on_signals};
+use super::peer::{self, SinkPeerArgs};
 use super::values::{VerifyArg, address, cpu, duration};
 use super::{End, Failure};
 use crate::affinity;
@@ -29,8 +30,11 @@ const FLOWS_SHOWN: usize = 10;
 #[derive(Debug, Args)]
 pub(super) struct SinkArgs {
     /// Receive at this address and port
-    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
-    listen: SocketAddr,
+    #[arg(long, value_name = "HOST:PORT", value_parser = address,
+          required_unless_present = "config")]
+    listen: Option<SocketAddr>,
+    #[command(flatten)]
+    peer: SinkPeerArgs,
     /// End after so long
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     elapsed: Option<Duration>,
@@ -79,7 +83,16 @@ pub(super) struct EchoArgs {
 }
 
 pub(super) fn run(arguments: &SinkArgs) -> Result<End, Failure> {
-    let port = Port::bind(arguments.listen)?;
+    let (listen, verify) = (arguments.listen, arguments.verify.into());
+    let listen = match (listen, &arguments.peer.config) {
+        (Some(listen), _) => listen,
+        (None, Some(config)) => {
+            let (elapsed, json) = (arguments.elapsed, arguments.json);
+            return peer::sink(&arguments.peer, config, verify, elapsed, json);
+        }
+        (None, None) => return Err(Failure::Usage("--listen or --config is missing".to_owned())),
+    };
+    let port = Port::bind(listen)?;
     affinity::pin(arguments.cpu);
     if let Some(warning) = port.buffer_warning() {
         say(&format!("warning: {warning}"));
@@ -94,7 +107,7 @@ pub(super) fn run(arguments: &SinkArgs) -> Result<End, Failure> {
     let progress = Progress::start("received", &live);
     let enough =
         Enough { elapsed: arguments.elapsed, count: arguments.count, idle: arguments.idle };
-    let mut checker = Checker::new(arguments.verify.into());
+    let mut checker = Checker::new(verify);
     let collected = collect(&port, &mut checker, enough, &live)?;
     drop(progress);
     if let Some(mut file) = hgrm {

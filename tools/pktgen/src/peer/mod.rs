@@ -4,7 +4,7 @@
 //! ```text
 //! program ── api::client ─► daemon (a thread: spanway::daemon::run_with)
 //!    │                        │ commands                ▲ events
-//!    └── orders ──────► port (a thread: UDP, heartbeats, frames) ── Plane is its handle
+//!    └── orders ──────► worker (a thread: UDP, heartbeats, frames) ── Plane is its handle
 //! ```
 //!
 //! The control half is the library's, unchanged: keys, links, tree, reservations. Only what the engine
@@ -14,13 +14,12 @@
 //! A peer of this kind has one link and one worker and relays for nobody.
 
 mod arrivals;
-pub mod cli;
 mod opens;
 mod plane;
-mod port;
 mod run;
 mod source;
 mod table;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -41,7 +40,7 @@ use spanway::types::PeerName;
 pub use self::arrivals::{ChannelTaken, Taken};
 pub use self::opens::Opening;
 pub use self::run::{GenOptions, GenReport, Progress, SinkOptions, SinkReport, generate, sink};
-pub use self::source::Load;
+pub use self::source::{Load, OPENING};
 
 use self::plane::{Plane, Shared};
 use crate::check::Verify;
@@ -89,18 +88,9 @@ pub enum PeerError {
 }
 
 impl PeerError {
-    /// As all commands of Spanway: 1 failure, 2 usage, 3 rejected, 4 timed out.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Config(_) | Self::Links { .. } | Self::Workers { .. } => 2,
-            Self::Rejected(_) => 3,
-            Self::NoPath { .. } => 4,
-            Self::Daemon(_)
-            | Self::Store(_)
-            | Self::Ended(_)
-            | Self::Client(_)
-            | Self::Start(_) => 1,
-        }
+    /// Whether the operator's arguments or configuration are what is wrong.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::Links { .. } | Self::Workers { .. })
     }
 }
 
@@ -111,6 +101,8 @@ pub struct Outcome {
     pub taken: Option<Taken>,
     /// Datagrams that belong to no channel, by the reason they were dropped for.
     pub drops: BTreeMap<String, u64>,
+    /// Receives the kernel threw away because this peer did not keep up.
+    pub kernel_drops: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

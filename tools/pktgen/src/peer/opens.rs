@@ -3,13 +3,11 @@
 //! One client of the local socket waits for one answer, as every program's does; so the time an open takes
 //! is what a program sees, and the number of clients says how many are under way.
 
-#![expect(clippy::disallowed_methods, reason = "measures how long requests take")]
-
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use spanway::api::dto::{Open, OpenReply, Request};
@@ -18,6 +16,7 @@ use spanway::types::{Bandwidth, ChannelId, PeerName, ServiceName};
 
 use super::Peer;
 use super::plane::{Order, UNPOISONED};
+use crate::clock::{Steady, wall_ns};
 use crate::latency::{Latency, LatencySummary};
 
 /// The longest wait for the word that the far end knows the end of a stream.
@@ -58,7 +57,7 @@ struct Answers {
 
 /// Opens them all and begins a flow on each. Stops asking at the first that is not granted.
 pub(super) fn open_all(peer: &Peer, wanted: &Wanted) -> Opening {
-    let begin = Instant::now();
+    let begin = Steady::start();
     let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
     let answers: Mutex<Answers> = Mutex::default();
     in_threads(wanted.at_once, || {
@@ -87,7 +86,7 @@ pub(super) fn open_all(peer: &Peer, wanted: &Wanted) -> Opening {
         opened: asked - failures.values().sum::<u64>(),
         failure,
         failures,
-        set_up_ms: u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
+        set_up_ms: begin.ns() / 1_000_000,
         open: open.summary(),
     }
 }
@@ -142,9 +141,4 @@ fn in_threads(threads: usize, work: impl Fn() + Sync) {
             scope.spawn(work);
         }
     });
-}
-
-fn wall_ns() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,6 @@
 //! The control side of this program's data plane: takes the daemon's commands, tells it what happened.
 //!
-//! One worker thread ([`super::port`]) does the work; orders reach it in the order they were given, those
+//! One worker thread ([`super::worker`]) does the work; orders reach it in the order they were given, those
 //! of the daemon and those of the program alike. Knows nothing of frames.
 
 use std::collections::VecDeque;
@@ -15,7 +15,7 @@ use spanway::net::{self, EventFd};
 use spanway::stats::{ChannelStats, WorkerStats};
 use spanway::types::{ChannelId, WorkerId};
 
-use super::port::{self, Port};
+use super::worker::{self, Worker};
 use super::{Outcome, Role};
 
 /// What the worker thread is told.
@@ -70,6 +70,7 @@ pub(super) struct Board {
     pub(super) ways: AtomicU64,
     /// How often a link went down.
     pub(super) links_lost: AtomicU64,
+    pub(super) gso_refused: AtomicBool,
     pub(super) over: AtomicBool,
     /// Numbers that frames of each channel have taken; told when the run is over.
     frames: Mutex<Vec<(ChannelId, u64)>>,
@@ -164,11 +165,11 @@ impl Plane {
             proxy: None,
         };
         let (theirs, origin) = (Arc::clone(&shared), config.origin);
-        let port = Port::new(socket, role, origin, theirs, stats).map_err(failed)?;
+        let worker = Worker::new(socket, role, origin, theirs, stats).map_err(failed)?;
         let ended = Ended(Arc::clone(&shared));
         let thread = thread::Builder::new().name("spanway-pktgen".to_owned()).spawn(move || {
             let ended = ended;
-            if let Err(text) = port::run(port, cpu) {
+            if let Err(text) = worker::run(worker, cpu) {
                 ended.0.tell(Event::Failed(text));
             }
         });

@@ -1,7 +1,7 @@
 //! The two runs of a peer: `gen` opens channels and sends, `sink` takes whatever channels come.
 //!
-//! Both hand out what is going on once in a while and a report at the end. A report says by its exit code
-//! whether everything was as it should be.
+//! Both hand out what is going on once in a while and a report at the end, which can say what in it is not
+//! as it should be.
 
 #![expect(clippy::disallowed_methods, reason = "runs last a time")]
 
@@ -18,6 +18,7 @@ use super::opens::{self, Opening, Wanted};
 use super::plane::Order;
 use super::{Load, Outcome, POLL, Peer, PeerError, Role, wait};
 use crate::check::Verify;
+use crate::documents::VERSION;
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -60,13 +61,19 @@ pub struct Progress {
     pub without_path: u64,
 }
 
-/// What `gen` did.
+/// What `gen --config` did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GenReport {
+    pub version: u32,
     pub trial: u32,
     pub peer: String,
     pub service: String,
-    pub payload_bytes: String,
+    pub size: String,
+    pub rate_asked: String,
+    pub burst: usize,
+    pub gso: bool,
+    /// The kernel took no runs: frames were sent one by one.
+    pub gso_refused: bool,
     pub opening: Opening,
     pub run_ms: u64,
     /// Frames handed to the kernel, opening frames included.
@@ -80,9 +87,10 @@ pub struct GenReport {
     pub outcome: Outcome,
 }
 
-/// What `sink` found.
+/// What `sink --config` found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SinkReport {
+    pub version: u32,
     pub run_ms: u64,
     /// How often the link went down before this peer left.
     pub links_lost: u64,
@@ -105,10 +113,6 @@ impl GenReport {
         ];
         all.into_iter().filter_map(|(is, text)| is.then_some(text)).collect()
     }
-
-    pub fn exit_code(&self) -> u8 {
-        u8::from(!self.complaints().is_empty())
-    }
 }
 
 impl SinkReport {
@@ -126,10 +130,6 @@ impl SinkReport {
         ];
         let wrong = counts.into_iter().filter(|(count, _)| *count > 0);
         wrong.map(|(count, what)| format!("{count} {what}")).collect()
-    }
-
-    pub fn exit_code(&self) -> u8 {
-        u8::from(!self.complaints().is_empty())
     }
 }
 
@@ -173,10 +173,15 @@ pub fn generate(
     };
     let Progress { sent, unsent, .. } = progress(&peer, Duration::ZERO);
     Ok(GenReport {
+        version: VERSION,
         trial: options.load.trial,
         peer: options.peer.to_string(),
         service: options.service.to_string(),
-        payload_bytes: options.load.sizes.to_string(),
+        size: options.load.sizes.to_string(),
+        rate_asked: options.load.rate.to_string(),
+        burst: options.load.burst,
+        gso: options.load.gso,
+        gso_refused: peer.shared.board.gso_refused.load(Relaxed),
         opening,
         run_ms,
         sent,
@@ -206,7 +211,7 @@ pub fn sink(
     }
     let run_ms = millis(ticker.begin.elapsed());
     let links_lost = peer.shared.board.links_lost.load(Relaxed);
-    Ok(SinkReport { run_ms, links_lost, outcome: peer.leave()? })
+    Ok(SinkReport { version: VERSION, run_ms, links_lost, outcome: peer.leave()? })
 }
 
 /// Waits until the tree leads to the peer and it offers the service.

@@ -19,14 +19,11 @@ use spanway::wire::frame::{self, END_TAG_BYTES, FrameType, HEADER_BYTES, OVERHEA
 use super::table::{EndId, Table};
 use crate::latency::Latency;
 use crate::payload::{Header, Train};
+use crate::port::{TRAIN_BYTES_MAX, TRAIN_SEGMENTS_MAX};
 use crate::schedule::{Pacer, Rate, Sizes, Stretches};
 
 /// This bit of a trial number marks the opening frames.
-pub(super) const OPENING: u32 = 1 << 31;
-/// Frames of one run: what kernels before 6.9 take.
-const RUN_FRAMES_MAX: usize = 64;
-/// Bytes of one run: the largest datagram, less the room that tunnels want.
-const RUN_BYTES_MAX: usize = 65_487;
+pub const OPENING: u32 = 1 << 31;
 
 /// What is to be sent.
 #[derive(Clone, Debug)]
@@ -41,6 +38,8 @@ pub struct Load {
     pub duration: Duration,
     /// Runs of several frames.
     pub gso: bool,
+    /// Of the bytes behind the payload headers.
+    pub seed: u64,
 }
 
 /// Frames of equal length for one port, one behind the other.
@@ -91,7 +90,7 @@ struct Running {
 impl Source {
     pub(super) fn new(load: Load) -> Self {
         let slots = load.burst.max(1);
-        let train = |&size: &usize| (size, Train::new(size, slots, u64::from(load.trial)));
+        let train = |&size: &usize| (size, Train::new(size, slots, load.seed));
         Self {
             stretches: Stretches::new(load.sizes.clone()),
             trains: load.sizes.pattern().iter().map(train).collect(),
@@ -259,7 +258,7 @@ fn run_for<'a>(
     gso: bool,
 ) -> &'a mut Run {
     let frame_bytes = size + OVERHEAD_BYTES;
-    let frames_max = if gso { RUN_FRAMES_MAX.min(RUN_BYTES_MAX / frame_bytes) } else { 1 };
+    let frames_max = if gso { TRAIN_SEGMENTS_MAX.min(TRAIN_BYTES_MAX / frame_bytes) } else { 1 };
     // Only the last run to a port is open: frames to one port keep their order.
     let last = runs.iter().rposition(|run| run.to == to);
     let fits = |run: &Run| run.frame_bytes == frame_bytes && run.ends.len() < frames_max;
@@ -297,6 +296,7 @@ mod tests {
             burst,
             duration: Duration::from_secs(1),
             gso: true,
+            seed: 1,
         }
     }
 
@@ -416,6 +416,6 @@ mod tests {
         source.fill(1_000_000_000 - 1, 0, &mut table);
         let runs = source.take_runs();
         assert!(runs.len() > 4);
-        assert!(runs.iter().all(|r| r.bytes.len() <= RUN_BYTES_MAX && r.ends.len() <= 64));
+        assert!(runs.iter().all(|r| r.bytes.len() <= TRAIN_BYTES_MAX && r.ends.len() <= 64));
     }
 }

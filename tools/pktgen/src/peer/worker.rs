@@ -10,15 +10,13 @@
 //! cannot be sent within [`FULL_MAX`] are dropped as `socket_full`, as at any entry into the overlay.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use spanway::engine::liveness::Liveness;
 use spanway::engine::{Command, Event};
 use spanway::net;
@@ -32,9 +30,9 @@ use super::plane::{Order, Shared};
 use super::source::{Run, Source, stamp};
 use super::table::{Judged, Table, canonical};
 use super::{Outcome, Role, SourceOutcome};
+use crate::clock::{nanos, wall_ns};
+use crate::port::{BATCH, Port, PortError, Room};
 
-/// Room for a super-buffer.
-const BUFFER_BYTES: usize = 64 << 10;
 /// How long a full socket is waited for before its frames are dropped.
 const FULL_MAX: Duration = Duration::from_millis(5);
 /// Full receives in a row after which links are judged although more waits in the socket.
@@ -42,9 +40,8 @@ const JUDGE_AFTER: u32 = 64;
 /// Nothing waits longer, so that a lost wake-up costs little.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
-pub(super) struct Port {
-    socket: UdpSocket,
-    state: UdpSocketState,
+pub(super) struct Worker {
+    port: Port,
     ipv6: bool,
     origin: Instant,
     shared: Arc<Shared>,
@@ -66,7 +63,7 @@ pub(super) struct Port {
 }
 
 /// Until [`Command::Stop`]; an error is a text for people.
-pub(super) fn run(mut port: Port, cpu: Option<usize>) -> Result<(), String> {
+pub(super) fn run(mut worker: Worker, cpu: Option<usize>) -> Result<(), String> {
     if let Some(cpu) = cpu {
         net::pin_to_cpu(cpu).map_err(|error| format!("cannot be pinned to CPU {cpu}: {error}"))?;
     }
@@ -76,7 +73,7 @@ pub(super) fn run(mut port: Port, cpu: Option<usize>) -> Result<(), String> {
     Ok(())
 }
 
-impl Port {
+impl Worker {
     pub(super) fn new(
         socket: UdpSocket,
         role: Role,
@@ -84,15 +81,14 @@ impl Port {
         shared: Arc<Shared>,
         stats: Arc<WorkerStats>,
     ) -> io::Result<Self> {
-        let state = UdpSocketState::new((&socket).into())?;
-        let ipv6 = socket.local_addr()?.is_ipv6();
+        let port = Port::over(socket)?;
+        let ipv6 = port.local().is_ipv6();
         let (source, arrivals) = match role {
             Role::Source(load) => (Some(Source::new(load)), None),
             Role::Sink(verify) => (None, Some(Arrivals::new(verify))),
         };
         Ok(Self {
-            socket,
-            state,
+            port,
             ipv6,
             origin,
             shared,
@@ -120,10 +116,10 @@ impl Port {
         }
         self.liveness.woke(self.now);
         let sent = self.send_due();
-        let received = self.receive().map_err(|error| format!("cannot receive: {error}"))?;
+        let received = self.receive().map_err(|error| error.to_string())?;
         self.heartbeats();
-        if !sent && received < BATCH_SIZE {
-            self.wait().map_err(|error| format!("cannot wait: {error}"))?;
+        if !sent && received < BATCH {
+            self.wait();
         }
         Ok(true)
     }
@@ -131,7 +127,7 @@ impl Port {
     fn read_clocks(&mut self) {
         let elapsed = self.origin.elapsed();
         self.now = Time::default() + elapsed;
-        self.tick_ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        self.tick_ns = nanos(elapsed);
         self.wall_ns = wall_ns();
     }
 
@@ -210,6 +206,8 @@ impl Port {
             // Ends are this program's own, and Stop was seen before. There is one worker to be in, and
             // what arrives is in the histograms of the program.
             Command::MoveChannel { .. } | Command::Watch { .. } | Command::Unwatch(_) => {}
+            // A generator's link is not measured: whoever asks is told that no answer came.
+            Command::CountProbes { .. } | Command::SendTrain { .. } => {}
             Command::AddEnd(_) | Command::SetDeliver { .. } | Command::Stop => {}
         }
     }
@@ -243,26 +241,21 @@ impl Port {
     }
 
     fn send(&mut self, run: &Run) {
-        let destination = self.reachable(run.to);
-        let whole = Transmit {
-            destination,
-            ecn: None,
-            contents: &run.bytes,
-            segment_size: (run.ends.len() > 1).then_some(run.frame_bytes),
-            src_ip: None,
-        };
+        let to = self.reachable(run.to);
         let mut sent = 0;
-        if !self.gso_off || run.ends.len() == 1 {
-            match self.try_send(&whole) {
+        if !self.gso_off && run.ends.len() > 1 {
+            match self.try_send(to, &run.bytes, run.frame_bytes) {
                 Ok(()) => sent = run.ends.len(),
-                Err(error) if refuses_runs(&error) && run.ends.len() > 1 => self.gso_off = true,
+                Err(error) if refuses_runs(&error) => {
+                    self.gso_off = true;
+                    self.shared.board.gso_refused.store(true, Relaxed);
+                }
                 Err(error) => return self.unsent(run, 0, &error),
             }
         }
         if sent == 0 {
-            for contents in run.bytes.chunks(run.frame_bytes) {
-                let one = Transmit { contents, segment_size: None, ..whole.clone() };
-                if let Err(error) = self.try_send(&one) {
+            for frame in run.bytes.chunks(run.frame_bytes) {
+                if let Err(error) = self.try_send(to, frame, run.frame_bytes) {
                     return self.unsent(run, sent, &error);
                 }
                 sent += 1;
@@ -292,12 +285,11 @@ impl Port {
         }
     }
 
-    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        match self.state.try_send((&self.socket).into(), transmit) {
+    fn try_send(&self, to: SocketAddr, bytes: &[u8], frame_bytes: usize) -> io::Result<()> {
+        match self.port.send(to, bytes, frame_bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let mut fds = [PollFd::new(&self.socket, PollFlags::OUT)];
-                poll(&mut fds, Some(&timespec(FULL_MAX)))?;
-                self.state.try_send((&self.socket).into(), transmit)
+                self.port.wait_writable(FULL_MAX);
+                self.port.send(to, bytes, frame_bytes)
             }
             result => result,
         }
@@ -329,7 +321,7 @@ impl Port {
         self.room = Some(room);
         let count = count?;
         bump(&self.stats.batches, 1);
-        self.full_receives = if count == BATCH_SIZE { self.full_receives + 1 } else { 0 };
+        self.full_receives = if count == BATCH { self.full_receives + 1 } else { 0 };
         Ok(count)
     }
 
@@ -377,7 +369,7 @@ impl Port {
             self.liveness.tick(self.now, |to, beat| beats.push((to, *beat)));
             for (to, beat) in beats {
                 // One that cannot be sent is one missed; the neighbour judges.
-                if self.socket.send_to(&beat, self.reachable(to)).is_ok() {
+                if self.port.send(self.reachable(to), &beat, HEARTBEAT_BYTES).is_ok() {
                     bump(&self.stats.heartbeats_sent, 1);
                 }
             }
@@ -397,21 +389,13 @@ impl Port {
 
     // --- Waiting ---
 
-    fn wait(&self) -> io::Result<()> {
+    fn wait(&self) {
         let frames = self.source.as_ref().and_then(Source::next_ns);
         let frames = frames.map(|at| Duration::from_nanos(at.saturating_sub(self.tick_ns)));
         let beat = self.liveness.next().map(|at| at.since(self.now));
         let timeout = frames.into_iter().chain(beat).fold(WAIT_MAX, Duration::min);
-        if timeout.is_zero() {
-            return Ok(());
-        }
-        let mut fds = [
-            PollFd::new(&self.socket, PollFlags::IN),
-            PollFd::from_borrowed_fd(self.shared.wake.as_fd(), PollFlags::IN),
-        ];
-        match poll(&mut fds, Some(&timespec(timeout))) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
+        if !timeout.is_zero() {
+            self.port.wait_readable_or(self.shared.wake.as_fd(), timeout);
         }
     }
 
@@ -426,6 +410,7 @@ impl Port {
             }),
             taken: self.arrivals.as_mut().map(Arrivals::results),
             drops: drops.map(|(reason, count)| (reason.as_str().to_owned(), count)).collect(),
+            kernel_drops: self.port.kernel_drops(),
         }
     }
 }
@@ -435,16 +420,4 @@ fn refuses_runs(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let errno = error.raw_os_error();
     [Errno::INVAL, Errno::IO, Errno::MSGSIZE].iter().any(|e| errno == Some(e.raw_os_error()))
-}
-
-fn wall_ns() -> u64 {
-    nanos(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    Timespec::try_from(duration).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })
 }
