@@ -106,7 +106,8 @@ pub fn write(
     inputs: &BTreeSet<PathBuf>,
     out: &Path,
 ) -> Result<PathBuf, ReportError> {
-    let json = out.with_extension("json");
+    // An input called as the report is is the usual case, and is left alone.
+    let json = out.with_extension("report.json");
     for path in [out, &json] {
         if inputs.iter().any(|input| same(input, path)) {
             return Err(ReportError::WouldOverwrite { path: path.to_owned() });
@@ -529,8 +530,11 @@ mod tests {
         let file = folder.path().join("a.json");
         fs::write(&file, serde_json::to_string(&sink()).expect("JSON")).expect("written");
         let (documents, inputs) = load(std::slice::from_ref(&file)).expect("loaded");
-        let error = write(documents, &inputs, &folder.path().join("a.html"));
+        let error = write(documents.clone(), &inputs, &file);
         assert!(matches!(error, Err(ReportError::WouldOverwrite { .. })), "{error:?}");
+        let json = write(documents, &inputs, &folder.path().join("a.html")).expect("written");
+        assert_eq!(json, folder.path().join("a.report.json"));
+        fs::remove_file(json).expect("removed");
         fs::write(&file, "{}").expect("written");
         let error = load(&[file]).expect_err("no document").to_string();
         assert!(error.contains("a.json") && error.contains("kind"), "{error}");

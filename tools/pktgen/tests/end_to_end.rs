@@ -193,7 +193,7 @@ fn reports(search: &Value) {
     for expected in ["limiter p99", "limiter at 90 %", "Loss against rate", "</svg>"] {
         assert!(page.contains(expected), "{expected}");
     }
-    let raw = std::fs::read(folder.path().join("page.json")).expect("JSON beside the page");
+    let raw = std::fs::read(folder.path().join("page.report.json")).expect("JSON beside the page");
     let raw: Value = serde_json::from_slice(&raw).expect("JSON");
     assert_eq!(raw["documents"][0]["found"], search["found"]);
 }

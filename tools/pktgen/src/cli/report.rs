@@ -13,7 +13,7 @@ pub(super) struct ReportArgs {
     /// What the other commands printed with --json: files, or folders with .json files
     #[arg(required = true, value_name = "FILE|FOLDER")]
     inputs: Vec<PathBuf>,
-    /// The page; its numbers go beside it with the ending .json
+    /// The page; its numbers go beside it with the ending .report.json
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     out: PathBuf,
 }
