@@ -770,8 +770,16 @@ mod checks {
         assert_eq!(load(&stats.entry_sequence), load(&sent), "each of them is a gap");
     }
 
-    /// The neighbour sends to worker 0 what belongs to worker 1: it crosses the ring and arrives.
     pub(super) fn a20_frames_at_the_wrong_worker_cross_the_ring(backend: BackendChoice) {
+        let test = || frames_at_the_wrong_worker(backend);
+        if !super_buffers::in_own_network(65_536, &test) {
+            // This user may not make namespaces: the loopback of this host does as well.
+            test();
+        }
+    }
+
+    /// The neighbour sends to worker 0 what belongs to worker 1: it crosses the ring and arrives.
+    fn frames_at_the_wrong_worker(backend: BackendChoice) {
         const FRAMES: u32 = 5_000;
         let mut relay = engine_at("127.0.0.1:0", 2, backend);
         let (before, behind) = (program(), program());

@@ -534,7 +534,7 @@ fn reap_until(net: &mut Net, batch: &mut Batch, receives: usize) {
 
 /// Runs `test` on a thread whose network is a loopback device of its own with this MTU. False if this
 /// user may not make one.
-fn in_own_network(mtu: u32, test: &(dyn Fn() + Sync)) -> bool {
+pub(super) fn in_own_network(mtu: u32, test: &(dyn Fn() + Sync)) -> bool {
     let own_network = move || {
         // SAFETY: no pointers are passed. Only this thread, which ends soon, leaves its network.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
