@@ -65,7 +65,10 @@ impl Candidate {
             Kind::Coturn => installed("turnserver", "apt-get install coturn")?,
             Kind::Socat => installed("socat", "apt-get install socat")?,
             Kind::Srt => installed("srt-live-transmit", "apt-get install srt-tools")?,
-            Kind::Quilkin => installed("quilkin", "cargo install quilkin@0.10.0")?,
+            Kind::Quilkin => installed(
+                "quilkin",
+                "RUSTFLAGS=-Ctarget-cpu=native cargo install quilkin --version 0.10.0 --locked",
+            )?,
         };
         if matches!(kind, Kind::Uring | Kind::Mmsg) {
             has_forward(&program)?;
