@@ -6,12 +6,12 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
-use std::net::{TcpListener, UdpSocket};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -26,12 +26,12 @@ use tempfile::TempDir;
 
 mod common;
 
+use common::ports::free_ports;
 use common::program::{Program, pass, poll, wait_for};
 
 const SPANWAY: &str = env!("CARGO_BIN_EXE_spanway");
 /// For anything that two busy cores have to get done.
 const LONG: Duration = Duration::from_secs(30);
-const PORTS_PER_PEER: u16 = 16;
 
 /// Daemons of an overlay that `init` wrote: peer-01, peer-02, ...
 struct Overlay {
@@ -42,7 +42,7 @@ struct Overlay {
 impl Overlay {
     fn start(peers: u16, edges: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let base = free_ports(peers);
+        let base = free_ports(usize::from(peers));
         let (count, port) = (peers.to_string(), base.to_string());
         let dir = folder.path().join("overlay");
         let arguments = ["init", "--peers", &count, "--edges", edges, "--seed", "3"];
@@ -136,24 +136,6 @@ fn run(command: &mut Command) -> (Option<i32>, String) {
     }
     let Output { status, stderr, .. } = child.wait_with_output().expect("our child");
     (status.code(), String::from_utf8(stderr).expect("text"))
-}
-
-fn free_ports(peers: u16) -> u16 {
-    // Tests of this process run at the same time: none looks where another has looked.
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let span = peers * PORTS_PER_PEER;
-    let first = u16::try_from(std::process::id() % 50).expect("small") * 80;
-    let candidates = std::iter::repeat_with(|| {
-        13_000 + (first + NEXT.fetch_add(span, Ordering::Relaxed)) % 4_000
-    });
-    let free = |&base: &u16| {
-        let mut ports = (0..peers).map(|n| base + n * PORTS_PER_PEER);
-        ports.all(|port| {
-            TcpListener::bind(("127.0.0.1", port)).is_ok()
-                && UdpSocket::bind(("127.0.0.1", port)).is_ok()
-        })
-    };
-    candidates.take(100).find(free).expect("free ports")
 }
 
 /// A stream over the overlay that has to be whole at the end.

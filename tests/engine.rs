@@ -13,6 +13,8 @@
 #![allow(clippy::cast_possible_truncation, reason = "small numbers made here")]
 #![allow(clippy::print_stdout, reason = "a skipped test says so")]
 
+mod common;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
@@ -20,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use common::wiring::{INTERVAL, data_frame, link, load};
 use spanway::engine::{
     AllowedFrom, BackendChoice, Command, Deliver, EndSpec, Engine, EngineConfig, EntrySpec, Event,
     LinkSpec, Silence, Target,
@@ -70,8 +73,6 @@ fn one_at_a_time() -> MutexGuard<'static, ()> {
 // --- Wiring ---
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const INTERVAL: Duration = Duration::from_millis(10);
-const MISSED_MAX: u32 = 100;
 const MAX_PAYLOAD: u16 = 8_000;
 /// More than any test here sends.
 const FAST: Bandwidth = Bandwidth::from_bps(100_000_000_000);
@@ -119,27 +120,10 @@ fn channel() -> ChannelId {
     ChannelId { source: PeerName::new("peer-1").unwrap(), boot: 1, count: 1 }
 }
 
-/// One end of link `number`: heartbeat labels and keys are 10n+1 up and 10n+2 down.
-fn link(number: u16, up: bool, address: SocketAddr, workers: usize) -> Arc<LinkSpec> {
-    let (there, back) = (number * 10 + 1, number * 10 + 2);
-    let (send, receive) = if up { (there, back) } else { (back, there) };
-    let key = |label: u16| HeartbeatKey([label as u8; 32]);
-    Arc::new(LinkSpec {
-        link: LinkId(number),
-        address,
-        workers: workers as u8,
-        send_label: Label(u64::from(send) << 16),
-        send_key: key(send),
-        receive_label: Label(u64::from(receive) << 16),
-        receive_key: key(receive),
-        interval: INTERVAL,
-        missed_max: MISSED_MAX,
-    })
-}
-
 fn connect(number: u16, lower: &mut Engine, higher: &mut Engine) {
     let (low, high) = (address(lower), address(higher));
-    let (low_workers, high_workers) = (lower.workers().len(), higher.workers().len());
+    let workers = |engine: &Engine| engine.workers().len() as u8;
+    let (low_workers, high_workers) = (workers(lower), workers(higher));
     lower.broadcast(|| Command::SetLink(link(number, true, high, high_workers)));
     higher.broadcast(|| Command::SetLink(link(number, false, low, low_workers)));
 }
@@ -244,10 +228,6 @@ fn stream(from: &UdpSocket, to: SocketAddr, at: &UdpSocket, count: u32) {
     }
 }
 
-fn load(counter: &AtomicU64) -> u64 {
-    counter.load(Relaxed)
-}
-
 /// (in, out, drops) of a channel at a peer.
 fn books(stats: &ChannelStats) -> (u64, u64, u64) {
     let drops = stats.drops().iter().map(|(_, count)| count).sum();
@@ -273,22 +253,6 @@ fn wait_for_drops(engine: &Engine, reason: DropReason, count: u64) {
     let stats = worker_stats(engine);
     wait_until(reason.as_str(), || stats.dropped(reason) >= count);
     assert_eq!(stats.dropped(reason), count, "{}", reason.as_str());
-}
-
-fn data_frame(label: u64, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
-    let header = Header {
-        frame_type: FrameType::Data,
-        flags: 0,
-        hop_limit,
-        payload_length: payload.len() as u16,
-        label: Label(label),
-        sequence: 1,
-        stamp: 0,
-    };
-    let mut bytes = vec![0; header.frame_bytes()];
-    header.emit(&mut bytes);
-    bytes[frame::HEADER_BYTES..][..payload.len()].copy_from_slice(payload);
-    bytes
 }
 
 /// The next frame that is not a heartbeat.

@@ -16,21 +16,17 @@ mod common;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use common::overlay::Plan;
 use common::program::{pass, wait_for};
 use common::stream::{Collector, Pacer};
+use common::wiring::{data_frame, link, load};
 use spanway::engine::{
-    AllowedFrom, BackendChoice, Command, Deliver, EndSpec, Engine, EngineConfig, EntrySpec,
-    LinkSpec, Target,
+    AllowedFrom, BackendChoice, Command, Deliver, EndSpec, Engine, EngineConfig, EntrySpec, Target,
 };
 use spanway::stats::{ChannelStats, DropReason, WorkerStats};
 use spanway::types::{Bandwidth, ChannelId, Label, LinkId, PeerName, WorkerId};
-use spanway::wire::frame::{FrameType, Header};
-use spanway::wire::heartbeat::HeartbeatKey;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const PEERS: usize = 5;
@@ -73,7 +69,7 @@ fn every_frame_is_in_one_counter(backend: BackendChoice) {
     for (label, hop_limit, count) in
         [(901, 1, 30), (901, 2, 20), (901, 64, 600), (12_345, 64, 10), (label(1, C), 64, 11)]
     {
-        send(&intruder, c, &data_frame(label, hop_limit), count);
+        send(&intruder, c, &data_frame(label, hop_limit, &[0; 200]), count);
     }
     send(&intruder, c, b"no frame", 12);
 
@@ -126,10 +122,10 @@ impl Row {
         let at: Vec<SocketAddr> = engines.iter().map(|e| e.workers()[0].address).collect();
         for lower in 0..PEERS - 1 {
             let number = lower as u16 + 1;
-            engines[lower].broadcast(|| Command::SetLink(link(number, true, at[lower + 1])));
-            engines[lower + 1].broadcast(|| Command::SetLink(link(number, false, at[lower])));
+            engines[lower].broadcast(|| Command::SetLink(link(number, true, at[lower + 1], 1)));
+            engines[lower + 1].broadcast(|| Command::SetLink(link(number, false, at[lower], 1)));
         }
-        engines[C].broadcast(|| Command::SetLink(link(INTRUDER, true, intruder)));
+        engines[C].broadcast(|| Command::SetLink(link(INTRUDER, true, intruder, 1)));
         Self { engines }
     }
 
@@ -241,24 +237,6 @@ impl Row {
     }
 }
 
-/// One end of link `number`.
-fn link(number: u16, up: bool, address: SocketAddr) -> Arc<LinkSpec> {
-    let (there, back) = (number * 10 + 1, number * 10 + 2);
-    let (send, receive) = if up { (there, back) } else { (back, there) };
-    let key = |label: u16| HeartbeatKey([label as u8; 32]);
-    Arc::new(LinkSpec {
-        link: LinkId(number),
-        address,
-        workers: 1,
-        send_label: Label(u64::from(send) << 16),
-        send_key: key(send),
-        receive_label: Label(u64::from(receive) << 16),
-        receive_key: key(receive),
-        interval: Duration::from_millis(10),
-        missed_max: 100,
-    })
-}
-
 /// The label of channel `number` at `peer`.
 fn label(number: u64, peer: usize) -> u64 {
     number * 100 + peer as u64
@@ -276,26 +254,6 @@ fn send(from: &UdpSocket, to: SocketAddr, bytes: &[u8], count: usize) {
     for _ in 0..count {
         from.send_to(bytes, to).expect("loopback takes it");
     }
-}
-
-/// A frame with a payload of 200 bytes.
-fn data_frame(label: u64, hop_limit: u8) -> Vec<u8> {
-    let header = Header {
-        frame_type: FrameType::Data,
-        flags: 0,
-        hop_limit,
-        payload_length: 200,
-        label: Label(label),
-        sequence: 1,
-        stamp: 0,
-    };
-    let mut bytes = vec![0; header.frame_bytes()];
-    header.emit(&mut bytes);
-    bytes
-}
-
-fn load(counter: &AtomicU64) -> u64 {
-    counter.load(Relaxed)
 }
 
 fn wait(what: &str, mut done: impl FnMut() -> bool) {

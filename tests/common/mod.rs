@@ -5,7 +5,9 @@
 
 pub(crate) mod netns;
 pub(crate) mod overlay;
+pub(crate) mod ports;
 pub(crate) mod program;
 pub(crate) mod source;
 pub(crate) mod stream;
 pub(crate) mod transport_stream;
+pub(crate) mod wiring;

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,7 +11,10 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use spanway::limits::PORTS_PER_PEER;
+
 use super::netns::{self, Namespace};
+use super::ports::free_ports;
 use super::program::{Program, output, wait_for};
 
 pub(crate) const SPANWAY: &str = env!("CARGO_BIN_EXE_spanway");
@@ -19,7 +22,6 @@ pub(crate) const SPANWAY: &str = env!("CARGO_BIN_EXE_spanway");
 pub(crate) const SETTLED: Duration = Duration::from_secs(20);
 /// Every peer of a namespace has the same.
 const PORT: u16 = 7_000;
-const PORTS_PER_PEER: u16 = 16;
 
 /// Who is there and who is linked to whom.
 #[derive(Debug, Default)]
@@ -302,27 +304,4 @@ fn new_key(stem: &Path) -> String {
     let is_key = |word: &&str| word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit());
     let key = text.split_whitespace().find(is_key);
     key.unwrap_or_else(|| panic!("`spanway key --new` printed no key: {text}")).to_owned()
-}
-
-/// A base below the ephemeral ports where every peer finds its TCP and first UDP port free. Other
-/// test programs start from elsewhere: the process id decides.
-fn free_ports(peers: usize) -> u16 {
-    let span = PORTS_PER_PEER * u16::try_from(peers).expect("few peers");
-    let offset = u16::try_from(std::process::id() % 97).expect("small");
-    let candidates = (0..90_u16).map(|n| 10_000 + (offset + n * 7) % 97 * 224);
-    let free = |&base: &u16| {
-        (0..span).step_by(usize::from(PORTS_PER_PEER)).all(|peer| {
-            let address = ("127.0.0.1", base + peer);
-            TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
-        })
-    };
-    candidates.clone().find(|base| claim(*base) && free(base)).expect("free ports on loopback")
-}
-
-/// Whether no other overlay of this test program has taken this base.
-fn claim(base: u16) -> bool {
-    use std::collections::BTreeSet;
-    use std::sync::Mutex;
-    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    TAKEN.lock().expect("nobody panics while holding it").insert(base)
 }

@@ -78,6 +78,17 @@ fn relay(backend: BackendChoice, neighbour: &UdpSocket) -> Engine {
     engine
 }
 
+/// The same with a label 5 whose frames go back there as 6.
+fn relay_back(backend: BackendChoice, neighbour: &UdpSocket) -> (Engine, Arc<ChannelStats>) {
+    let mut relay = relay(backend, neighbour);
+    let stats: Arc<ChannelStats> = Arc::default();
+    let port = neighbour.local_addr().unwrap().port();
+    let to = Target::Hop { link: LinkId(1), label: Label(6), port };
+    add_label(&mut relay, 5, 1, to, &stats);
+    settle(&mut relay);
+    (relay, stats)
+}
+
 mod checks {
     use super::*;
 
@@ -143,12 +154,7 @@ mod checks {
 
     pub(super) fn a_super_buffer_of_128_segments_leaves_as_runs_of_64(backend: BackendChoice) {
         let neighbour = program();
-        let mut relay = relay(backend, &neighbour);
-        let stats: Arc<ChannelStats> = Arc::default();
-        let port = neighbour.local_addr().unwrap().port();
-        let to = Target::Hop { link: LinkId(1), label: Label(6), port };
-        add_label(&mut relay, 5, 1, to, &stats);
-        settle(&mut relay);
+        let (relay, stats) = relay_back(backend, &neighbour);
         let frames = frames(5, 0..128);
         cut(&neighbour, frames[0].len());
         match neighbour.send_to(&frames.concat(), address(&relay)) {
@@ -203,12 +209,7 @@ mod checks {
 
     pub(super) fn bad_frames_in_a_super_buffer_harm_no_other(backend: BackendChoice) {
         let neighbour = program();
-        let mut relay = relay(backend, &neighbour);
-        let stats: Arc<ChannelStats> = Arc::default();
-        let port = neighbour.local_addr().unwrap().port();
-        let to = Target::Hop { link: LinkId(1), label: Label(6), port };
-        add_label(&mut relay, 5, 1, to, &stats);
-        settle(&mut relay);
+        let (relay, stats) = relay_back(backend, &neighbour);
         let mut datagrams = frames(5, 0..10);
         datagrams[3].fill(0);
         datagrams[4] = frames(99, 4..5).remove(0);

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// The largest super-buffer that the kernel takes and gives, and more than any single datagram.
@@ -97,7 +96,9 @@ impl Port {
         if from.is_ipv4() != to.is_ipv4() {
             return Err(PortError::Families { from, to });
         }
-        allow_many_files();
+        // Every flow is an open file, and programs get the low limit unless they ask for the high one.
+        // Where that fails, opening the socket that is one too many says so.
+        spanway::net::raise_open_files(u64::MAX);
         let port = |flow: u16| if from.port() == 0 { 0 } else { from.port().saturating_add(flow) };
         (0..flows).map(|flow| Self::bind(SocketAddr::new(from.ip(), port(flow)))).collect()
     }
@@ -242,13 +243,6 @@ pub fn any_of_family(other: SocketAddr) -> SocketAddr {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
     }
-}
-
-/// Every flow is an open file; programs get the low limit unless they ask for the high one.
-fn allow_many_files() {
-    let limit = getrlimit(Resource::Nofile);
-    // If it fails, opening the socket that is one too many says so.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Less than was asked for is no error: see [`Port::buffer_warning`].

@@ -3,27 +3,30 @@
 #![allow(dead_code, reason = "the shared file offers more than is used here")]
 #![allow(clippy::print_stdout, reason = "a test tells what the programs said")]
 
+#[path = "../../../tests/common/ports.rs"]
+mod ports;
 #[path = "../../../tests/common/program.rs"]
 mod program;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use ports::free_ports;
 use program::{Program, now, pass, wait_for};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use spanway::api::client::{Client, ClientError};
 use spanway::api::dto::{ChannelRow, FailureKind, Open, OpenReply, Request};
 use spanway::daemon::identity::Identity;
+use spanway::limits::PORTS_PER_PEER;
 use spanway::types::Bandwidth;
 use tempfile::TempDir;
 
 const PKTGEN: &str = env!("CARGO_BIN_EXE_spanway-pktgen");
-const PORTS_PER_PEER: u16 = 16;
 /// Long enough for a run on a busy machine of two cores.
 const SETTLED: Duration = Duration::from_secs(30);
 
@@ -119,22 +122,6 @@ impl Running {
         let said = self.program.log();
         (status.code(), serde_json::from_slice(&json).unwrap_or(Value::Null), said)
     }
-}
-
-/// A base where every peer finds its ports free; other test programs start from elsewhere.
-fn free_ports(peers: usize) -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering};
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let offset = u16::try_from(std::process::id() % 61).expect("small");
-    let free = |&base: &u16| {
-        (0..u16::try_from(peers).expect("few")).all(|peer| {
-            let address = ("127.0.0.1", base + PORTS_PER_PEER * peer);
-            TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
-        })
-    };
-    let bases = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
-    let bases = bases.take(61).map(|n| 5_600 + (offset + n) % 61 * 64);
-    bases.into_iter().find(free).expect("free ports on loopback")
 }
 
 fn new_key(file: &Path) -> String {

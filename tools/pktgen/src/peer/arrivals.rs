@@ -209,9 +209,7 @@ fn row(channel: &Channel, flows: &BTreeMap<(u32, u32), FlowTotals>) -> ChannelTa
 mod tests {
     use std::sync::Arc;
 
-    use spanway::types::PeerName;
-
-    use super::super::table::Table;
+    use super::super::table::{Table, samples};
     use super::*;
     use crate::payload::Train;
 
@@ -222,7 +220,7 @@ mod tests {
     }
 
     fn channel(arrivals: &mut Arrivals, table: &mut Table, count: u64) -> EndId {
-        let channel = ChannelId { source: PeerName::new("a").expect("a name"), boot: 1, count };
+        let channel = samples::channel(count);
         let end = table.add_end(channel.clone(), Arc::default());
         arrivals.open(end, &channel);
         end

@@ -282,10 +282,10 @@ pub(super) fn stamp(now_ns: u64) -> u32 {
 mod tests {
     use std::sync::Arc;
 
-    use spanway::engine::{EntrySpec, LinkSpec, Target};
-    use spanway::types::{Bandwidth, ChannelId, Label, LinkId, PeerName};
-    use spanway::wire::heartbeat::HeartbeatKey;
+    use spanway::engine::{EntrySpec, Target};
+    use spanway::types::{Bandwidth, Label, LinkId};
 
+    use super::super::table::samples::{channel, table};
     use super::*;
 
     fn load(sizes: &str, burst: usize) -> Load {
@@ -298,26 +298,6 @@ mod tests {
             gso: true,
             seed: 1,
         }
-    }
-
-    fn table() -> Table {
-        let mut table = Table::default();
-        table.set_link(&LinkSpec {
-            link: LinkId(0),
-            address: "127.0.0.1:7000".parse().expect("an address"),
-            workers: 2,
-            send_label: Label(1),
-            send_key: HeartbeatKey([1; 32]),
-            receive_label: Label(2),
-            receive_key: HeartbeatKey([2; 32]),
-            interval: Duration::from_millis(25),
-            missed_max: 5,
-        });
-        table
-    }
-
-    fn channel(count: u64) -> ChannelId {
-        ChannelId { source: PeerName::new("a").expect("a name"), boot: 1, count }
     }
 
     /// A flow on a channel with an entry at the neighbour's worker 0 or 1.

@@ -6,9 +6,10 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use spanway::engine::table::canonical;
 use spanway::engine::{EntrySpec, LinkSpec, Target};
 use spanway::stats::{ChannelStats, DropReason};
 use spanway::types::{ChannelId, Label, LinkId};
@@ -234,30 +235,23 @@ impl Link {
     }
 }
 
-/// IPv4-mapped addresses as IPv4: a socket of both families reports them so.
-pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
-    match address.ip().to_canonical() {
-        IpAddr::V4(ip) => SocketAddr::new(IpAddr::V4(ip), address.port()),
-        IpAddr::V6(_) => address,
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod samples {
     use std::time::Duration;
 
-    use spanway::types::{Bandwidth, PeerName};
+    use spanway::types::PeerName;
     use spanway::wire::heartbeat::HeartbeatKey;
 
     use super::*;
 
-    const LINK: LinkId = LinkId(0);
+    pub(crate) const LINK: LinkId = LinkId(0);
 
-    fn channel(count: u64) -> ChannelId {
+    pub(crate) fn channel(count: u64) -> ChannelId {
         ChannelId { source: PeerName::new("a").expect("a name"), boot: 1, count }
     }
 
-    fn table() -> Table {
+    /// A table with one link, to a neighbour with two workers.
+    pub(crate) fn table() -> Table {
         let mut table = Table::default();
         table.set_link(&LinkSpec {
             link: LINK,
@@ -272,6 +266,14 @@ mod tests {
         });
         table
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use spanway::types::Bandwidth;
+
+    use super::samples::{LINK, channel, table};
+    use super::*;
 
     fn datagram(label: u64, frame_type: FrameType) -> Vec<u8> {
         let header = Header {

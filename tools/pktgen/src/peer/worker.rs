@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::{Duration, Instant};
 
 use spanway::engine::liveness::Liveness;
+use spanway::engine::table::canonical;
 use spanway::engine::{Command, Event};
 use spanway::net;
 use spanway::stats::{DropReason, WorkerStats, bump};
@@ -28,7 +29,7 @@ use spanway::wire::heartbeat::HEARTBEAT_BYTES;
 use super::arrivals::Arrivals;
 use super::plane::{Order, Shared};
 use super::source::{Run, Source, stamp};
-use super::table::{Judged, Table, canonical};
+use super::table::{Judged, Table};
 use super::{Outcome, Role, SourceOutcome};
 use crate::clock::{nanos, wall_ns};
 use crate::port::{BATCH, Port, PortError, Room};
