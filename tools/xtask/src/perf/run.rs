@@ -134,7 +134,7 @@ pub(crate) fn write(record: &Record, folder: &Path) -> Outcome<()> {
 
 /// Names and contents.
 pub(crate) fn files(record: &Record) -> Outcome<Vec<(String, String)>> {
-    let json = serde_json::to_string_pretty(record).map_err(Failure::of("perf.json"))?;
+    let json = serde_json::to_string(record).map_err(Failure::of("perf.json"))?;
     let mut files =
         vec![("perf.json".to_owned(), json + "\n"), ("perf.md".to_owned(), markdown(record))];
     for scenario in &record.scenarios {
