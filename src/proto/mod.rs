@@ -20,6 +20,7 @@
 
 pub mod channel;
 pub mod ghs;
+pub mod graph;
 pub mod link;
 pub mod measure;
 pub mod node;

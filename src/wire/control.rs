@@ -21,7 +21,9 @@ use crate::types::{
 };
 
 /// Control versions this build speaks: (lowest, highest).
-pub const VERSIONS: (u16, u16) = (1, 2);
+pub const VERSIONS: (u16, u16) = (1, 3);
+/// First version with facts about the overlay, and with channels that move before they break.
+pub const FACTS_VERSION: u16 = 3;
 
 /// First message of both ends on a new connection.
 #[derive(Clone, Debug, PartialEq, Eq)]

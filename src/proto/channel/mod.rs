@@ -39,6 +39,7 @@ use self::balance::{Balance, Step};
 use self::relay::Relay;
 use self::service::Served;
 use self::source::Source;
+use super::graph::Wanted;
 use super::reservation::{Ledger, Tombstones};
 use super::view::ChannelView;
 use super::{Action, Answer, Event, Rejection, ServiceConfig, ServiceKind, Timer};
@@ -48,10 +49,15 @@ use crate::types::{
 };
 use crate::wire::control::{Message, Nack, Release, ReleaseCause, ServiceInfo};
 
-/// What the committed tree says about the way to other peers.
+/// What is known about the way to other peers.
 pub trait Paths {
-    /// All peers on the way to `to`, this peer first; `None` if no way is known.
+    /// All peers on the way to `to` as the committed tree has it, this peer first; `None` if it has
+    /// none.
     fn path(&self, to: &PeerName) -> Option<Vec<PeerName>>;
+    /// The widest path on the picture of the overlay that fits, this peer first; none without one.
+    fn widest(&self, _wanted: &Wanted<'_>) -> Option<Vec<PeerName>> {
+        None
+    }
     /// The peer is configured or was seen in a tree, whether or not a way leads there now.
     fn knows(&self, peer: &PeerName) -> bool;
 }
