@@ -191,6 +191,8 @@ pub const CONNECTION_DRAIN_MAX: Duration = Duration::from_millis(500);
 pub const ARRIVALS_MAX: usize = 256;
 /// Messages behind a route change leave after this even if a worker has not applied it.
 pub const APPLY_MAX: Duration = Duration::from_secs(1);
+/// Default time a peer that leaves waits for the channels that cross it to move.
+pub const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Leaving (channels closed, Bye said) is over after this, whatever is still open; and then as long
 /// again for the neighbours to read it.
 pub const LEAVE_MAX: Duration = Duration::from_secs(2);
@@ -224,6 +226,22 @@ pub const MOVE_DEADLINE: Duration = LEASE;
 /// Wait between attempts to move a channel: random between the two.
 pub const MOVE_RETRY: (Duration, Duration) =
     (Duration::from_millis(50), Duration::from_millis(150));
+/// Failures that a moving channel steers around at once; then it waits and forgets them: the picture
+/// will have caught up.
+pub const AVOID_MAX: usize = 8;
+/// Frames may be on their way on a path that was left for at least this long: many times what a hop
+/// takes, and nothing that anybody waits for.
+pub const DRAIN_MIN: Duration = Duration::from_millis(100);
+/// ... and at most this long, whatever setting the new path up took.
+pub const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// Wait before a second path is looked for again for a protected channel, before jitter.
+pub const PROTECT_RETRY: Duration = Duration::from_secs(1);
+/// Paths of one channel at the end that offers the service: in use, left, standby, and one more.
+pub const ATTEMPTS_MAX: usize = 4;
+/// Changes of the picture within this lead to one look for second paths.
+pub const SECOND_WAIT: Duration = Duration::from_millis(200);
+/// Channels whose second path is looked for in one turn of the control thread: some 50 us each.
+pub const SECONDS_PER_TURN: usize = 16;
 /// FINISH is repeated at this interval until the far end acknowledges it.
 pub const FINISH_RETRY: Duration = Duration::from_millis(200);
 /// Routed questions (services, verify) are answered within this or reported as unanswered.

@@ -117,6 +117,7 @@ impl Story {
             rate: Bandwidth::from_bps(kbit * 1_000),
             rate_back: Bandwidth::from_bps(kbit * 50 + 64_000),
             deadline: limits::OPEN_DEADLINE,
+            protect: false,
         };
         self.ask(from, Request::Open(request))
     }

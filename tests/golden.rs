@@ -14,7 +14,7 @@ use spanway::types::{
     SessionId, TxId,
 };
 use spanway::wire::control::{
-    Accept, Ghs, Hello, LinkInfo, Message, Nack, Release, ReleaseCause, Reserve, Routed,
+    Accept, Ghs, Hello, LinkInfo, Manner, Message, Nack, Release, ReleaseCause, Reserve, Routed,
     RoutedBody, ServiceInfo, Start,
 };
 use spanway::wire::frame::{self, FrameType, HEADER_BYTES, Header};
@@ -98,7 +98,14 @@ fn a_message_cut_at_any_byte_is_refused() {
         let bytes = golden(file_of(&message));
         for length in 0..bytes.len() {
             let what = file_of(&message);
-            assert!(Message::parse(&bytes[..length]).is_err(), "{what} cut at {length}");
+            // Without its optional field it is what an older version says.
+            let older = ["reserve_beside", "release_failed"].contains(&what);
+            match Message::parse(&bytes[..length]) {
+                Ok(message) => {
+                    assert!(older && message.emit().len() == length, "{what} cut at {length}");
+                }
+                Err(_) => {}
+            }
         }
     }
 }
@@ -125,13 +132,16 @@ fn file_of(message: &Message) -> &'static str {
         Message::Done { .. } => "done",
         Message::Members { .. } => "members",
         Message::Commit { .. } => "commit",
-        Message::Reserve(_) => "reserve",
+        Message::Reserve(Reserve { manner: Manner::Replace, .. }) => "reserve",
+        Message::Reserve(_) => "reserve_beside",
         Message::Accept(_) => "accept",
         Message::Nack(_) => "nack",
-        Message::Release(_) => "release",
+        Message::Release(Release { failed: None, .. }) => "release",
+        Message::Release(_) => "release_failed",
         Message::Refresh(_) => "refresh",
         Message::Finish { .. } => "finish",
         Message::FinishAck { .. } => "finish_ack",
+        Message::Move { .. } => "move",
         Message::Routed(Routed { body, .. }) => match body {
             RoutedBody::AskServices => "ask_services",
             RoutedBody::Services(_) => "services",
@@ -235,8 +245,8 @@ fn ghs() -> [Ghs; 8] {
     ]
 }
 
-fn reservations() -> [Message; 7] {
-    [
+fn reservations() -> [Message; 10] {
+    let reserve = |manner| {
         Message::Reserve(Reserve {
             tx: tx(2),
             service: service("video"),
@@ -250,7 +260,19 @@ fn reservations() -> [Message; 7] {
             max_payload: 1_408,
             back_label: LABEL,
             back_port: 7_001,
-        }),
+            manner,
+        })
+    };
+    let release = |failed| {
+        let (tx, cause, at) = (tx(2), ReleaseCause::Broken, peer("oslo"));
+        Message::Release(Release { tx, cause, at, failed })
+    };
+    [
+        reserve(Manner::Replace),
+        reserve(Manner::Beside),
+        release(None),
+        release(Some((peer("oslo"), peer("berlin")))),
+        Message::Move { tx: tx(2), at: peer("oslo") },
         Message::Accept(Accept {
             tx: tx(2),
             label: LABEL,
@@ -265,7 +287,6 @@ fn reservations() -> [Message; 7] {
             free: Bandwidth::from_bps(1_000_000),
             detail: "1 Mbit/s is free".to_owned(),
         }),
-        Message::Release(Release { tx: tx(2), cause: ReleaseCause::Broken, at: peer("oslo") }),
         Message::Refresh(vec![tx(2), tx(3)]),
         Message::Finish { tx: tx(2), frames: 10_000 },
         Message::FinishAck { tx: tx(2) },

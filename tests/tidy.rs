@@ -53,6 +53,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "proto::LinkConfig",
             "proto::NodeConfig",
+            "proto::Recovery",
             "proto::ServiceConfig",
             "proto::ServiceKind",
             "engine::BackendChoice",

@@ -66,8 +66,10 @@ pub enum Request {
         duration_ms: u64,
     },
     Recompute,
-    /// Leave at once.
-    Leave,
+    /// Leave, once the channels that cross the peer have moved or this time is over.
+    Leave {
+        timeout_ms: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +88,9 @@ pub struct Open {
     /// Who besides loopback may send to `listen`, as `ADDRESS/BITS`.
     pub from: Option<String>,
     pub deadline_ms: u64,
+    /// Keep a second path reserved.
+    #[serde(default)]
+    pub protect: bool,
 }
 
 /// The answer line.
@@ -231,6 +236,10 @@ pub struct ChannelRow {
     /// `opening`, `open` or `moving`.
     pub state: String,
     pub path: Vec<PeerName>,
+    /// At the end that asked: the path that is reserved besides (`open --protect`), and the one that would
+    /// be tried first if the one in use broke.
+    pub standby: Option<Vec<PeerName>>,
+    pub second: Option<Vec<PeerName>>,
     pub bandwidth_bps: Bandwidth,
     pub bandwidth_back_bps: Bandwidth,
     /// Payload rate that fits `bandwidth_bps` at 1316-byte datagrams.
@@ -458,7 +467,7 @@ pub struct WorkerTimes {
 pub struct EventLine {
     pub at_ms: u64,
     /// `link_up`, `link_down`, `session_started`, `session_adopted`, `tree_committed`, `channel_open`,
-    /// `channel_moving`, `channel_closed`, `stream_finished`, `ignored`.
+    /// `channel_moving`, `channel_trying`, `channel_moved`, `channel_protected`, `channel_closed`, `stream_finished`, `ignored`.
     pub event: String,
     pub text: String,
 }

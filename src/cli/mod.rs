@@ -129,8 +129,8 @@ enum Command {
     Recv(RecvArgs),
     /// Relay plain UDP between clients and one server; no overlay, no daemon
     Forward(forward::ForwardArgs),
-    /// Leave the overlay at once and stop the daemon
-    Leave(Target),
+    /// Leave the overlay once its channels have moved, and stop the daemon
+    Leave(LeaveArgs),
 }
 
 /// Which daemon, and how to print.
@@ -225,6 +225,21 @@ struct OpenArgs {
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
           default_missing_value = "30s", value_parser = duration)]
     wait: Option<Duration>,
+    /// Keep a second path reserved: if the first breaks, frames take it at once
+    #[arg(long)]
+    protect: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
+struct LeaveArgs {
+    /// Wait at most this long for channels that cross this peer to move
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    timeout: Duration,
+    /// Go at once: channels that cross this peer break, and move then
+    #[arg(long, conflicts_with = "timeout")]
+    now: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -350,7 +365,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Measure(args) => measure::measure(&args),
         Command::Reload(target) => open::reload(&target),
         Command::Recompute(target) => open::recompute(&target),
-        Command::Leave(target) => open::leave(&target),
+        Command::Leave(args) => open::leave(&args),
         Command::Channels(args) if args.ledger => ledger::ledger(&args.target),
         Command::Channels(args) => read::channels(&args.target),
         Command::Peers(target) => read::peers(&target),

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::screen::{CliError, Daemon, Fail, Style, print, show, to_json};
 use super::table::wrap;
-use super::{ChannelArgs, OpenArgs, Target, answer_time};
+use super::{ChannelArgs, LeaveArgs, OpenArgs, Target, answer_time};
 use crate::api::dto::{self, OpenReply, Request};
 use crate::limits;
 use crate::types::{PeerName, Reject};
@@ -25,6 +25,7 @@ pub(super) fn open(args: OpenArgs) -> Result<(), CliError> {
         deliver: args.deliver,
         from: args.from,
         deadline_ms: millis(deadline),
+        protect: args.protect,
     });
     let reply: OpenReply = daemon.ask_for(answer_time(deadline), &request)?;
     let answer = verdict(&reply);
@@ -66,8 +67,11 @@ pub(super) fn recompute(target: &Target) -> Result<(), CliError> {
     act(target, &Request::Recompute, "a new computation of the tree has started")
 }
 
-pub(super) fn leave(target: &Target) -> Result<(), CliError> {
-    act(target, &Request::Leave, "the peer has left the overlay, its daemon stops")
+pub(super) fn leave(args: &LeaveArgs) -> Result<(), CliError> {
+    let timeout = if args.now { Duration::ZERO } else { args.timeout };
+    let request = Request::Leave { timeout_ms: millis(timeout) };
+    let _: Value = Daemon::of(&args.target)?.ask_for(answer_time(timeout), &request)?;
+    done(&args.target, "the peer has left the overlay, its daemon stops")
 }
 
 /// Milliseconds as the contract wants them.
@@ -84,6 +88,10 @@ pub(super) fn path_text(path: &[PeerName], indent: usize) -> String {
 /// Asks for something whose answer has no shape of its own.
 fn act(target: &Target, request: &Request, done: &str) -> Result<(), CliError> {
     let _: Value = Daemon::of(target)?.ask(request)?;
+    self::done(target, done)
+}
+
+fn done(target: &Target, done: &str) -> Result<(), CliError> {
     if target.json {
         let json = to_json(&serde_json::json!({ "done": done }))?;
         return print(|out, _| writeln!(out, "{json}"));

@@ -34,6 +34,7 @@ pub(super) fn send(args: SendArgs) -> Result<(), CliError> {
             deliver: None,
             from: None,
             deadline_ms: millis(OPEN_DEADLINE),
+            protect: false,
         },
     )?;
     let entry = Entry::of(&reply, rate, args.size)?;
@@ -430,6 +431,8 @@ mod tests {
             role: "source".to_owned(),
             state: "open".to_owned(),
             path: Vec::new(),
+            standby: None,
+            second: None,
             bandwidth_bps: Bandwidth::ZERO,
             bandwidth_back_bps: Bandwidth::ZERO,
             payload_bps: Bandwidth::ZERO,

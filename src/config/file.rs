@@ -11,6 +11,7 @@ use super::error::ConfigError;
 use super::{Config, ControlSection, EngineSection, HostSection, Link, Service, ServiceAddress};
 use crate::engine::BackendChoice;
 use crate::limits;
+use crate::proto::Recovery;
 use crate::types::{Bandwidth, Dscp, PeerName, PublicKey, ServiceName};
 
 /// A whole file.
@@ -28,6 +29,7 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
         "engine",
         "host",
         "control",
+        "recovery",
         "trust",
     ])?;
     let name: PeerName = root
@@ -45,6 +47,7 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
         engine,
         host: host(&root)?,
         control: control(&root)?,
+        recovery: recovery(&root)?,
         trust: trust(&root)?,
         file: file.to_owned(),
         name,
@@ -379,6 +382,21 @@ fn control(root: &Section<'_>) -> Result<ControlSection, ConfigError> {
         heartbeat: heartbeat.transpose()?.unwrap_or(defaults.heartbeat),
         heartbeats_missed: missed.transpose()?.unwrap_or(defaults.heartbeats_missed),
     })
+}
+
+fn recovery(root: &Section<'_>) -> Result<Recovery, ConfigError> {
+    let Some(section) = root.section("recovery")? else { return Ok(Recovery::default()) };
+    section.only(&["mode"])?;
+    let Some(item) = section.item("mode") else { return Ok(Recovery::default()) };
+    match item.text("\"channels\" or \"everything\"")? {
+        "channels" => Ok(Recovery::Channels),
+        "everything" => Ok(Recovery::Everything),
+        _ => {
+            let text = "is not a mode: write \"channels\" (what crossed a failure moves) or \
+                        \"everything\" (each new tree closes every path)";
+            Err(item.error(format!("{} {text}", item.written())))
+        }
+    }
 }
 
 fn trust(root: &Section<'_>) -> Result<Vec<PublicKey>, ConfigError> {

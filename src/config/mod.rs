@@ -22,7 +22,7 @@ use std::time::Duration;
 
 pub use self::error::{ConfigError, Position};
 use crate::limits;
-use crate::proto::{LinkConfig, NodeConfig, ServiceConfig, ServiceKind};
+use crate::proto::{LinkConfig, NodeConfig, Recovery, ServiceConfig, ServiceKind};
 use crate::types::{Bandwidth, Dscp, LinkId, PeerName, PublicKey, ServiceName};
 
 /// A configuration with every key and its default, commented; what `spanway config print-default`
@@ -45,6 +45,8 @@ pub struct Config {
     pub engine: EngineSection,
     pub host: HostSection,
     pub control: ControlSection,
+    /// `[recovery] mode`
+    pub recovery: Recovery,
     /// Fingerprints or keys of peers that may join without a `[[link]]`; accepted, not used yet.
     pub trust: Vec<PublicKey>,
 }
@@ -185,6 +187,7 @@ impl Config {
             services: self.services.iter().map(service).collect(),
             data_port: self.listen.port(),
             workers: u8::try_from(workers).expect("at most WORKERS_MAX workers pass the parser"),
+            recovery: self.recovery,
         }
     }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::api::dto::Received;
 use crate::config::ServiceAddress;
 use crate::daemon::connection::{Connection, SendQueue};
-use crate::daemon::control::{Control, Slot, Stage};
+use crate::daemon::control::{Control, Slot};
 use crate::daemon::ends::{EndPlan, NewEnd};
 use crate::daemon::views;
 use crate::engine::{Command, EndSpec, EntrySpec, LinkSpec, Target};
@@ -140,7 +140,7 @@ impl Control {
                     }
                     // A peer that leaves sends heartbeats until its last words were read: who misses
                     // them first would take all its channels for broken.
-                    if self.stage == Stage::Running {
+                    if !self.node.is_gone() {
                         self.broadcast(|| Command::RemoveLink(link));
                     }
                 }
@@ -330,6 +330,9 @@ impl Control {
             | Event::TreeCommitted { .. }
             | Event::ChannelOpen { .. }
             | Event::ChannelMoving { .. }
+            | Event::ChannelTrying { .. }
+            | Event::ChannelMoved { .. }
+            | Event::ChannelProtected { .. }
             | Event::Ignored { .. } => return,
         };
         let receiver = self.receivers.values().find(|r| r.channel.as_ref() == Some(channel));

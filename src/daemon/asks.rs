@@ -113,8 +113,9 @@ impl Control {
                     answers.failed(FailureKind::Failed, why);
                 }
             },
-            dto::Request::Leave if self.stage == Stage::Running => self.leave(Some(answers)),
-            dto::Request::Leave => answers.failed(FailureKind::Failed, "it is leaving already"),
+            dto::Request::Leave { timeout_ms } => {
+                self.leave(Some(answers), Duration::from_millis(timeout_ms));
+            }
         }
     }
 
@@ -188,6 +189,7 @@ impl Control {
             rate,
             rate_back: open.bandwidth_back_bps.unwrap_or_else(|| views::default_rate_back(rate)),
             deadline: Duration::from_millis(open.deadline_ms),
+            protect: open.protect,
         });
         // The node opens the end while it handles the request, or not at all.
         self.channels.opening = Some(end);

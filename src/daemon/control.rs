@@ -263,7 +263,11 @@ impl Control {
                 Ok(()) => {}
                 Err(why) => tracing::error!(why, "reload refused; the old configuration stays"),
             },
-            (Told::Stop, Stage::Running) => self.leave(None),
+            (Told::Stop, Stage::Running) => self.leave(None, limits::LEAVE_TIMEOUT),
+            (Told::Stop, Stage::Leaving(_)) if !self.node.is_gone() => {
+                tracing::warn!("told to stop again; leaving at once");
+                self.leave(None, Duration::ZERO);
+            }
             (Told::Stop, Stage::Leaving(_) | Stage::Ended(_)) => {
                 tracing::warn!("told to stop again; stopping at once");
                 self.stage = Stage::Ended(Ok(()));
@@ -271,13 +275,19 @@ impl Control {
         }
     }
 
-    /// Closes all channels and says Bye; `answers` is told when that is done.
-    pub(super) fn leave(&mut self, answers: Option<Answers>) {
-        tracing::info!("leaving");
-        self.stage = Stage::Leaving(self.now() + limits::LEAVE_MAX);
+    /// Waits for the channels that cross this peer to move, closes those that end here and says Bye;
+    /// `answers` is told when that is done. A second one with less time shortens the wait.
+    pub(super) fn leave(&mut self, answers: Option<Answers>, timeout: Duration) {
+        let relayed = self.node.channels().iter().filter(|view| view.side.is_none()).count();
+        tracing::info!(relayed, ?timeout, "leaving");
+        let until = self.now() + timeout + limits::LEAVE_MAX;
+        self.stage = match self.stage {
+            Stage::Leaving(before) => Stage::Leaving(before.min(until)),
+            _ => Stage::Leaving(until),
+        };
         let id = self.next_request();
         self.asking.insert(id, Asking::Leave(answers));
-        self.feed(Input::Request { id, request: Request::Leave });
+        self.feed(Input::Request { id, request: Request::Leave { timeout } });
     }
 
     /// Takes over the configuration file: all of it, or nothing and a text with the reason.

@@ -12,11 +12,11 @@ use crate::api::dto::{
 use crate::limits;
 use crate::proto::measure::{Limit, Point};
 use crate::proto::view::{ChannelView, LinkView, PeerView, TreeView};
-use crate::proto::{Event, Measured, MeasuredWay, Opened, Rejection, Side};
+use crate::proto::{Event, Measured, MeasuredWay, Opened, Purpose, Rejection, Side};
 use crate::sim::check;
 use crate::stats::histogram::Reading;
 use crate::stats::{ChannelStats, DropReason, WorkerStats};
-use crate::types::{Bandwidth, ChannelId, EdgeKey};
+use crate::types::{Bandwidth, ChannelId, EdgeKey, PeerName};
 use crate::wire::control::ServiceInfo;
 use crate::wire::frame;
 
@@ -97,6 +97,8 @@ pub(crate) fn channel_row(view: ChannelView, here: &Here<'_>) -> ChannelRow {
         .to_owned(),
         state: view.state.as_str().to_owned(),
         path: view.path,
+        standby: view.standby,
+        second: view.second,
         bandwidth_bps: view.rate,
         bandwidth_back_bps: view.rate_back,
         payload_bps: payload_rate(view.rate, PAYLOAD_LARGE, here.neighbour),
@@ -252,11 +254,34 @@ pub(crate) fn event_line(at_ms: u64, event: &Event) -> EventLine {
             ("tree_committed", format!("session {session}: {peers} peers, {} edges", edges.len()))
         }
         Event::ChannelOpen { channel, path } => {
-            let path: Vec<_> = path.iter().map(|peer| peer.as_str()).collect();
-            ("channel_open", format!("channel {channel}: {}", path.join(" - ")))
+            ("channel_open", format!("channel {channel}: {}", in_a_row(path)))
         }
         Event::ChannelMoving { channel, why } => {
             ("channel_moving", format!("channel {channel}: {why}"))
+        }
+        Event::ChannelTrying { channel, path, purpose } => {
+            let purpose = match purpose {
+                Purpose::Use => "to be used",
+                Purpose::Standby => "to stand by",
+            };
+            ("channel_trying", format!("channel {channel}: {}, {purpose}", in_a_row(path)))
+        }
+        Event::ChannelMoved { channel, path, took, seamless, smaller_payload } => {
+            let took = match (seamless, took.as_micros()) {
+                (true, _) => "before the old path was left".to_owned(),
+                (false, 0) => "at once".to_owned(),
+                (false, us) => {
+                    format!("after {}.{} ms without a path", us / 1_000, us % 1_000 / 100)
+                }
+            };
+            let smaller = smaller_payload
+                .map(|bytes| format!("; datagrams over {bytes} bytes no longer fit"))
+                .unwrap_or_default();
+            let path = in_a_row(path);
+            ("channel_moved", format!("channel {channel}: now {path}, {took}{smaller}"))
+        }
+        Event::ChannelProtected { channel, path } => {
+            ("channel_protected", format!("channel {channel}: {} stands by", in_a_row(path)))
         }
         Event::ChannelClosed { channel, reason, why } => {
             let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
@@ -268,6 +293,11 @@ pub(crate) fn event_line(at_ms: u64, event: &Event) -> EventLine {
         Event::Ignored { peer, what, why } => ("ignored", format!("{what} of {peer}: {why}")),
     };
     EventLine { at_ms, event: name.to_owned(), text }
+}
+
+fn in_a_row(path: &[PeerName]) -> String {
+    let path: Vec<_> = path.iter().map(|peer| peer.as_str()).collect();
+    path.join(" - ")
 }
 
 /// An event as a line of the log, its values as fields.
@@ -282,6 +312,15 @@ pub(crate) fn log_event(event: &Event) {
         }
         Event::ChannelOpen { channel, path } => tracing::info!(%channel, ?path, "channel open"),
         Event::ChannelMoving { channel, why } => tracing::info!(%channel, why, "channel moving"),
+        Event::ChannelTrying { channel, path, purpose } => {
+            tracing::info!(%channel, ?path, ?purpose, "channel tries a path");
+        }
+        Event::ChannelMoved { channel, path, took, seamless, smaller_payload } => {
+            tracing::info!(%channel, ?path, ?took, seamless, smaller_payload, "channel moved");
+        }
+        Event::ChannelProtected { channel, path } => {
+            tracing::info!(%channel, ?path, "channel protected");
+        }
         Event::ChannelClosed { channel, reason, why } => {
             let reason = reason.map(crate::types::Reject::as_str);
             tracing::info!(%channel, reason, why, "channel closed");

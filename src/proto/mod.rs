@@ -51,6 +51,18 @@ pub struct NodeConfig {
     /// UDP port of worker 0; worker i listens on it plus i.
     pub data_port: u16,
     pub workers: u8,
+    pub recovery: Recovery,
+}
+
+/// What a failure does to the channels that were asked for here (`[recovery] mode`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recovery {
+    /// Those that crossed it move at once, the others do not notice.
+    #[default]
+    Channels,
+    /// Each new session closes every path; they are asked for again on its tree. What older systems
+    /// did, kept to measure the difference.
+    Everything,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,8 +160,12 @@ pub enum Request {
     Measure(MeasureRequest),
     /// Start a tree computation now.
     Recompute,
-    /// Close all channels that end here, say Bye on all links; answered when that is sent.
-    Leave,
+    /// Ask channels that cross this peer to move and wait for that for as long; then close all channels
+    /// that end here, say Bye on all links; answered when that is sent. A second one with less time
+    /// shortens the wait.
+    Leave {
+        timeout: Duration,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,6 +178,8 @@ pub struct OpenRequest {
     pub rate_back: Bandwidth,
     /// The final answer comes within this.
     pub deadline: Duration,
+    /// Keep a second path reserved, for the moment the first one breaks.
+    pub protect: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -397,6 +415,28 @@ pub enum Event {
         channel: ChannelId,
         why: String,
     },
+    /// Another path is asked for.
+    ChannelTrying {
+        channel: ChannelId,
+        path: Vec<PeerName>,
+        purpose: Purpose,
+    },
+    /// Frames take another path from now on.
+    ChannelMoved {
+        channel: ChannelId,
+        path: Vec<PeerName>,
+        /// Since the old path broke, or since somebody asked for a move.
+        took: Duration,
+        /// The old path still carried: no frame was lost.
+        seamless: bool,
+        /// If it is smaller than before: larger datagrams are dropped from now on.
+        smaller_payload: Option<u16>,
+    },
+    /// A second path is reserved and waits.
+    ChannelProtected {
+        channel: ChannelId,
+        path: Vec<PeerName>,
+    },
     ChannelClosed {
         channel: ChannelId,
         reason: Option<Reject>,
@@ -413,6 +453,15 @@ pub enum Event {
         what: &'static str,
         why: &'static str,
     },
+}
+
+/// What a path is tried for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Frames shall take it.
+    Use,
+    /// It waits until the one in use breaks.
+    Standby,
 }
 
 /// What a `Node` waits for.
@@ -432,7 +481,7 @@ pub enum Timer {
     Lease,
     /// The next REFRESH to the neighbours is due.
     Refresh,
-    /// A moving channel tries again, or is given up.
+    /// A channel that moves, or is to be protected, tries again or is given up.
     Move,
     /// FINISH is repeated.
     Finish,
@@ -440,4 +489,10 @@ pub enum Timer {
     Query,
     /// A measurement goes on, or its time is up.
     Measure,
+    /// Frames may no longer be on their way on a path that was left.
+    Drain,
+    /// Second paths of channels are looked for again.
+    Second,
+    /// This peer waits for the channels that cross it to move.
+    Leave,
 }

@@ -10,7 +10,7 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
-use super::channel::{Channels, Paths};
+use super::channel::{Channels, Paths, Terms};
 use super::link::{Greeting, Link, Misconduct, MyEnd};
 use super::measure::{Facts, Measurements};
 use super::overlay::Overlay;
@@ -38,6 +38,18 @@ macro_rules! myself {
     };
 }
 
+/// How far this peer is gone.
+#[derive(Debug)]
+enum Leaving {
+    No,
+    /// Channels that cross it move away, until then.
+    Draining {
+        until: Time,
+        asked: Vec<RequestId>,
+    },
+    Gone,
+}
+
 /// One peer's control plane.
 #[derive(Debug)]
 pub struct Node {
@@ -49,7 +61,9 @@ pub struct Node {
     queries: Queries,
     channels: Channels,
     measurements: Measurements,
-    leaving: bool,
+    leaving: Leaving,
+    /// The highest session that the channels were told of.
+    told: Option<SessionId>,
     last: Time,
 }
 
@@ -74,10 +88,12 @@ impl Node {
             measurements: Measurements::new(fork(&mut rng)),
             rng,
             links: BTreeMap::new(),
-            leaving: false,
+            leaving: Leaving::No,
+            told: None,
             last: now,
             config,
         };
+        node.channels.set_recovery(node.config.recovery);
         for link in node.config.links.clone() {
             node.add_link(link);
         }
@@ -118,9 +134,14 @@ impl Node {
     pub fn poll_timeout(&self) -> Option<(Time, Timer)> {
         let greeting = self.links.values().filter_map(Link::greeting_deadline).min();
         // Who leaves computes no tree of one.
-        let sessions = if self.leaving { None } else { self.sessions.poll_timeout() };
+        let sessions = if self.is_gone() { None } else { self.sessions.poll_timeout() };
+        let leave = match &self.leaving {
+            Leaving::Draining { until, .. } => Some((*until, Timer::Leave)),
+            Leaving::No | Leaving::Gone => None,
+        };
         [
             greeting.map(|at| (at, Timer::Greeting)),
+            leave,
             sessions,
             self.queries.poll_timeout(),
             self.channels.poll_timeout(),
@@ -140,7 +161,7 @@ impl Node {
         for link in silent {
             self.close(now, link, "the other end did not greet in time", out);
         }
-        while !self.leaving {
+        while !self.is_gone() {
             match self.sessions.handle_timeout(now, out) {
                 Ok(late) if late.is_empty() => break,
                 Ok(late) => {
@@ -155,6 +176,9 @@ impl Node {
         let ways = Ways { sessions: &self.sessions, links: &self.links };
         self.channels.handle_timeout(now, &ways, out);
         self.measurements.handle_timeout(now, out);
+        if matches!(&self.leaving, Leaving::Draining { until, .. } if *until <= now) {
+            self.depart(now, out);
+        }
         self.settle(now, out);
     }
 
@@ -262,8 +286,8 @@ impl Node {
 
     /// A new connection: the older one is down first, then both ends greet.
     fn on_connected(&mut self, now: Time, id: LinkId, ipv6: bool, out: &mut Vec<Action>) {
-        if self.leaving || !self.links.contains_key(&id) {
-            let why = if self.leaving { "this peer leaves" } else { "the link was removed" };
+        if self.is_gone() || !self.links.contains_key(&id) {
+            let why = if self.is_gone() { "this peer leaves" } else { "the link was removed" };
             out.push(Action::CloseLink { link: id, why: why.into() });
             return;
         }
@@ -334,7 +358,8 @@ impl Node {
             | Message::Release(_)
             | Message::Refresh(_)
             | Message::Finish { .. }
-            | Message::FinishAck { .. } => {
+            | Message::FinishAck { .. }
+            | Message::Move { .. } => {
                 self.channels.message(now, id, message, out);
                 Ok(())
             }
@@ -357,7 +382,13 @@ impl Node {
             Ok(greeted) => {
                 let peer = link.config().peer.clone();
                 let capacity = link.capacity();
-                let max_payload = link.established().map_or(0, |up| up.max_payload);
+                let up = link.established().expect("it just greeted");
+                let terms = Terms {
+                    peer: peer.clone(),
+                    usable: capacity,
+                    max_payload: up.max_payload,
+                    version: up.version,
+                };
                 let facts = LinkFacts {
                     incarnation: greeted.incarnation,
                     capacity: link.capacity_ours(),
@@ -366,7 +397,7 @@ impl Node {
                 };
                 out.push(Action::LinkUp { link: id, data: greeted.data });
                 out.push(Action::Event(Event::LinkUp { peer: peer.clone(), capacity }));
-                self.channels.link_up(now, id, peer.clone(), capacity, max_payload, out);
+                self.channels.link_up(now, id, terms, out);
                 self.sessions.link_up(now, id, peer, facts);
             }
         }
@@ -377,11 +408,10 @@ impl Node {
             Answer::Rejected(Rejection { reason, detail: detail.to_owned() })
         };
         let answer = match request {
-            Request::Leave => {
-                self.leave(now, out);
-                Answer::Left
+            Request::Leave { timeout } => return self.leave(now, id, now + timeout, out),
+            _ if !matches!(self.leaving, Leaving::No) => {
+                rejection(Reject::ShuttingDown, "this peer leaves")
             }
-            _ if self.leaving => rejection(Reject::ShuttingDown, "this peer leaves"),
             Request::Recompute => Answer::Recomputing(self.sessions.recompute(now, out)),
             Request::Services { peer } => return self.ask_services(now, id, &peer, out),
             Request::Measure(wanted) => return self.ask_measure(now, id, &wanted, out),
@@ -458,13 +488,40 @@ impl Node {
         out.push(Action::Answer { id, answer });
     }
 
+    /// Asks the channels that cross this peer to move, and departs when they have or at that time.
+    fn leave(&mut self, now: Time, id: RequestId, until: Time, out: &mut Vec<Action>) {
+        match &mut self.leaving {
+            Leaving::No => {
+                self.leaving = Leaving::Draining { until, asked: vec![id] };
+                self.channels.drain(out);
+            }
+            Leaving::Draining { until: before, asked } => {
+                *before = until.min(*before);
+                asked.push(id);
+            }
+            Leaving::Gone => out.push(Action::Answer { id, answer: Answer::Left }),
+        }
+        if until <= now {
+            self.depart(now, out);
+        }
+    }
+
     /// Closes what ends here and says Bye everywhere; this machine accepts no connection any more.
-    fn leave(&mut self, now: Time, out: &mut Vec<Action>) {
-        self.leaving = true;
+    fn depart(&mut self, now: Time, out: &mut Vec<Action>) {
+        let Leaving::Draining { asked, .. } = std::mem::replace(&mut self.leaving, Leaving::Gone)
+        else {
+            return;
+        };
         self.channels.leave(now, out);
         for id in self.links.keys().copied().collect::<Vec<_>>() {
             self.dismiss(now, id, "this peer leaves", out);
         }
+        out.extend(asked.into_iter().map(|id| Action::Answer { id, answer: Answer::Left }));
+    }
+
+    /// This peer has said Bye: nothing begins here any more.
+    pub fn is_gone(&self) -> bool {
+        matches!(self.leaving, Leaving::Gone)
     }
 
     /// A reload: links that are gone say Bye, changed ones say so, new ones wait for a connection.
@@ -487,6 +544,7 @@ impl Node {
             self.add_link(link);
         }
         self.channels.services_changed(config.services.clone());
+        self.channels.set_recovery(config.recovery);
         self.config = config;
         self.configure_keys();
     }
@@ -569,9 +627,16 @@ impl Node {
 
     /// What one machine did that the others must know.
     fn settle(&mut self, now: Time, out: &mut Vec<Action>) {
+        if self.sessions.highest() != self.told.as_ref() {
+            self.told = self.sessions.highest().cloned();
+            self.channels.tear_down(now, out);
+        }
         if self.sessions.take_fresh() {
             let ways = Ways { sessions: &self.sessions, links: &self.links };
             self.channels.tree_committed(now, &ways, out);
+        }
+        if matches!(self.leaving, Leaving::Draining { .. }) && self.channels.crossing() == 0 {
+            self.depart(now, out);
         }
     }
 
@@ -653,6 +718,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::proto::Recovery;
     use crate::types::PublicKey;
     use crate::wire::control::{Ghs, VERSIONS};
 
@@ -677,6 +743,7 @@ mod tests {
             services: Vec::new(),
             data_port: 7_000,
             workers: 1,
+            recovery: Recovery::default(),
         }
     }
 
@@ -780,7 +847,13 @@ mod tests {
     #[test]
     fn a2_after_leave_all_links_said_bye_and_no_connection_is_taken() {
         let mut node = up();
-        let out = does(&mut node, Input::Request { id: RequestId(1), request: Request::Leave });
+        let out = does(
+            &mut node,
+            Input::Request {
+                id: RequestId(1),
+                request: Request::Leave { timeout: Duration::ZERO },
+            },
+        );
         assert!(matches!(out[0], Action::Send { message: Message::Bye(_), .. }));
         assert_eq!(out.last(), Some(&Action::Answer { id: RequestId(1), answer: Answer::Left }));
         assert!(closed(&does(&mut node, Input::Connected { link: LINK, ipv6: false }), "leaves"));

@@ -6,6 +6,11 @@
 //! booked to be shown. If both ends could refuse both directions, two requests that meet on a link
 //! could refuse each other for ever.
 //!
+//! Transactions of one channel that cross the link the same way share: its frames take one path at a
+//! time, so the largest of them is what counts (2.9 rule 7; RSVP-TE calls it shared explicit). Those that
+//! cross it in opposite directions add up: the two directions of a channel change paths at different
+//! moments.
+//!
 //! Assumes that it is told the time; it acts on none. It knows nothing of paths, labels or messages.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -22,6 +27,15 @@ pub struct Rates {
     pub back: Bandwidth,
 }
 
+impl Rates {
+    const NONE: Self = Self { out: Bandwidth::ZERO, back: Bandwidth::ZERO };
+
+    /// The larger one each way.
+    fn max(self, other: Self) -> Self {
+        Self { out: self.out.max(other.out), back: self.back.max(other.back) }
+    }
+}
+
 /// How firm a promise is, and until when it stands without another word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Firmness {
@@ -31,9 +45,19 @@ pub enum Firmness {
     Committed(Time),
 }
 
+/// Which way a path crosses the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crossing {
+    /// The neighbour is the next hop towards the service.
+    There,
+    /// The neighbour is the next hop towards the asker.
+    Back,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Promise {
     pub rates: Rates,
+    pub crossing: Crossing,
     pub firmness: Firmness,
 }
 
@@ -53,9 +77,9 @@ pub struct Short {
 
 /// The ledger of one link.
 ///
-/// Invariant: when something is admitted, the sum of all promises out is at most the usable capacity,
-/// and each sum is that of its entries. A capacity that falls later leaves nothing free; it breaks no
-/// promise here.
+/// Invariant: when something is admitted, the sum out is at most the usable capacity, and each sum is
+/// that of its entries, those that share counted once. A capacity that falls later leaves nothing free;
+/// it breaks no promise here.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     usable: Bandwidth,
@@ -90,17 +114,31 @@ impl Ledger {
     }
 
     /// Holds `rates` for `tx` until then. The same transaction again changes nothing.
-    pub fn hold(&mut self, tx: &TxId, rates: Rates, until: Time) -> Result<(), Short> {
+    pub fn hold(
+        &mut self,
+        tx: &TxId,
+        rates: Rates,
+        crossing: Crossing,
+        until: Time,
+    ) -> Result<(), Short> {
         if self.promises.contains_key(tx) {
             return Ok(());
         }
-        // Not `rates.out > free`: after the capacity fell, a rate of zero must not pass either.
-        let out = self.out.checked_add(rates.out).filter(|out| *out <= self.usable);
-        self.out = out.ok_or_else(|| Short { free: self.free_out() })?;
+        let shared = self.shared(&tx.channel, crossing);
+        let before = shared.unwrap_or(Rates::NONE);
+        let after = before.max(rates);
+        if after.out > before.out || shared.is_none() {
+            // Not `rates.out > free`: after the capacity fell, a rate of zero must not pass either.
+            let out = self.out.saturating_sub(before.out).checked_add(after.out);
+            let out = out.filter(|out| *out <= self.usable);
+            self.out = out.ok_or_else(|| Short { free: self.free_out() })?;
+            assert!(self.out <= self.usable, "a12: the link is oversold: {self:?}");
+        }
+        self.back = self.back.saturating_sub(before.back);
         self.back =
-            self.back.checked_add(rates.back).expect("channels are bounded, and so are rates");
-        assert!(self.out <= self.usable, "a12: the link is oversold: {self:?}");
-        self.promises.insert(tx.clone(), Promise { rates, firmness: Firmness::Held(until) });
+            self.back.checked_add(after.back).expect("channels are bounded, and so are rates");
+        let firmness = Firmness::Held(until);
+        self.promises.insert(tx.clone(), Promise { rates, crossing, firmness });
         Ok(())
     }
 
@@ -125,9 +163,15 @@ impl Ledger {
 
     /// Gives back what `tx` has. `false`: it had nothing.
     pub fn release(&mut self, tx: &TxId) -> bool {
-        let Some(promise) = self.promises.remove(tx) else { return false };
-        self.out = self.out.saturating_sub(promise.rates.out);
-        self.back = self.back.saturating_sub(promise.rates.back);
+        let Some(Promise { crossing, .. }) = self.promises.get(tx).copied() else { return false };
+        let before = self.shared(&tx.channel, crossing).expect("it is one of them");
+        self.promises.remove(tx);
+        let after = self.shared(&tx.channel, crossing).unwrap_or(Rates::NONE);
+        let left = |sum: Bandwidth, before, after| {
+            sum.saturating_sub(before).checked_add(after).expect("less than before")
+        };
+        self.out = left(self.out, before.out, after.out);
+        self.back = left(self.back, before.back, after.back);
         true
     }
 
@@ -141,11 +185,25 @@ impl Ledger {
 
     /// Panics if a sum is not that of its entries.
     pub fn invariants(&self) {
+        let mut shares: BTreeMap<(&ChannelId, bool), Rates> = BTreeMap::new();
+        for (tx, promise) in &self.promises {
+            let there = promise.crossing == Crossing::There;
+            let share = shares.entry((&tx.channel, there)).or_insert(Rates::NONE);
+            *share = share.max(promise.rates);
+        }
         let sum = |rate: fn(&Rates) -> Bandwidth| -> u128 {
-            self.promises.values().map(|promise| u128::from(rate(&promise.rates).bps())).sum()
+            shares.values().map(|share| u128::from(rate(share).bps())).sum()
         };
         assert_eq!(sum(|rates| rates.out), u128::from(self.out.bps()), "sum of promises out");
         assert_eq!(sum(|rates| rates.back), u128::from(self.back.bps()), "sum of promises in");
+    }
+
+    /// What the transactions of a channel that cross this way take together.
+    fn shared(&self, channel: &ChannelId, crossing: Crossing) -> Option<Rates> {
+        let first = TxId { channel: channel.clone(), attempt: 0 };
+        let of_channel = self.promises.range(first..).take_while(|(tx, _)| tx.channel == *channel);
+        let same_way = of_channel.filter(|(_, promise)| promise.crossing == crossing);
+        same_way.map(|(_, promise)| promise.rates).reduce(Rates::max)
     }
 }
 
@@ -233,6 +291,10 @@ mod tests {
         Rates { out: Bandwidth::from_bps(out), back: Bandwidth::from_bps(back) }
     }
 
+    fn hold(ledger: &mut Ledger, tx: &TxId, rates: Rates, until: Time) -> Result<(), Short> {
+        ledger.hold(tx, rates, Crossing::There, until)
+    }
+
     fn free(ledger: &Ledger) -> (u64, u64) {
         (ledger.free_out().bps(), ledger.free_in().bps())
     }
@@ -240,7 +302,7 @@ mod tests {
     #[test]
     fn what_is_released_is_free_again() {
         let mut ledger = Ledger::new(Bandwidth::from_bps(100));
-        assert_eq!(ledger.hold(&tx(1, 1), rates(60, 10), Time(5)), Ok(()));
+        assert_eq!(hold(&mut ledger, &tx(1, 1), rates(60, 10), Time(5)), Ok(()));
         assert_eq!(free(&ledger), (40, 90));
         assert!(ledger.commit(&tx(1, 1), Time(9)));
         assert!(ledger.release(&tx(1, 1)));
@@ -251,8 +313,8 @@ mod tests {
     #[test]
     fn the_same_transaction_again_changes_nothing() {
         let mut ledger = Ledger::new(Bandwidth::from_bps(100));
-        assert_eq!(ledger.hold(&tx(1, 1), rates(60, 10), Time(5)), Ok(()));
-        assert_eq!(ledger.hold(&tx(1, 1), rates(60, 10), Time(7)), Ok(()));
+        assert_eq!(hold(&mut ledger, &tx(1, 1), rates(60, 10), Time(5)), Ok(()));
+        assert_eq!(hold(&mut ledger, &tx(1, 1), rates(60, 10), Time(7)), Ok(()));
         assert_eq!(free(&ledger), (40, 90));
         assert_eq!(ledger.promise(&tx(1, 1)).map(Promise::until), Some(Time(5)));
     }
@@ -260,28 +322,56 @@ mod tests {
     #[test]
     fn only_the_sending_end_of_a_direction_refuses() {
         let mut ledger = Ledger::new(Bandwidth::from_bps(100));
-        assert_eq!(ledger.hold(&tx(1, 1), rates(60, 1_000), Time(5)), Ok(()));
+        assert_eq!(hold(&mut ledger, &tx(1, 1), rates(60, 1_000), Time(5)), Ok(()));
         let short = Short { free: Bandwidth::from_bps(40) };
-        assert_eq!(ledger.hold(&tx(2, 1), rates(41, 0), Time(5)), Err(short));
+        assert_eq!(hold(&mut ledger, &tx(2, 1), rates(41, 0), Time(5)), Err(short));
         assert_eq!(free(&ledger), (40, 0));
     }
 
     #[test]
     fn a_capacity_that_falls_leaves_nothing_free_and_breaks_no_promise() {
         let mut ledger = Ledger::new(Bandwidth::from_bps(100));
-        assert_eq!(ledger.hold(&tx(1, 1), rates(60, 60), Time(5)), Ok(()));
+        assert_eq!(hold(&mut ledger, &tx(1, 1), rates(60, 60), Time(5)), Ok(()));
         ledger.set_usable(Bandwidth::from_bps(50));
         assert_eq!(free(&ledger), (0, 0));
-        assert!(ledger.hold(&tx(2, 1), rates(1, 0), Time(5)).is_err());
+        assert!(hold(&mut ledger, &tx(2, 1), rates(1, 0), Time(5)).is_err());
         ledger.invariants();
         assert!(ledger.release(&tx(1, 1)));
         assert_eq!(free(&ledger), (50, 50));
     }
 
     #[test]
+    fn a17_two_paths_of_a_channel_count_once_where_they_cross_a_link_the_same_way() {
+        let mut ledger = Ledger::new(Bandwidth::from_bps(100));
+        let there = |ledger: &mut Ledger, attempt, out, back| {
+            ledger.hold(&tx(1, attempt), rates(out, back), Crossing::There, Time(5))
+        };
+        assert_eq!(there(&mut ledger, 1, 60, 10), Ok(()));
+        assert_eq!(there(&mut ledger, 2, 60, 10), Ok(()));
+        assert_eq!((free(&ledger), there(&mut ledger, 3, 90, 5)), ((40, 90), Ok(())));
+        assert_eq!(free(&ledger), (10, 90));
+        // Another channel, and the other way, share nothing.
+        let short = Err(Short { free: Bandwidth::from_bps(10) });
+        assert_eq!(hold(&mut ledger, &tx(2, 1), rates(11, 0), Time(5)), short);
+        assert_eq!(ledger.hold(&tx(1, 4), rates(11, 0), Crossing::Back, Time(5)), short);
+        assert_eq!(ledger.hold(&tx(1, 5), rates(10, 0), Crossing::Back, Time(5)), Ok(()));
+        ledger.invariants();
+        for (attempt, left) in [(3, (30, 90)), (1, (30, 90)), (5, (40, 90)), (2, (100, 100))] {
+            assert!(ledger.release(&tx(1, attempt)));
+            assert_eq!(free(&ledger), left, "after {attempt}");
+        }
+        // What shares adds nothing, even where the capacity fell meanwhile.
+        assert_eq!(there(&mut ledger, 6, 60, 10), Ok(()));
+        ledger.set_usable(Bandwidth::from_bps(50));
+        assert_eq!(there(&mut ledger, 7, 60, 10), Ok(()));
+        assert!(there(&mut ledger, 8, 61, 0).is_err());
+        ledger.invariants();
+    }
+
+    #[test]
     fn a_refresh_prolongs_leases_and_revives_nothing() {
         let mut ledger = Ledger::new(Bandwidth::from_bps(100));
-        assert_eq!(ledger.hold(&tx(1, 1), rates(60, 10), Time(5)), Ok(()));
+        assert_eq!(hold(&mut ledger, &tx(1, 1), rates(60, 10), Time(5)), Ok(()));
         assert!(!ledger.refresh(&tx(1, 1), Time(20)), "held, not committed");
         assert!(ledger.commit(&tx(1, 1), Time(9)));
         assert!(ledger.refresh(&tx(1, 1), Time(20)));
@@ -324,33 +414,48 @@ mod tests {
         /// Against a model that recounts everything at each step.
         #[test]
         fn a12_a_ledger_admits_exactly_what_fits(
-            steps in proptest::collection::vec((0u8..5, 0u64..12, 0u64..60, 0u64..60), 1..200)
+            steps in proptest::collection::vec(
+                (0u8..5, 0u64..8, 1u32..4, any::<bool>(), 0u64..60, 0u64..60), 1..200)
         ) {
+            type Model = BTreeMap<(u64, u32), (bool, u64)>;
+            let sum = |model: &Model| -> u64 {
+                let share = |count: u64, there: bool| {
+                    let of = model.iter().filter(|((c, _), (t, _))| (*c, *t) == (count, there));
+                    of.map(|(_, (_, out))| *out).max().unwrap_or(0)
+                };
+                (0..8).map(|count| share(count, true) + share(count, false)).sum()
+            };
             let mut usable = 100;
             let mut ledger = Ledger::new(Bandwidth::from_bps(usable));
-            let mut model: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-            for (kind, count, out, back) in steps {
-                let sum: u64 = model.values().map(|(out, _)| out).sum();
+            let mut model = Model::new();
+            for (kind, count, attempt, there, out, back) in steps {
+                let id = (count, attempt);
                 match kind {
                     0 | 1 => {
-                        let held = ledger.hold(&tx(count, 1), rates(out, back), Time(9)).is_ok();
-                        let known = model.contains_key(&count);
-                        prop_assert_eq!(held, known || sum + out <= usable);
-                        if held && !known {
-                            model.insert(count, (out, back));
+                        let way = if there { Crossing::There } else { Crossing::Back };
+                        let tx = tx(count, attempt);
+                        let held = ledger.hold(&tx, rates(out, back), way, Time(9)).is_ok();
+                        let known = model.contains_key(&id);
+                        let before = sum(&model);
+                        let shares = model.iter().any(|((c, _), (t, _))| (*c, *t) == (count, there));
+                        let mut with = model.clone();
+                        with.entry(id).or_insert((there, out));
+                        let nothing_more = shares && sum(&with) == before;
+                        prop_assert_eq!(held, known || nothing_more || sum(&with) <= usable);
+                        if held {
+                            model = with;
                         }
                     }
                     2 => prop_assert_eq!(
-                        ledger.release(&tx(count, 1)), model.remove(&count).is_some()),
+                        ledger.release(&tx(count, attempt)), model.remove(&id).is_some()),
                     3 => prop_assert_eq!(
-                        ledger.commit(&tx(count, 1), Time(30)), model.contains_key(&count)),
+                        ledger.commit(&tx(count, attempt), Time(30)), model.contains_key(&id)),
                     _ => {
                         usable = out * 3;
                         ledger.set_usable(Bandwidth::from_bps(usable));
                     }
                 }
-                let sum: u64 = model.values().map(|(out, _)| out).sum();
-                prop_assert_eq!(ledger.free_out().bps(), usable.saturating_sub(sum));
+                prop_assert_eq!(ledger.free_out().bps(), usable.saturating_sub(sum(&model)));
                 ledger.invariants();
             }
         }

@@ -114,4 +114,10 @@ pub struct ChannelView {
     pub rate: Bandwidth,
     pub rate_back: Bandwidth,
     pub max_payload: u16,
+    /// At the end that asked: the path that is reserved besides (`--protect`).
+    pub standby: Option<Vec<PeerName>>,
+    /// At the end that asked: the path it would try first if this one broke; nothing is reserved on it.
+    pub second: Option<Vec<PeerName>>,
+    /// Every path that this peer keeps bandwidth on for the channel.
+    pub reserved: Vec<Vec<PeerName>>,
 }

@@ -399,6 +399,7 @@ mod tests {
                 rate: Bandwidth::from_bps(1_000_000),
                 rate_back: Bandwidth::from_bps(64_000),
                 deadline: limits::OPEN_DEADLINE,
+                protect: false,
             };
             sim.request(0, Request::Open(request));
         }

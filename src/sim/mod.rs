@@ -26,8 +26,8 @@ use self::queue::{Happening, Scheduled};
 use crate::limits;
 use crate::proto::node::Node;
 use crate::proto::{
-    Action, Answer, DataLink, Entry, Event, Input, LinkConfig, NodeConfig, Request, ServiceConfig,
-    Target,
+    Action, Answer, DataLink, Entry, Event, Input, LinkConfig, NodeConfig, Recovery, Request,
+    ServiceConfig, Target,
 };
 use crate::types::{
     Bandwidth, ChannelId, EdgeKey, Label, LinkId, PeerName, PublicKey, RequestId, SessionId, Time,
@@ -380,7 +380,7 @@ impl Sim {
             Fault::Leave(peer) => {
                 let alive = self.peers[peer].node.is_some();
                 if alive {
-                    self.request(peer, Request::Leave);
+                    self.request(peer, Request::Leave { timeout: Duration::ZERO });
                     self.stop(peer, true);
                 }
                 alive
@@ -749,6 +749,7 @@ impl Peer {
             services: services.to_vec(),
             data_port: 7_000,
             workers: 1,
+            recovery: Recovery::default(),
         };
         Self {
             name,

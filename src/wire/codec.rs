@@ -156,6 +156,28 @@ impl<'a> Reader<'a> {
         if self.bool(what)? { value(self).map(Some) } else { Ok(None) }
     }
 
+    /// The optional field `tag`, if it comes next: a message has its optional fields in the order of
+    /// their tags.
+    pub fn optional_field<T>(
+        &mut self,
+        tag: u16,
+        what: &'static str,
+        value: impl FnOnce(&mut Reader<'a>) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let next = self.bytes.get(self.at..self.at + 2);
+        if next != Some(&tag.to_be_bytes()) {
+            return Ok(None);
+        }
+        self.u16(what)?;
+        let length = usize::from(self.u16(what)?);
+        let mut field = Reader::new(self.take(length, what)?);
+        let value = value(&mut field)?;
+        if field.remaining() > 0 {
+            return Err(self.error(what));
+        }
+        Ok(Some(value))
+    }
+
     /// The end of a message: optional fields (tag u16, length u16, bytes) that this version does not
     /// know are skipped; a cut one is an error.
     pub fn end(mut self) -> Result<()> {
@@ -181,6 +203,15 @@ impl Writer {
 
     pub fn finish(self) -> Bytes {
         self.bytes.freeze()
+    }
+
+    /// See [`Reader::optional_field`].
+    pub fn optional_field(&mut self, tag: u16, value: impl FnOnce(&mut Self)) {
+        let mut field = Self::new();
+        value(&mut field);
+        self.u16(tag);
+        self.u16(u16::try_from(field.bytes.len()).expect("fields are short"));
+        self.raw(&field.bytes);
     }
 
     pub fn raw(&mut self, bytes: &[u8]) {

@@ -98,6 +98,20 @@ pub struct Reserve {
     /// worker that owns the channel.
     pub back_label: Label,
     pub back_port: u16,
+    /// Since version 3; a peer that does not know it replaces the channel's earlier path.
+    pub manner: Manner,
+}
+
+/// What becomes of the channel's earlier path when this one is accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Manner {
+    /// It is gone or given up.
+    #[default]
+    Replace,
+    /// It carries frames until the asker releases it: make before break.
+    Beside,
+    /// It stays in use; this one waits until it breaks.
+    Standby,
 }
 
 /// The path is held up to the far end; travels back towards the asker.
@@ -146,6 +160,8 @@ pub struct Release {
     pub cause: ReleaseCause,
     /// The peer that began it.
     pub at: PeerName,
+    /// Since version 3: the link that failed, `at`'s end first.
+    pub failed: Option<(PeerName, PeerName)>,
 }
 
 /// A question to one peer along a given path; the answer takes it backwards.
@@ -238,6 +254,12 @@ pub enum Message {
     FinishAck {
         tx: TxId,
     },
+    /// Since version 3: the relay `at` is about to leave, the asker should move the channel; travels
+    /// towards it.
+    Move {
+        tx: TxId,
+        at: PeerName,
+    },
     Routed(Routed),
     /// Since version 2.
     Measure(Measure),
@@ -266,11 +288,18 @@ mod kind {
     pub(super) const REFRESH: u16 = 36;
     pub(super) const FINISH: u16 = 37;
     pub(super) const FINISH_ACK: u16 = 38;
+    pub(super) const MOVE: u16 = 39;
     pub(super) const ASK_SERVICES: u16 = 48;
     pub(super) const SERVICES: u16 = 49;
     pub(super) const ASK_LINKS: u16 = 50;
     pub(super) const LINKS: u16 = 51;
     pub(super) const UNANSWERED: u16 = 52;
+}
+
+/// Tags of optional fields, per message.
+mod field {
+    pub(super) const MANNER: u16 = 1;
+    pub(super) const FAILED: u16 = 1;
 }
 
 impl Message {
@@ -338,6 +367,12 @@ impl Message {
                 w.tx(&release.tx);
                 w.u8(cause_code(release.cause));
                 w.peer(&release.at);
+                if let Some((here, there)) = &release.failed {
+                    w.optional_field(field::FAILED, |w| {
+                        w.peer(here);
+                        w.peer(there);
+                    });
+                }
             }
             Self::Refresh(txs) => {
                 w.u16(kind::REFRESH);
@@ -351,6 +386,11 @@ impl Message {
             Self::FinishAck { tx } => {
                 w.u16(kind::FINISH_ACK);
                 w.tx(tx);
+            }
+            Self::Move { tx, at } => {
+                w.u16(kind::MOVE);
+                w.tx(tx);
+                w.peer(at);
             }
             Self::Routed(routed) => emit_routed(&mut w, routed),
             Self::Measure(measure) => measure.emit(&mut w),
@@ -404,12 +444,16 @@ fn parse_body(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
             tx: r.tx("release tx")?,
             cause: cause(r)?,
             at: r.peer("release peer")?,
+            failed: r.optional_field(field::FAILED, "release link", |r| {
+                Ok((r.peer("release link")?, r.peer("release link")?))
+            })?,
         }),
         kind::REFRESH => {
             Message::Refresh(r.list(limits::REFRESH_TXS_MAX, "refresh", |r| r.tx("refresh tx"))?)
         }
         kind::FINISH => Message::Finish { tx: r.tx("finish tx")?, frames: r.u64("finish frames")? },
         kind::FINISH_ACK => Message::FinishAck { tx: r.tx("finish tx")? },
+        kind::MOVE => Message::Move { tx: r.tx("move tx")?, at: r.peer("move peer")? },
         kind::ASK_SERVICES..=kind::UNANSWERED => parse_routed(kind, r)?,
         _ => {
             let measure = Measure::parse(kind, r);
@@ -537,6 +581,12 @@ fn emit_reserve(w: &mut Writer, reserve: &Reserve) {
     w.u16(reserve.max_payload);
     w.u64(reserve.back_label.0);
     w.u16(reserve.back_port);
+    let manner = match reserve.manner {
+        Manner::Replace => return,
+        Manner::Beside => 1,
+        Manner::Standby => 2,
+    };
+    w.optional_field(field::MANNER, |w| w.u8(manner));
 }
 
 fn parse_reserve(r: &mut Reader<'_>) -> Result<Reserve, ParseError> {
@@ -557,7 +607,16 @@ fn parse_reserve(r: &mut Reader<'_>) -> Result<Reserve, ParseError> {
         max_payload: r.u16("reserve payload")?,
         back_label: label(r, "reserve label")?,
         back_port: r.u16("reserve port")?,
+        manner: r.optional_field(field::MANNER, "reserve manner", manner)?.unwrap_or_default(),
     })
+}
+
+fn manner(r: &mut Reader<'_>) -> Result<Manner, ParseError> {
+    match r.u8("reserve manner")? {
+        1 => Ok(Manner::Beside),
+        2 => Ok(Manner::Standby),
+        _ => Err(r.error("reserve manner")),
+    }
 }
 
 fn emit_accept(w: &mut Writer, accept: &Accept) {

@@ -116,6 +116,7 @@ impl Streaming {
                 deliver: None,
                 from: None,
                 deadline_ms: millis(limits::OPEN_DEADLINE),
+                protect: false,
             },
         )?;
         let entry = Entry::of(&reply, args.bandwidth, PAYLOAD_BYTES)?;

@@ -16,7 +16,8 @@ impl Channels {
         let wake = self.wakes.first().map(|(at, timer, _)| (*at, *timer));
         let links = self.links.values().flat_map(|n| [n.refresh_at, n.pass_at]).flatten();
         let refresh = links.min().map(|at| (at, Timer::Refresh));
-        wake.into_iter().chain(refresh).min()
+        let seconds = self.seconds.as_ref().map(|(at, _)| (*at, Timer::Second));
+        wake.into_iter().chain(refresh).chain(seconds).min()
     }
 
     pub fn handle_timeout(&mut self, now: Time, paths: &dyn Paths, out: &mut Vec<Action>) {
@@ -30,6 +31,7 @@ impl Channels {
                 Key::Relay(tx) => self.relay_due(now, &tx, out),
             }
         }
+        self.look_for_seconds(now, paths);
         let due = |at: Option<Time>| at.is_some_and(|at| at <= now);
         let links: Vec<_> = self
             .links

@@ -1,6 +1,7 @@
-//! The life of a channel at one peer: as the end that asked for it ([`source`]), as the end that offers
-//! the service ([`service`]), and in between ([`relay`]); and what keeps a reservation alive
-//! ([`lease`]). 2.9 of the control-plane specification.
+//! The life of a channel at one peer: as the end that asked for it ([`source`], with its paths in
+//! [`attempt`] and which comes next in [`recovery`]), as the end that offers the service
+//! ([`service`]), and in between ([`relay`]); and what keeps a reservation alive ([`lease`]). 2.9 of the
+//! control-plane specification.
 //!
 //! ```text
 //!  source                    relay                     service end
@@ -17,10 +18,13 @@
 //! on the way back.
 //!
 //! Assumes that links are FIFO and that a link that went down stays so until `link_up`. It does not
-//! know how paths come about ([`Paths`]) and never changes the path of a channel that works.
+//! know how paths come about ([`Paths`]), and changes the path of a channel that works only when a relay on
+//! it asks for that.
 
+mod attempt;
 mod balance;
 mod lease;
+mod recovery;
 mod relay;
 mod service;
 mod source;
@@ -42,7 +46,7 @@ use self::source::Source;
 use super::graph::Wanted;
 use super::reservation::{Ledger, Tombstones};
 use super::view::ChannelView;
-use super::{Action, Answer, Event, Rejection, ServiceConfig, ServiceKind, Timer};
+use super::{Action, Answer, Event, Recovery, Rejection, ServiceConfig, ServiceKind, Timer};
 use crate::types::{
     Bandwidth, ChannelId, Label, LinkId, PeerName, Reject, RequestId, ServiceName, Time, TxId,
     WorkerId,
@@ -92,14 +96,29 @@ pub struct Channels {
     wakes: BTreeSet<(Time, Timer, Key)>,
     /// Channels asked for by this life of the peer.
     count: u64,
+    recovery: Recovery,
+    /// When second paths are looked for, and behind which channel.
+    seconds: Option<(Time, Option<ChannelId>)>,
     /// Logical time of requests (the ticket in RESERVE).
     clock: u64,
     leaving: bool,
 }
 
+/// What both ends of a link agreed on when they greeted.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    pub peer: PeerName,
+    pub usable: Bandwidth,
+    /// Largest payload that fits the link.
+    pub max_payload: u16,
+    /// Control version.
+    pub version: u16,
+}
+
 #[derive(Debug)]
 struct Neighbour {
     peer: PeerName,
+    version: u16,
     ledger: Ledger,
     /// Largest payload that fits the link.
     max_payload: u16,
@@ -158,24 +177,20 @@ impl Channels {
             tombstones: Tombstones::default(),
             wakes: BTreeSet::new(),
             count: 0,
+            recovery: Recovery::default(),
+            seconds: None,
             clock: 0,
             leaving: false,
         }
     }
 
     /// The neighbour greeted; both ends agreed on what the link carries.
-    pub fn link_up(
-        &mut self,
-        now: Time,
-        link: LinkId,
-        peer: PeerName,
-        usable: Bandwidth,
-        max_payload: u16,
-        out: &mut Vec<Action>,
-    ) {
+    pub fn link_up(&mut self, now: Time, link: LinkId, terms: Terms, out: &mut Vec<Action>) {
         self.link_down(now, link, out);
+        let Terms { peer, usable, max_payload, version } = terms;
         let neighbour = Neighbour {
             peer,
+            version,
             ledger: Ledger::new(usable),
             max_payload,
             refresh_at: None,
@@ -201,10 +216,10 @@ impl Channels {
             self.relay_link_down(now, link, &tx, out);
         }
         for id in sources {
-            self.source_link_down(now, &id, out);
+            self.source_link_down(now, link, &id, out);
         }
         for id in served {
-            self.served_link_down(now, &id, out);
+            self.served_link_down(now, link, &id, out);
         }
         let neighbour = self.links.remove(&link).expect("it was there at the start");
         assert!(neighbour.ledger.is_empty(), "a16: {:?} keeps a promise", neighbour.ledger);
@@ -231,6 +246,7 @@ impl Channels {
             Message::Refresh(txs) => ("refresh", self.refreshed(now, link, &txs)),
             Message::Finish { tx, frames } => ("finish", self.finished(link, &tx, frames, out)),
             Message::FinishAck { tx } => ("finish_ack", self.finish_known(link, &tx, out)),
+            Message::Move { tx, at } => ("move", self.asked_to_move(now, link, tx, at, out)),
             Message::Hello(_)
             | Message::Bye(_)
             | Message::Capacity(_)
@@ -311,6 +327,22 @@ impl Channels {
         self.services = services;
     }
 
+    /// Takes nothing new, and asks for what crosses to be moved to other paths.
+    pub fn drain(&mut self, out: &mut Vec<Action>) {
+        self.leaving = true;
+        self.ask_to_move(out);
+    }
+
+    /// Channels that cross this peer.
+    pub fn crossing(&self) -> usize {
+        self.relays.len()
+    }
+
+    /// What a failure or a new session does to the channels that were asked for here.
+    pub fn set_recovery(&mut self, recovery: Recovery) {
+        self.recovery = recovery;
+    }
+
     /// Closes everything that ends here and gives back everything that crosses; takes nothing new.
     pub fn leave(&mut self, now: Time, out: &mut Vec<Action>) {
         self.leaving = true;
@@ -365,13 +397,13 @@ impl Channels {
             assert!(labels.insert(leg.label), "a22: a label given out twice");
         };
         for source in self.sources.values() {
-            source.leg.iter().for_each(|leg| note(&source.tx(), leg));
+            source.attempts().for_each(|attempt| note(&source.tx(attempt), &attempt.leg));
             assert!(self.wakes.contains(&wake(source.wake, Key::Source(source.id.clone()))));
         }
         let named = self.sources.values().map(|s| (s.name.clone(), s.id.clone()));
         assert_eq!(named.collect::<BTreeMap<_, _>>(), self.names);
         for served in self.served.values() {
-            served.leg().iter().for_each(|leg| note(&served.tx, leg));
+            served.taken().for_each(|taken| note(&taken.tx, &taken.leg));
             assert!(self.wakes.contains(&wake(served.wake, Key::Served(served.id().clone()))));
         }
         for relay in self.relays.values() {
@@ -447,6 +479,21 @@ impl Channels {
         self.source_finish_known(link, tx, out)
     }
 
+    fn asked_to_move(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        tx: TxId,
+        at: PeerName,
+        out: &mut Vec<Action>,
+    ) -> Handled {
+        if let Some(relay) = self.relays.get(&tx) {
+            let message = Message::Move { tx, at };
+            return relay.pass(link, relay.next, relay.prev, message, out);
+        }
+        self.source_move(now, link, &tx, at, out)
+    }
+
     fn kind(&self, service: &ServiceName) -> Option<ServiceKind> {
         self.services.iter().find(|s| s.name == *service).map(|s| s.kind)
     }
@@ -508,7 +555,7 @@ impl Channels {
                     relays.get(tx).filter(|relay| relay.accepted && alone(tx)).map(|r| &r.prev)
                 }
                 Key::Source(id) => sources.get(id).and_then(Source::settled_leg),
-                Key::Served(id) => served.get(id).and_then(Served::leg),
+                Key::Served(id) => served.get(id).and_then(Served::settled_leg),
             };
             // A label is moved once: see the engine's `MoveChannel`.
             leg.is_some_and(|leg| leg.label.worker() == worker)
@@ -520,12 +567,12 @@ impl Channels {
                 (tx.channel.clone(), vec![relay.prev.label, relay.next.label], false)
             }
             Key::Source(id) => {
-                let leg = self.sources[&id].leg.iter();
-                (id.clone(), leg.map(|leg| leg.label).collect(), true)
+                let labels = self.sources[&id].attempts().map(|attempt| attempt.leg.label);
+                (id.clone(), labels.collect(), true)
             }
             Key::Served(id) => {
-                let leg = self.served[&id].leg().into_iter();
-                (id.clone(), leg.map(|leg| leg.label).collect(), true)
+                let labels = self.served[&id].taken().map(|taken| taken.leg.label);
+                (id.clone(), labels.collect(), true)
             }
         };
         out.push(Action::MoveChannel { channel, labels, end, from, to });
@@ -536,8 +583,15 @@ impl Channels {
         low + Duration::from_micros(self.rng.next_u64() % span.max(1))
     }
 
-    fn send_release(&self, link: LinkId, tx: &TxId, cause: ReleaseCause, out: &mut Vec<Action>) {
-        let release = Release { tx: tx.clone(), cause, at: self.me.clone() };
+    fn send_release(
+        &self,
+        link: LinkId,
+        tx: &TxId,
+        cause: ReleaseCause,
+        failed: Option<(PeerName, PeerName)>,
+        out: &mut Vec<Action>,
+    ) {
+        let release = Release { tx: tx.clone(), cause, at: self.me.clone(), failed };
         out.push(Action::Send { link, message: Message::Release(release) });
     }
 }

@@ -5,11 +5,11 @@
 
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, UNKNOWN, wake};
 use crate::limits;
-use crate::proto::reservation::{Dead, Rates, Short};
+use crate::proto::reservation::{Crossing, Dead, Rates, Short};
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{Action, Target, Timer};
 use crate::types::{Bandwidth, LinkId, PeerName, Reject, ServiceName, Time, TxId};
-use crate::wire::control::{Accept, Message, Nack, Release, ReleaseCause, Reserve};
+use crate::wire::control::{Accept, FACTS_VERSION, Message, Nack, Release, ReleaseCause, Reserve};
 
 #[derive(Debug)]
 pub(super) struct Relay {
@@ -62,6 +62,9 @@ impl Relay {
             rate: self.rate,
             rate_back: self.rate_back,
             max_payload: self.max_payload,
+            standby: None,
+            second: None,
+            reserved: vec![self.path.clone()],
         }
     }
 
@@ -97,7 +100,7 @@ impl Channels {
         self.clock = self.clock.max(reserve.ticket);
         let relayed = self.relays.get(&reserve.tx).map(|relay| relay.prev.link);
         let served = self.served.get(&reserve.tx.channel);
-        let served = served.filter(|served| served.tx == reserve.tx).and_then(|s| s.link());
+        let served = served.and_then(|served| served.link_of(&reserve.tx));
         match relayed.or(served) {
             Some(owner) if owner == link => return Err("reserved already"),
             Some(_) => return Err(NOT_OWNER),
@@ -200,10 +203,10 @@ impl Channels {
         let back = Rates { out: reserve.rate_back, back: reserve.rate };
         let tx = reserve.tx.clone();
         let ledger = &mut self.neighbour(next_link).ledger;
-        let held = ledger.hold(&tx, forward, until);
+        let held = ledger.hold(&tx, forward, Crossing::There, until);
         held.map_err(|short| Refusal::no_room(next, forward.out, short))?;
         let prev = self.neighbour(link);
-        if let Err(short) = prev.ledger.hold(&tx, back, until) {
+        if let Err(short) = prev.ledger.hold(&tx, back, Crossing::Back, until) {
             let refusal = Refusal::no_room(&prev.peer, back.out, short);
             self.neighbour(next_link).ledger.release(&tx);
             return Err(refusal);
@@ -325,7 +328,19 @@ impl Channels {
         let Some(relay) = self.take_relay(tx) else { return };
         self.free_relay(now, &relay, false, out);
         let other = if relay.prev.link == link { relay.next } else { relay.prev };
-        self.send_release(other.link, &relay.tx, ReleaseCause::Broken, out);
+        let failed = (self.me.clone(), self.neighbour(link).peer.clone());
+        self.send_release(other.link, &relay.tx, ReleaseCause::Broken, Some(failed), out);
+    }
+
+    /// Asks for every channel that crosses this peer to be moved to another path.
+    pub(super) fn ask_to_move(&self, out: &mut Vec<Action>) {
+        for relay in self.relays.values() {
+            let link = relay.prev.link;
+            if self.links.get(&link).is_some_and(|n| n.version >= FACTS_VERSION) {
+                let message = Message::Move { tx: relay.tx.clone(), at: self.me.clone() };
+                out.push(Action::Send { link, message });
+            }
+        }
     }
 
     /// Gives everything back and tells both sides.
@@ -337,8 +352,8 @@ impl Channels {
         out: &mut Vec<Action>,
     ) {
         self.free_relay(now, relay, false, out);
-        self.send_release(relay.prev.link, &relay.tx, cause, out);
-        self.send_release(relay.next.link, &relay.tx, cause, out);
+        self.send_release(relay.prev.link, &relay.tx, cause, None, out);
+        self.send_release(relay.next.link, &relay.tx, cause, None, out);
     }
 
     /// A promise of one side ran out, unless it was prolonged since the wake was set.
@@ -353,7 +368,7 @@ impl Channels {
             let silent = &self.neighbour(relay.next.link).peer;
             let refusal = Refusal::new(Reject::Timeout, format!("no answer from {silent}"));
             self.send_nack(relay.prev.link, relay.tx.clone(), refusal, out);
-            self.send_release(relay.next.link, &relay.tx, ReleaseCause::Expired, out);
+            self.send_release(relay.next.link, &relay.tx, ReleaseCause::Expired, None, out);
         }
     }
 

@@ -7,28 +7,31 @@
 //! ```
 
 use std::ops::Bound;
+use std::time::Duration;
 
 use super::relay::{Refusal, add_label, hold_time, hops};
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, STALE, UNKNOWN, wake};
 use crate::limits;
-use crate::proto::reservation::Rates;
+use crate::proto::reservation::{Crossing, Rates};
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{Action, Entry, Event, ServiceConfig, ServiceKind, Side, Target, Timer};
-use crate::types::{Bandwidth, ChannelId, LinkId, PeerName, Reject, ServiceName, Time, TxId};
-use crate::wire::control::{Accept, Message, Release, ReleaseCause, Reserve};
+use crate::types::{
+    Bandwidth, ChannelId, Label, LinkId, PeerName, Reject, ServiceName, Time, TxId,
+};
+use crate::wire::control::{Accept, Manner, Message, Release, ReleaseCause, Reserve};
 
 #[derive(Debug)]
 pub(super) struct Served {
-    /// The attempt in use, asked about, or used last.
-    pub(super) tx: TxId,
+    id: ChannelId,
     pub(super) service: ServiceName,
     pub(super) wake: (Time, Timer),
     name: ServiceName,
-    /// Empty while nothing is reserved here.
-    path: Vec<PeerName>,
     rate: Bandwidth,
     rate_back: Bandwidth,
+    /// Of the path in use, or used last.
     max_payload: u16,
+    /// It had a path once.
+    opened: bool,
     stage: Stage,
     /// The asker's stream ended after this many frames.
     finished: Option<u64>,
@@ -37,63 +40,88 @@ pub(super) struct Served {
 #[derive(Debug)]
 enum Stage {
     /// Waits for its local socket. `asked` is the RESERVE to answer then; none if its link broke.
-    OpeningEnd {
-        asked: Option<(LinkId, Box<Reserve>)>,
-        give_up: Time,
-    },
-    Attached {
-        leg: Leg,
-    },
+    OpeningEnd { asked: Option<(LinkId, Box<Reserve>)>, give_up: Time },
+    /// Paths that lead here, at least one; frames go back on the first.
+    Attached(Vec<Taken>),
     /// The path broke; the socket stays.
-    Detached {
-        give_up: Time,
-    },
+    Detached { give_up: Time },
+}
+
+/// A path that was accepted.
+#[derive(Clone, Debug)]
+pub(super) struct Taken {
+    pub(super) tx: TxId,
+    pub(super) leg: Leg,
+    path: Vec<PeerName>,
+    max_payload: u16,
+    /// Where frames go back to: the label and port of the hop before.
+    back: (Label, u16),
+    standby: bool,
 }
 
 impl Served {
     pub(super) fn id(&self) -> &ChannelId {
-        &self.tx.channel
+        &self.id
     }
 
-    pub(super) fn leg(&self) -> Option<&Leg> {
+    pub(super) fn taken(&self) -> std::slice::Iter<'_, Taken> {
         match &self.stage {
-            Stage::Attached { leg } => Some(leg),
-            Stage::OpeningEnd { .. } | Stage::Detached { .. } => None,
+            Stage::Attached(taken) => taken.iter(),
+            Stage::OpeningEnd { .. } | Stage::Detached { .. } => [].iter(),
         }
     }
 
-    /// The link the current attempt came over.
-    pub(super) fn link(&self) -> Option<LinkId> {
+    /// Its leg, while it has one path and nothing changes.
+    pub(super) fn settled_leg(&self) -> Option<&Leg> {
         match &self.stage {
-            Stage::Attached { leg } => Some(leg.link),
-            Stage::OpeningEnd { asked, .. } => asked.as_ref().map(|(link, _)| *link),
-            Stage::Detached { .. } => None,
+            Stage::Attached(taken) if taken.len() == 1 => Some(&taken[0].leg),
+            _ => None,
         }
+    }
+
+    /// The link that this attempt came over, if it is here.
+    pub(super) fn link_of(&self, tx: &TxId) -> Option<LinkId> {
+        let taken = self.taken().find(|taken| taken.tx == *tx).map(|taken| taken.leg.link);
+        taken.or_else(|| match &self.stage {
+            Stage::OpeningEnd { asked: Some((link, asked)), .. } if asked.tx == *tx => Some(*link),
+            _ => None,
+        })
     }
 
     pub(super) fn uses(&self, link: LinkId) -> bool {
-        self.link() == Some(link)
+        let asked = match &self.stage {
+            Stage::OpeningEnd { asked, .. } => asked.as_ref().map(|(link, _)| *link),
+            Stage::Attached(_) | Stage::Detached { .. } => None,
+        };
+        asked == Some(link) || self.taken().any(|taken| taken.leg.link == link)
     }
 
     pub(super) fn view(&self) -> ChannelView {
         ChannelView {
-            id: self.id().clone(),
+            id: self.id.clone(),
             name: self.name.clone(),
-            peer: self.id().source.clone(),
+            peer: self.id.source.clone(),
             service: self.service.clone(),
             side: Some(Side::Service),
             state: match self.stage {
                 Stage::OpeningEnd { .. } => ChannelState::Opening,
-                Stage::Attached { .. } => ChannelState::Open,
+                Stage::Attached(_) => ChannelState::Open,
                 Stage::Detached { .. } => ChannelState::Moving,
             },
-            path: self.path.clone(),
+            path: self.taken().next().map(|taken| taken.path.clone()).unwrap_or_default(),
             rate: self.rate,
             rate_back: self.rate_back,
             max_payload: self.max_payload,
+            standby: self.taken().find(|taken| taken.standby).map(|taken| taken.path.clone()),
+            second: None,
+            reserved: self.taken().map(|taken| taken.path.clone()).collect(),
         }
     }
 }
+
+/// Detached ends are given up this long after their path broke.
+#[expect(clippy::cast_possible_truncation, reason = "seconds")]
+const LEASE_US: u64 = limits::LEASE.as_micros() as u64;
 
 impl Channels {
     /// A RESERVE that ends here.
@@ -106,7 +134,7 @@ impl Channels {
     ) -> Result<(), Refusal> {
         match self.served.get(&reserve.tx.channel) {
             None => self.serve_first(now, link, reserve, out),
-            Some(served) if reserve.tx.attempt < served.tx.attempt => {
+            Some(served) if served.is_later_than(&reserve) => {
                 Err(Refusal::new(Reject::Broken, "a later attempt came before this one"))
             }
             Some(_) => self.serve_again(now, link, reserve, out),
@@ -138,7 +166,7 @@ impl Channels {
         let Some(mut served) = self.take_served(channel) else { return };
         let (asked, give_up) = match served.stage {
             Stage::OpeningEnd { asked, give_up } => (asked, give_up),
-            Stage::Attached { .. } | Stage::Detached { .. } => return self.put_served(served),
+            Stage::Attached(_) | Stage::Detached { .. } => return self.put_served(served),
         };
         served.stage = Stage::Detached { give_up };
         match (result, asked) {
@@ -172,15 +200,22 @@ impl Channels {
         self.check_served(link, &release.tx)?;
         let mut served = self.take_served(&release.tx.channel).expect("just checked");
         if release.cause == ReleaseCause::Closed {
-            self.drop_leg(now, &mut served, out);
+            if let Some(gone) = served.remove(&release.tx) {
+                self.let_go_of(now, &gone, out);
+            }
             if let Stage::OpeningEnd { asked, .. } = &mut served.stage {
                 *asked = None;
             }
             let why = format!("closed at {}", release.at);
             self.end_served(now, served, None, &why, out);
-        } else {
-            self.detach(now, served, &format!("the path broke at {}", release.at), out);
+            return Ok(());
         }
+        let why = match &release.failed {
+            Some((here, there)) => format!("the link of {here} to {there} failed"),
+            None => format!("the path broke at {}", release.at),
+        };
+        self.lose(now, &mut served, &release.tx, &why, out);
+        self.put_served(served);
         Ok(())
     }
 
@@ -193,7 +228,7 @@ impl Channels {
     ) -> Handled {
         self.check_served(link, tx)?;
         let served = self.served.get_mut(&tx.channel).expect("just checked");
-        if served.leg().is_none() {
+        if served.taken().next().is_none() {
             return Err("the path is not accepted yet");
         }
         if served.finished.is_none() {
@@ -208,13 +243,23 @@ impl Channels {
     pub(super) fn served_link_down(
         &mut self,
         now: Time,
+        link: LinkId,
         channel: &ChannelId,
         out: &mut Vec<Action>,
     ) {
-        let Some(served) = self.take_served(channel) else { return };
-        let link = served.link().expect("it uses the link");
+        let Some(mut served) = self.take_served(channel) else { return };
         let why = format!("the link to {} is down", self.neighbour(link).peer);
-        self.detach(now, served, &why, out);
+        if let Stage::OpeningEnd { asked, .. } = &mut served.stage
+            && let Some((_, asked)) = asked.take_if(|(of, _)| *of == link)
+        {
+            self.tombstones.bury(now, &asked.tx, false);
+        }
+        let over = |taken: &&Taken| taken.leg.link == link;
+        let lost: Vec<_> = served.taken().filter(over).map(|taken| taken.tx.clone()).collect();
+        for tx in lost {
+            self.lose(now, &mut served, &tx, &why, out);
+        }
+        self.put_served(served);
     }
 
     pub(super) fn served_due(&mut self, now: Time, channel: &ChannelId, out: &mut Vec<Action>) {
@@ -228,21 +273,22 @@ impl Channels {
                 }
                 self.dismiss(&Key::Served(served.id().clone()), out);
                 out.push(Action::CloseEnd { channel: channel.clone() });
+                return;
             }
             Stage::Detached { give_up } if *give_up <= now => {
                 let why = format!("no new path came within {:?}", limits::LEASE);
-                self.end_served(now, served, Some(Reject::Broken), &why, out);
+                return self.end_served(now, served, Some(Reject::Broken), &why, out);
             }
-            Stage::Attached { leg } if self.until(leg, &served.tx) <= now => {
-                let link = leg.link;
-                let why = format!("{} stopped refreshing the path", self.links[&link].peer);
-                self.send_release(link, &served.tx, ReleaseCause::Expired, out);
-                self.detach(now, served, &why, out);
-            }
-            Stage::OpeningEnd { .. } | Stage::Attached { .. } | Stage::Detached { .. } => {
-                self.put_served(served);
-            }
+            Stage::OpeningEnd { .. } | Stage::Attached(_) | Stage::Detached { .. } => {}
         }
+        let expired = |taken: &&Taken| self.until(&taken.leg, &taken.tx) <= now;
+        let expired: Vec<_> = served.taken().filter(expired).cloned().collect();
+        for Taken { tx, leg, .. } in expired {
+            let why = format!("{} stopped refreshing the path", self.links[&leg.link].peer);
+            self.send_release(leg.link, &tx, ReleaseCause::Expired, None, out);
+            self.lose(now, &mut served, &tx, &why, out);
+        }
+        self.put_served(served);
     }
 
     /// Ends a channel for good. `reason`: none if an end wanted it so.
@@ -254,14 +300,22 @@ impl Channels {
         why: &str,
         out: &mut Vec<Action>,
     ) {
-        let link = served.link();
-        self.drop_leg(now, &mut served, out);
-        if let Some(link) = link {
-            self.send_release(link, &served.tx, ReleaseCause::Closed, out);
+        let asked = match &mut served.stage {
+            Stage::OpeningEnd { asked, .. } => asked.take(),
+            Stage::Attached(_) | Stage::Detached { .. } => None,
+        };
+        if let Some((link, asked)) = asked {
+            self.send_release(link, &asked.tx, ReleaseCause::Closed, None, out);
+        }
+        for taken in served.remove_all() {
+            self.let_go_of(now, &taken, out);
+            self.send_release(taken.leg.link, &taken.tx, ReleaseCause::Closed, None, out);
         }
         self.dismiss(&Key::Served(served.id().clone()), out);
-        self.tombstones.bury(now, &served.tx, true);
-        let channel = served.tx.channel;
+        // No attempt of this channel may come back, whatever its number.
+        let last = TxId { channel: served.id.clone(), attempt: 0 };
+        self.tombstones.bury(now, &last, true);
+        let channel = served.id;
         out.push(Action::CloseEnd { channel: channel.clone() });
         if !matches!(served.stage, Stage::OpeningEnd { .. }) {
             out.push(Action::Event(Event::ChannelClosed { channel, reason, why: why.to_owned() }));
@@ -277,7 +331,10 @@ impl Channels {
     fn put_served(&mut self, mut served: Served) {
         served.wake = match &served.stage {
             Stage::OpeningEnd { give_up, .. } => (*give_up, Timer::Request),
-            Stage::Attached { leg } => (self.until(leg, &served.tx), Timer::Lease),
+            Stage::Attached(taken) => {
+                let until = |taken: &Taken| self.until(&taken.leg, &taken.tx);
+                (taken.iter().map(until).min().expect("at least one"), Timer::Lease)
+            }
             Stage::Detached { give_up } => (*give_up, Timer::Move),
         };
         self.wakes.insert(wake(served.wake, Key::Served(served.id().clone())));
@@ -309,14 +366,14 @@ impl Channels {
             worker,
         });
         self.put_served(Served {
-            tx: reserve.tx.clone(),
+            id: reserve.tx.channel.clone(),
             service: service.name,
             wake: (now, Timer::Request),
             name: reserve.name.clone(),
-            path: Vec::new(),
             rate: reserve.rate,
             rate_back: reserve.rate_back,
             max_payload: 0,
+            opened: false,
             stage: Stage::OpeningEnd {
                 give_up: now + hold_time(&reserve),
                 asked: Some((link, Box::new(reserve))),
@@ -339,23 +396,27 @@ impl Channels {
             self.put_served(served);
             return Err(Refusal::new(Reject::NotAllowed, "a channel cannot change its rate"));
         }
-        let old = served.link();
-        let attached = served.leg().is_some();
-        self.drop_leg(now, &mut served, out);
-        if let Some(old) = old {
-            self.send_release(old, &served.tx, ReleaseCause::Moved, out);
-        }
         if let Stage::OpeningEnd { asked, give_up } = &mut served.stage {
-            served.tx = reserve.tx.clone();
             *give_up = now + hold_time(&reserve);
-            *asked = Some((link, Box::new(reserve)));
+            if let Some((link, old)) = asked.replace((link, Box::new(reserve))) {
+                self.tombstones.bury(now, &old.tx, false);
+                self.send_release(link, &old.tx, ReleaseCause::Moved, None, out);
+            }
             self.put_served(served);
             return Ok(());
         }
+        let attached = served.taken().next().is_some();
+        let given_up = match reserve.manner {
+            Manner::Replace => served.remove_all(),
+            Manner::Beside | Manner::Standby => served.make_room(),
+        };
+        for taken in given_up {
+            self.let_go_of(now, &taken, out);
+            self.send_release(taken.leg.link, &taken.tx, ReleaseCause::Moved, None, out);
+        }
         let attempt = self.attach(now, &mut served, link, reserve, out);
-        if attempt.is_err() && attached {
-            let channel = served.id().clone();
-            out.push(Action::SetEntry { channel, to: None });
+        if attempt.is_err() {
+            self.after_loss(now, &mut served, attached, out);
         }
         self.put_served(served);
         attempt
@@ -379,7 +440,7 @@ impl Channels {
         }
     }
 
-    /// Holds the way back and accepts. On an error nothing has changed but the attempt's number.
+    /// Holds the way back and accepts. On an error nothing has changed.
     fn attach(
         &mut self,
         now: Time,
@@ -388,75 +449,182 @@ impl Channels {
         reserve: Reserve,
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
-        served.tx = reserve.tx;
+        let tx = reserve.tx;
         let lease = now + limits::LEASE;
         let rates = Rates { out: served.rate_back, back: served.rate };
         let neighbour = self.neighbour(link);
-        let held = neighbour.ledger.hold(&served.tx, rates, lease);
+        let held = neighbour.ledger.hold(&tx, rates, Crossing::Back, lease);
         held.map_err(|short| Refusal::no_room(&neighbour.peer, rates.out, short))?;
-        neighbour.ledger.commit(&served.tx, lease);
-        served.max_payload = reserve.max_payload.min(neighbour.max_payload);
-        served.path = reserve.path;
+        neighbour.ledger.commit(&tx, lease);
+        let max_payload = reserve.max_payload.min(neighbour.max_payload);
         let worker = self.balance.worker(&Key::Served(served.id().clone()));
         let leg = self.leg(link, worker);
-        served.stage = Stage::Attached { leg };
-        let hop = hops(&served.path);
-        out.push(add_label(&served.tx, leg, Target::Local, served.rate, hop));
-        let entry = Entry {
-            to: Target::Hop { link, label: reserve.back_label, port: reserve.back_port },
-            rate: served.rate_back,
-            max_payload: served.max_payload,
-        };
-        out.push(Action::SetEntry { channel: served.id().clone(), to: Some(entry) });
+        out.push(add_label(&tx, leg, Target::Local, served.rate, hops(&reserve.path)));
+        let back = (reserve.back_label, reserve.back_port);
+        let standby = reserve.manner == Manner::Standby;
+        let taken = Taken { tx: tx.clone(), leg, path: reserve.path, max_payload, back, standby };
+        let event = Self::take(now, served, taken, out);
         let accept = Accept {
-            tx: served.tx.clone(),
+            tx,
             label: leg.label,
             port: self.port(worker),
-            max_payload: served.max_payload,
+            max_payload,
             // Each hop lowers it to what it has.
             width: Bandwidth::MAX,
         };
         out.push(Action::Send { link, message: Message::Accept(accept) });
-        out.push(Action::Event(Event::ChannelOpen {
-            channel: served.id().clone(),
-            path: served.path.clone(),
-        }));
+        out.push(Action::Event(event));
         self.begin_refreshes(now, link);
         Ok(())
     }
 
-    /// The path is gone; the socket stays for a while.
-    fn detach(&mut self, now: Time, mut served: Served, why: &str, out: &mut Vec<Action>) {
-        if let Stage::OpeningEnd { asked, .. } = &mut served.stage {
-            *asked = None;
-            self.tombstones.bury(now, &served.tx, false);
-            return self.put_served(served);
+    /// One more path; frames go back on it unless it only stands by.
+    fn take(now: Time, served: &mut Served, taken: Taken, out: &mut Vec<Action>) -> Event {
+        let channel = served.id.clone();
+        let path = taken.path.clone();
+        match &mut served.stage {
+            Stage::Attached(others) if taken.standby => {
+                others.push(taken);
+                Event::ChannelProtected { channel, path }
+            }
+            Stage::Attached(others) => {
+                let seamless = !others.is_empty();
+                others.insert(0, taken);
+                go_back_on_first(served, (Duration::ZERO, seamless), out)
+            }
+            Stage::Detached { give_up } if served.opened => {
+                let took = now.since(Time(give_up.0.saturating_sub(LEASE_US)));
+                served.stage = Stage::Attached(vec![Taken { standby: false, ..taken }]);
+                go_back_on_first(served, (took, false), out)
+            }
+            Stage::OpeningEnd { .. } | Stage::Detached { .. } => {
+                served.opened = true;
+                served.stage = Stage::Attached(vec![Taken { standby: false, ..taken }]);
+                go_back_on_first(served, (Duration::ZERO, false), out);
+                Event::ChannelOpen { channel, path }
+            }
         }
-        self.drop_leg(now, &mut served, out);
-        let channel = served.id().clone();
-        out.push(Action::SetEntry { channel: channel.clone(), to: None });
-        out.push(Action::Event(Event::ChannelMoving { channel, why: why.to_owned() }));
-        self.put_served(served);
     }
 
-    /// Gives back what the current attempt has here, if anything.
-    fn drop_leg(&mut self, now: Time, served: &mut Served, out: &mut Vec<Action>) {
-        if let Stage::Attached { leg } = served.stage {
-            out.push(Action::RemoveLabel { label: leg.label });
-            self.free_leg(&served.tx, leg);
-            self.tombstones.bury(now, &served.tx, false);
-            served.stage = Stage::Detached { give_up: now + limits::LEASE };
-            served.path = Vec::new();
+    /// One path is gone: frames go back on another one if there is one, else the socket waits.
+    fn lose(
+        &mut self,
+        now: Time,
+        served: &mut Served,
+        tx: &TxId,
+        why: &str,
+        out: &mut Vec<Action>,
+    ) {
+        if let Stage::OpeningEnd { asked, .. } = &mut served.stage
+            && asked.take_if(|(_, asked)| asked.tx == *tx).is_some()
+        {
+            return self.tombstones.bury(now, tx, false);
         }
+        let in_use = served.taken().next().is_some_and(|taken| taken.tx == *tx);
+        let Some(gone) = served.remove(tx) else { return };
+        self.let_go_of(now, &gone, out);
+        if !in_use {
+            return;
+        }
+        if let Stage::Attached(taken) = &mut served.stage {
+            // The asker goes over to the path that stands by, not to one that it has left.
+            let next = taken.iter().position(|taken| taken.standby).unwrap_or(0);
+            if let Some(first) = (!taken.is_empty()).then(|| taken.remove(next)) {
+                taken.insert(0, Taken { standby: false, ..first });
+            }
+        }
+        self.after_loss(now, served, true, out);
+        if served.taken().next().is_none() {
+            let (channel, why) = (served.id.clone(), why.to_owned());
+            out.push(Action::Event(Event::ChannelMoving { channel, why }));
+        }
+    }
+
+    /// Paths are gone: another one is used, or the end waits for one.
+    fn after_loss(
+        &mut self,
+        now: Time,
+        served: &mut Served,
+        attached: bool,
+        out: &mut Vec<Action>,
+    ) {
+        if served.taken().next().is_some() {
+            let event = go_back_on_first(served, (Duration::ZERO, false), out);
+            return out.push(Action::Event(event));
+        }
+        if let Stage::Attached(_) = served.stage {
+            served.stage = Stage::Detached { give_up: now + limits::LEASE };
+        }
+        if attached {
+            out.push(Action::SetEntry { channel: served.id.clone(), to: None });
+        }
+    }
+
+    /// Gives back what a path has here.
+    fn let_go_of(&mut self, now: Time, taken: &Taken, out: &mut Vec<Action>) {
+        out.push(Action::RemoveLabel { label: taken.leg.label });
+        self.free_leg(&taken.tx, taken.leg);
+        self.tombstones.bury(now, &taken.tx, false);
     }
 
     /// Whether a message about `tx` may come from `link`.
     fn check_served(&self, link: LinkId, tx: &TxId) -> Handled {
         let served = self.served.get(&tx.channel).ok_or(UNKNOWN)?;
-        match served.link() {
-            Some(own) if served.tx == *tx && own == link => Ok(()),
-            Some(_) if served.tx == *tx => Err(NOT_OWNER),
-            _ => Err(STALE),
+        match served.link_of(tx) {
+            Some(own) if own == link => Ok(()),
+            Some(_) => Err(NOT_OWNER),
+            None => Err(STALE),
+        }
+    }
+}
+
+/// Frames go back on the first path from now on; `moved` says how long there was none, and whether the
+/// one before still carries.
+fn go_back_on_first(served: &mut Served, moved: (Duration, bool), out: &mut Vec<Action>) -> Event {
+    let first = served.taken().next().expect("it has a path");
+    let (label, port) = first.back;
+    let (path, max_payload) = (first.path.clone(), first.max_payload);
+    let to = Target::Hop { link: first.leg.link, label, port };
+    let entry = Entry { to, rate: served.rate_back, max_payload };
+    let channel = served.id.clone();
+    out.push(Action::SetEntry { channel: channel.clone(), to: Some(entry) });
+    let smaller_payload = (max_payload < served.max_payload).then_some(max_payload);
+    served.max_payload = max_payload;
+    let (took, seamless) = moved;
+    Event::ChannelMoved { channel, path, took, seamless, smaller_payload }
+}
+
+impl Served {
+    /// An attempt that replaces everything came too late: a later one is here.
+    fn is_later_than(&self, reserve: &Reserve) -> bool {
+        let asked = match &self.stage {
+            Stage::OpeningEnd { asked: Some((_, asked)), .. } => Some(asked.tx.attempt),
+            _ => None,
+        };
+        let latest = self.taken().map(|taken| taken.tx.attempt).max().max(asked);
+        reserve.manner == Manner::Replace && latest > Some(reserve.tx.attempt)
+    }
+
+    fn remove(&mut self, tx: &TxId) -> Option<Taken> {
+        let Stage::Attached(taken) = &mut self.stage else { return None };
+        let at = taken.iter().position(|taken| taken.tx == *tx)?;
+        Some(taken.remove(at))
+    }
+
+    fn remove_all(&mut self) -> Vec<Taken> {
+        match &mut self.stage {
+            Stage::Attached(taken) => std::mem::take(taken),
+            Stage::OpeningEnd { .. } | Stage::Detached { .. } => Vec::new(),
+        }
+    }
+
+    /// Paths that are one too many for another one: never the one in use.
+    fn make_room(&mut self) -> Vec<Taken> {
+        match &mut self.stage {
+            Stage::Attached(taken) if taken.len() >= limits::ATTEMPTS_MAX => {
+                taken.split_off(limits::ATTEMPTS_MAX - 1)
+            }
+            _ => Vec::new(),
         }
     }
 }

@@ -1,46 +1,57 @@
-//! The end that asked for a channel: checks the request, tries a path, answers once, and looks for
-//! another path when an open channel breaks.
+//! The end that asked for a channel: checks the request, tries a path, answers once, and keeps the
+//! channel on a path as long as there is one.
 //!
 //! ```text
 //!  OpeningEnd ─► Reserving ─► Open ◄──► Moving
 //!       └────────────┴──────────┴─────────┴──► closed
 //! ```
+//!
+//! Paths are made and left in `attempt.rs`; which one comes next is `recovery.rs`'s.
 
-use super::relay::{add_label, hops, shortened};
+use super::attempt::{Attempt, Trying};
+use super::recovery::{Avoid, smaller};
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, Paths, STALE, UNKNOWN, rejected, wake};
 use crate::limits;
-use crate::proto::reservation::Rates;
 use crate::proto::view::{ChannelState, ChannelView};
-use crate::proto::{
-    Action, Answer, Entry, Event, OpenRequest, Opened, Rejection, Side, Target, Timer,
-};
+use crate::proto::{Action, Answer, Event, OpenRequest, Opened, Purpose, Rejection, Side, Timer};
 use crate::types::{
     Bandwidth, ChannelId, LinkId, PeerName, Reject, RequestId, ServiceName, Time, TxId,
 };
-use crate::wire::control::{Accept, Message, Nack, Release, ReleaseCause, Reserve};
+use crate::wire::control::{Accept, Message, Nack, Release, ReleaseCause};
 
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) id: ChannelId,
-    /// The attempt in use, or about to be made with the next number.
-    pub(super) leg: Option<Leg>,
     pub(super) wake: (Time, Timer),
-    attempt: u32,
-    /// The path of the attempt; empty without one.
-    path: Vec<PeerName>,
     pub(super) name: ServiceName,
-    peer: PeerName,
-    service: ServiceName,
-    rate: Bandwidth,
-    rate_back: Bandwidth,
-    max_payload: u16,
-    ticket: u64,
-    stage: Stage,
-    finish: Option<Finish>,
+    pub(super) peer: PeerName,
+    pub(super) service: ServiceName,
+    pub(super) rate: Bandwidth,
+    pub(super) rate_back: Bandwidth,
+    pub(super) ticket: u64,
+    pub(super) stage: Stage,
+    /// Number of the last attempt.
+    pub(super) attempts: u32,
+    /// The path that frames enter.
+    pub(super) current: Option<Attempt>,
+    pub(super) trying: Option<Trying>,
+    /// Reserved for the moment the one in use breaks.
+    pub(super) standby: Option<Attempt>,
+    /// Left; frames may still be on their way on it until then.
+    pub(super) old: Option<(Attempt, Time)>,
+    /// What would be tried first if the one in use broke; nothing is reserved on it.
+    pub(super) second: Option<Vec<PeerName>>,
+    pub(super) protection: Protection,
+    /// A relay asked the channel to leave its path: since when, and when that is tried next.
+    pub(super) away: Option<(Time, Time)>,
+    pub(super) avoid: Avoid,
+    /// Of the path in use, or used last.
+    pub(super) max_payload: u16,
+    pub(super) finish: Option<Finish>,
 }
 
 #[derive(Debug)]
-enum Stage {
+pub(super) enum Stage {
     /// Waits for its local socket.
     OpeningEnd {
         request: RequestId,
@@ -52,33 +63,48 @@ enum Stage {
         deadline: Time,
     },
     Open,
-    /// `next`: when the attempt under way is given up, or the next one is made.
-    Moving {
-        give_up: Time,
-        next: Time,
-        why: String,
-    },
+    Moving(Moving),
+}
+
+/// Without a path.
+#[derive(Debug)]
+pub(super) struct Moving {
+    pub(super) since: Time,
+    pub(super) give_up: Time,
+    /// When the next attempt is made.
+    pub(super) next: Time,
+    pub(super) why: String,
+    /// The path that broke: what is left of it is still reserved for this channel.
+    pub(super) was: Vec<PeerName>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protection {
+    None,
+    /// A second path is looked for at this time, unless there is one.
+    Wanted(Time),
 }
 
 /// The local stream ended; the far end does not know it yet.
 #[derive(Clone, Copy, Debug)]
-struct Finish {
+pub(super) struct Finish {
     request: RequestId,
     frames: u64,
     /// When FINISH is sent again.
-    next: Time,
+    pub(super) next: Time,
 }
 
 impl Source {
-    pub(super) fn tx(&self) -> TxId {
-        TxId { channel: self.id.clone(), attempt: self.attempt }
-    }
-
     pub(super) fn uses(&self, link: LinkId) -> bool {
-        self.leg.is_some_and(|leg| leg.link == link)
+        self.attempts().any(|attempt| attempt.leg.link == link)
     }
 
     pub(super) fn view(&self) -> ChannelView {
+        let path = |attempt: &Attempt| attempt.path.clone();
+        let shown = match &self.trying {
+            Some(trying) if self.current.is_none() => Some(&trying.attempt),
+            _ => self.current.as_ref(),
+        };
         ChannelView {
             id: self.id.clone(),
             name: self.name.clone(),
@@ -88,18 +114,22 @@ impl Source {
             state: match self.stage {
                 Stage::OpeningEnd { .. } | Stage::Reserving { .. } => ChannelState::Opening,
                 Stage::Open => ChannelState::Open,
-                Stage::Moving { .. } => ChannelState::Moving,
+                Stage::Moving(_) => ChannelState::Moving,
             },
-            path: self.path.clone(),
+            path: shown.map(path).unwrap_or_default(),
             rate: self.rate,
             rate_back: self.rate_back,
             max_payload: self.max_payload,
+            standby: self.standby.as_ref().map(path),
+            second: self.second.clone(),
+            reserved: self.attempts().map(path).collect(),
         }
     }
 
     /// Its leg, while it carries frames and nothing about it changes.
     pub(super) fn settled_leg(&self) -> Option<&Leg> {
-        self.leg.as_ref().filter(|_| matches!(self.stage, Stage::Open))
+        let alone = self.attempts().count() == 1;
+        self.current.as_ref().filter(|_| alone).map(|attempt| &attempt.leg)
     }
 }
 
@@ -125,18 +155,24 @@ impl Channels {
         let worker = self.balance.employ(key, [request.rate, request.rate_back]);
         let source = Source {
             id: id_of,
-            leg: None,
             wake: (deadline, Timer::Request),
-            attempt: 0,
-            path: Vec::new(),
             name: request.name.unwrap_or_else(|| self.free_name()),
             peer: request.peer,
             service: request.service,
             rate: request.rate,
             rate_back: request.rate_back,
-            max_payload: 0,
             ticket: self.clock,
             stage: Stage::OpeningEnd { request: id, deadline },
+            attempts: 0,
+            current: None,
+            trying: None,
+            standby: None,
+            old: None,
+            second: None,
+            protection: if request.protect { Protection::Wanted(now) } else { Protection::None },
+            away: None,
+            avoid: Avoid::default(),
+            max_payload: 0,
             finish: None,
         };
         out.push(Action::OpenEnd {
@@ -167,7 +203,7 @@ impl Channels {
             Some((_, Some(_))) => {
                 Some((Reject::Duplicate, format!("the end of {channel} is being told already")))
             }
-            Some((Stage::Open | Stage::Moving { .. }, None)) => None,
+            Some((Stage::Open | Stage::Moving(_), None)) => None,
         };
         if let Some((reason, detail)) = refused {
             out.push(rejected(id, reason, detail));
@@ -177,24 +213,6 @@ impl Channels {
         source.finish = Some(Finish { request: id, frames, next: now });
         send_finish(now, &mut source, out);
         self.put_source(source);
-    }
-
-    /// A new tree is in use: channels that wait for a path try it.
-    pub fn tree_committed(&mut self, now: Time, paths: &dyn Paths, out: &mut Vec<Action>) {
-        let moving = |source: &&Source| matches!(source.stage, Stage::Moving { .. });
-        let ids: Vec<_> =
-            self.sources.values().filter(moving).map(|source| source.id.clone()).collect();
-        for id in ids {
-            let mut source = self.take_source(&id).expect("listed above");
-            if source.leg.is_some() {
-                if paths.path(&source.peer).as_ref() == Some(&source.path) {
-                    self.put_source(source);
-                    continue;
-                }
-                self.give_up_attempt(&mut source, ReleaseCause::Moved, out);
-            }
-            self.attempt(now, source, paths, out);
-        }
     }
 
     pub(super) fn source_end_opened(
@@ -216,7 +234,16 @@ impl Channels {
             return;
         }
         source.stage = Stage::Reserving { request, deadline };
-        self.attempt(now, source, paths, out);
+        let path = self.way(&source.peer, paths);
+        let sent = path.and_then(|path| {
+            self.send_reserve(now, &mut source, path, Purpose::Use, deadline, out)
+        });
+        match sent {
+            Ok(()) => self.put_source(source),
+            Err(Rejection { reason, detail }) => {
+                self.end_source(source, Some(reason), &detail, out);
+            }
+        }
     }
 
     pub(super) fn source_accepted(
@@ -226,39 +253,65 @@ impl Channels {
         accept: &Accept,
         out: &mut Vec<Action>,
     ) -> Handled {
-        let leg = self.check_source(link, &accept.tx)?;
-        if matches!(self.sources[&accept.tx.channel].stage, Stage::Open) {
-            return Err("accepted already");
-        }
+        self.check_source(link, &accept.tx)?;
+        let awaited = |trying: &mut Trying| trying.attempt.number == accept.tx.attempt;
         let mut source = self.take_source(&accept.tx.channel).expect("just checked");
-        let width = accept.width.min(self.width(leg, source.rate));
+        let Some(Trying { mut attempt, purpose, since, .. }) = source.trying.take_if(awaited)
+        else {
+            self.put_source(source);
+            return Err("accepted already");
+        };
+        let width = accept.width.min(self.width(attempt.leg, source.rate));
         let neighbour = self.neighbour(link);
         neighbour.ledger.commit(&accept.tx, now + limits::LEASE);
-        source.max_payload = accept.max_payload.min(neighbour.max_payload);
-        let entry = Entry {
-            to: Target::Hop { link, label: accept.label, port: accept.port },
-            rate: source.rate,
-            max_payload: source.max_payload,
-        };
-        out.push(Action::SetEntry { channel: source.id.clone(), to: Some(entry) });
-        if let Stage::Reserving { request, .. } = source.stage {
-            let opened = Opened {
-                channel: source.id.clone(),
-                path: source.path.clone(),
-                width,
-                max_payload: source.max_payload,
-            };
-            out.push(Action::Answer { id: request, answer: Answer::Open(opened) });
+        attempt.accept(accept, neighbour.max_payload);
+        match purpose {
+            Purpose::Standby => {
+                let (channel, path) = (source.id.clone(), attempt.path.clone());
+                out.push(Action::Event(Event::ChannelProtected { channel, path }));
+                source.standby = Some(attempt);
+            }
+            Purpose::Use => self.opened(now, &mut source, attempt, since, width, out),
         }
-        source.stage = Stage::Open;
-        out.push(Action::Event(Event::ChannelOpen {
-            channel: source.id.clone(),
-            path: source.path.clone(),
-        }));
-        send_finish(now, &mut source, out);
         self.put_source(source);
         self.begin_refreshes(now, link);
         Ok(())
+    }
+
+    /// The channel has a path, its first or another one.
+    fn opened(
+        &mut self,
+        now: Time,
+        source: &mut Source,
+        attempt: Attempt,
+        since: Time,
+        width: Bandwidth,
+        out: &mut Vec<Action>,
+    ) {
+        let (channel, path) = (source.id.clone(), attempt.path.clone());
+        let smaller_payload = smaller(source, &attempt);
+        self.take_path(now, source, attempt, now.since(since) * 2, out);
+        let seamless = matches!(source.stage, Stage::Open);
+        let began = source.away.take().map_or(since, |(began, _)| began);
+        let event = match std::mem::replace(&mut source.stage, Stage::Open) {
+            Stage::OpeningEnd { request, .. } | Stage::Reserving { request, .. } => {
+                let max_payload = source.max_payload;
+                let (channel, path) = (channel.clone(), path.clone());
+                let opened = Opened { channel, path, width, max_payload };
+                out.push(Action::Answer { id: request, answer: Answer::Open(opened) });
+                None
+            }
+            Stage::Open => Some(now.since(began)),
+            Stage::Moving(moving) => Some(now.since(moving.since)),
+        };
+        out.push(Action::Event(match event {
+            None => Event::ChannelOpen { channel, path },
+            Some(took) => Event::ChannelMoved { channel, path, took, seamless, smaller_payload },
+        }));
+        source.avoid = Avoid::default();
+        source.second = None;
+        self.picture_changed(now);
+        send_finish(now, source, out);
     }
 
     pub(super) fn source_refused(
@@ -268,15 +321,55 @@ impl Channels {
         nack: &Nack,
         out: &mut Vec<Action>,
     ) -> Handled {
-        let leg = self.check_source(link, &nack.tx)?;
-        if matches!(self.sources[&nack.tx.channel].stage, Stage::Open) {
-            return Err("accepted already");
-        }
+        self.check_source(link, &nack.tx)?;
         let mut source = self.take_source(&nack.tx.channel).expect("just checked");
-        self.drop_attempt(&mut source, leg, out);
+        let awaited = |trying: &mut Trying| trying.attempt.number == nack.tx.attempt;
+        let Some(Trying { attempt, purpose, .. }) = source.trying.take_if(awaited) else {
+            self.put_source(source);
+            return Err("accepted already");
+        };
+        self.let_go(&source, &attempt, out);
         let detail = format!("at {}: {}", nack.at, nack.detail);
-        self.attempt_failed(now, source, nack.reason, &detail, out);
+        self.refused(now, source, purpose, Some(nack), &attempt.path, detail, out);
         Ok(())
+    }
+
+    /// An attempt came to nothing: what that means depends on what it was for.
+    #[expect(clippy::too_many_arguments, reason = "what was tried, and what became of it")]
+    fn refused(
+        &mut self,
+        now: Time,
+        mut source: Source,
+        purpose: Purpose,
+        nack: Option<&Nack>,
+        path: &[PeerName],
+        detail: String,
+        out: &mut Vec<Action>,
+    ) {
+        let reason = nack.map_or(Reject::Timeout, |nack| nack.reason);
+        match (purpose, &source.stage) {
+            (Purpose::Standby, _) => {}
+            (Purpose::Use, Stage::OpeningEnd { .. } | Stage::Reserving { .. }) => {
+                return self.end_source(source, Some(reason), &detail, out);
+            }
+            (Purpose::Use, _) => match reason {
+                Reject::Cancelled => return self.end_source(source, None, &detail, out),
+                Reject::NoSuchService | Reject::NotAllowed => {
+                    return self.end_source(source, Some(Reject::Broken), &detail, out);
+                }
+                Reject::NoSuchPeer
+                | Reject::ServiceBusy
+                | Reject::Unreachable
+                | Reject::Never
+                | Reject::NoRoom
+                | Reject::Duplicate
+                | Reject::Timeout
+                | Reject::ShuttingDown
+                | Reject::Busy
+                | Reject::Broken => self.tried_in_vain(now, &mut source, nack, path, detail),
+            },
+        }
+        self.put_source(source);
     }
 
     pub(super) fn source_released(
@@ -286,23 +379,23 @@ impl Channels {
         release: &Release,
         out: &mut Vec<Action>,
     ) -> Handled {
-        let leg = self.check_source(link, &release.tx)?;
-        let mut source = self.take_source(&release.tx.channel).expect("just checked");
-        self.drop_attempt(&mut source, leg, out);
+        self.check_source(link, &release.tx)?;
+        let source = self.take_source(&release.tx.channel).expect("just checked");
         let at = &release.at;
-        match release.cause {
-            ReleaseCause::Closed => {
+        let why = match (release.cause, &release.failed) {
+            (ReleaseCause::Closed, _) => {
+                let mut source = source;
+                let gone = source.take_attempt(release.tx.attempt).expect("just checked");
+                self.let_go(&source, &gone, out);
                 self.end_source(source, None, &format!("closed at {at}"), out);
+                return Ok(());
             }
-            ReleaseCause::Expired => {
-                let why = format!("at {at}: nobody refreshed the path");
-                self.attempt_failed(now, source, Reject::Timeout, &why, out);
-            }
-            ReleaseCause::Moved | ReleaseCause::Broken => {
-                let why = format!("the path broke at {at}");
-                self.attempt_failed(now, source, Reject::Unreachable, &why, out);
-            }
-        }
+            (ReleaseCause::Expired, _) => format!("at {at}: nobody refreshed the path"),
+            (_, Some((here, there))) => format!("the link of {here} to {there} failed"),
+            (_, None) => format!("the path broke at {at}"),
+        };
+        let failed = release.failed.clone();
+        self.attempt_gone(now, source, release.tx.attempt, failed, why, out);
         Ok(())
     }
 
@@ -321,19 +414,73 @@ impl Channels {
         Ok(())
     }
 
+    pub(super) fn source_move(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        tx: &TxId,
+        relay: PeerName,
+        out: &mut Vec<Action>,
+    ) -> Handled {
+        self.check_source(link, tx)?;
+        let mut source = self.take_source(&tx.channel).expect("just checked");
+        self.source_asked_to_move(now, &mut source, tx.attempt, relay, out);
+        self.put_source(source);
+        Ok(())
+    }
+
     pub(super) fn source_link_down(
         &mut self,
         now: Time,
+        link: LinkId,
         channel: &ChannelId,
         out: &mut Vec<Action>,
     ) {
-        let Some(mut source) = self.take_source(channel) else { return };
-        let leg = source.leg.expect("it uses the link");
-        let why = format!("the link to {} is down", self.neighbour(leg.link).peer);
-        self.drop_attempt(&mut source, leg, out);
-        self.attempt_failed(now, source, Reject::Unreachable, &why, out);
+        let neighbour = self.neighbour(link).peer.clone();
+        let over = |attempt: &&Attempt| attempt.leg.link == link;
+        // The one in use last: it may go over to another one, if that is left.
+        let mut numbers: Vec<u32> =
+            self.sources[channel].attempts().filter(over).map(|attempt| attempt.number).collect();
+        numbers.reverse();
+        for number in numbers {
+            let Some(source) = self.take_source(channel) else { return };
+            let why = format!("the link to {neighbour} is down");
+            let failed = (self.me.clone(), neighbour.clone());
+            self.attempt_gone(now, source, number, Some(failed), why, out);
+        }
     }
 
+    /// One of the paths is gone, and the others on it know.
+    fn attempt_gone(
+        &mut self,
+        now: Time,
+        mut source: Source,
+        number: u32,
+        failed: Option<(PeerName, PeerName)>,
+        why: String,
+        out: &mut Vec<Action>,
+    ) {
+        let current = source.current.take_if(|attempt| attempt.number == number);
+        if let Some(current) = current {
+            self.let_go(&source, &current, out);
+            self.broken(now, &mut source, current, failed, why, out);
+            return self.put_source(source);
+        }
+        let trying = source.trying.take_if(|trying| trying.attempt.number == number);
+        if let Some(Trying { attempt, purpose, .. }) = trying {
+            self.let_go(&source, &attempt, out);
+            if let Some(link) = failed {
+                source.avoid.link(link);
+            }
+            return self.refused(now, source, purpose, None, &attempt.path, why, out);
+        }
+        let gone = source.take_attempt(number).expect("it is one of them");
+        self.let_go(&source, &gone, out);
+        self.protect_again(now, &mut source);
+        self.put_source(source);
+    }
+
+    /// Does what is due for a channel that was asked for here.
     pub(super) fn source_due(
         &mut self,
         now: Time,
@@ -345,35 +492,64 @@ impl Channels {
         match &source.stage {
             Stage::OpeningEnd { deadline, .. } if *deadline <= now => {
                 let why = "the local socket was not opened in time";
-                self.end_source(source, Some(Reject::Timeout), why, out);
+                return self.end_source(source, Some(Reject::Timeout), why, out);
             }
             Stage::Reserving { deadline, .. } if *deadline <= now => {
-                let why = format!("no answer from {}", source.path[1]);
-                self.end_source(source, Some(Reject::Timeout), &why, out);
+                let next = source.trying.as_ref().map_or(&self.me, |t| &t.attempt.path[1]);
+                let why = format!("no answer from {next}");
+                return self.end_source(source, Some(Reject::Timeout), &why, out);
             }
-            Stage::Open if self.until(&source.leg.expect("it is open"), &source.tx()) <= now => {
-                let why = format!("{} stopped refreshing the path", source.path[1]);
-                self.give_up_attempt(&mut source, ReleaseCause::Expired, out);
-                self.attempt_failed(now, source, Reject::Timeout, &why, out);
-            }
-            Stage::Moving { give_up, why, .. } if *give_up <= now => {
+            Stage::Moving(Moving { give_up, why, .. }) if *give_up <= now => {
                 let why = format!("no other path within {:?}: {why}", limits::MOVE_DEADLINE);
-                self.end_source(source, Some(Reject::Broken), &why, out);
+                return self.end_source(source, Some(Reject::Broken), &why, out);
             }
-            Stage::Moving { next, .. } if *next <= now => {
-                self.give_up_attempt(&mut source, ReleaseCause::Moved, out);
-                self.attempt(now, source, paths, out);
-            }
-            Stage::Open
-            | Stage::OpeningEnd { .. }
-            | Stage::Reserving { .. }
-            | Stage::Moving { .. } => {
-                if source.finish.is_some_and(|finish| finish.next <= now) {
-                    send_finish(now, &mut source, out);
+            _ => {}
+        }
+        if let Some((old, _)) = source.old.take_if(|(_, until)| *until <= now) {
+            self.give_up(&source, &old, ReleaseCause::Moved, out);
+        }
+        let late = source.trying.take_if(|trying| trying.until <= now);
+        if let Some(Trying { attempt, purpose, .. }) = late {
+            self.give_up(&source, &attempt, ReleaseCause::Moved, out);
+            let why = format!("no answer from {}", attempt.path[1]);
+            return self.refused(now, source, purpose, None, &attempt.path, why, out);
+        }
+        if let Some(attempt) = self.expired(now, &source) {
+            let why = format!("{} stopped refreshing the path", attempt.path[1]);
+            self.send_release(
+                attempt.leg.link,
+                &source.tx(&attempt),
+                ReleaseCause::Expired,
+                None,
+                out,
+            );
+            return self.attempt_gone(now, source, attempt.number, None, why, out);
+        }
+        if source.trying.is_none() {
+            match &source.stage {
+                Stage::Moving(moving) if moving.next <= now => {
+                    self.move_on(now, &mut source, paths, out);
                 }
-                self.put_source(source);
+                Stage::Open if source.away.is_some_and(|(_, next)| next <= now) => {
+                    self.move_away(now, &mut source, paths, out);
+                }
+                Stage::Open if source.protects(now) => self.protect(now, &mut source, paths, out),
+                _ => {}
             }
         }
+        if source.finish.is_some_and(|finish| finish.next <= now) {
+            send_finish(now, &mut source, out);
+        }
+        self.put_source(source);
+    }
+
+    /// An accepted path that nobody refreshed.
+    fn expired(&self, now: Time, source: &Source) -> Option<Attempt> {
+        let trying = source.trying.as_ref().map(|trying| trying.attempt.number);
+        let firm = source.attempts().filter(|attempt| Some(attempt.number) != trying);
+        firm.into_iter()
+            .find(|attempt| self.until(&attempt.leg, &source.tx(attempt)) <= now)
+            .cloned()
     }
 
     /// Ends a channel for good: what it holds, its socket, its open questions. `reason`: none if an
@@ -385,7 +561,10 @@ impl Channels {
         why: &str,
         out: &mut Vec<Action>,
     ) {
-        self.give_up_attempt(&mut source, ReleaseCause::Closed, out);
+        self.give_up_but_current(&mut source, ReleaseCause::Closed, out);
+        if let Some(current) = source.current.take() {
+            self.give_up(&source, &current, ReleaseCause::Closed, out);
+        }
         self.names.remove(&source.name);
         self.dismiss(&Key::Source(source.id.clone()), out);
         let channel = source.id;
@@ -400,7 +579,7 @@ impl Channels {
             Stage::OpeningEnd { request, .. } | Stage::Reserving { request, .. } => {
                 out.push(Action::Answer { id: request, answer: Answer::Rejected(rejection) });
             }
-            Stage::Open | Stage::Moving { .. } => {
+            Stage::Open | Stage::Moving(_) => {
                 out.push(Action::Event(Event::ChannelClosed {
                     channel,
                     reason,
@@ -416,20 +595,41 @@ impl Channels {
         Some(source)
     }
 
-    fn put_source(&mut self, mut source: Source) {
-        let lease = |leg: &Leg| (self.until(leg, &source.tx()), Timer::Lease);
-        let stage = match &source.stage {
-            Stage::OpeningEnd { deadline, .. } | Stage::Reserving { deadline, .. } => {
-                (*deadline, Timer::Request)
-            }
-            Stage::Open => lease(source.leg.as_ref().expect("it is open")),
-            Stage::Moving { give_up, next, .. } => ((*next).min(*give_up), Timer::Move),
-        };
-        let finish = source.finish.filter(|_| matches!(source.stage, Stage::Open));
-        let finish = finish.map(|finish| (finish.next, Timer::Finish));
-        source.wake = finish.map_or(stage, |finish| stage.min(finish));
+    pub(super) fn put_source(&mut self, mut source: Source) {
+        source.wake = self.source_wake(&source);
         self.wakes.insert(wake(source.wake, Key::Source(source.id.clone())));
         self.sources.insert(source.id.clone(), source);
+    }
+
+    /// When the channel has to be looked at next.
+    fn source_wake(&self, source: &Source) -> (Time, Timer) {
+        let mut wakes = Vec::with_capacity(8);
+        let idle = source.trying.is_none();
+        match &source.stage {
+            Stage::OpeningEnd { deadline, .. } | Stage::Reserving { deadline, .. } => {
+                wakes.push((*deadline, Timer::Request));
+            }
+            Stage::Open if idle => {
+                wakes.extend(source.away.map(|(_, next)| (next, Timer::Move)));
+                if let (Protection::Wanted(at), None) = (source.protection, &source.standby) {
+                    wakes.push((at, Timer::Move));
+                }
+            }
+            Stage::Open => {}
+            Stage::Moving(moving) => {
+                wakes.push((moving.give_up, Timer::Move));
+                wakes.extend(idle.then_some((moving.next, Timer::Move)));
+            }
+        }
+        wakes.extend(source.trying.as_ref().map(|trying| (trying.until, Timer::Request)));
+        wakes.extend(source.old.as_ref().map(|(_, until)| (*until, Timer::Drain)));
+        let trying = source.trying.as_ref().map(|trying| trying.attempt.number);
+        let firm = source.attempts().filter(|attempt| Some(attempt.number) != trying);
+        let lease = |attempt: &Attempt| self.until(&attempt.leg, &source.tx(attempt));
+        wakes.extend(firm.map(|attempt| (lease(attempt), Timer::Lease)));
+        let finish = source.finish.filter(|_| source.current.is_some());
+        wakes.extend(finish.map(|finish| (finish.next, Timer::Finish)));
+        wakes.into_iter().min().expect("a stage or a lease")
     }
 
     fn check_open(&self, request: &OpenRequest, paths: &dyn Paths) -> Result<(), Rejection> {
@@ -455,7 +655,8 @@ impl Channels {
             let detail = format!("{} has {} channels already", self.me, limits::CHANNELS_MAX);
             return no(Reject::Busy, detail);
         }
-        let (_, link) = self.way(peer, paths)?;
+        let path = self.way(peer, paths)?;
+        let link = self.first_link(&path)?;
         let usable = self.links[&link].ledger.usable();
         if request.rate > usable {
             let detail = format!(
@@ -467,21 +668,13 @@ impl Channels {
         Ok(())
     }
 
-    /// The path to a peer as the tree has it, and its first link if that is up.
-    fn way(
-        &self,
-        peer: &PeerName,
-        paths: &dyn Paths,
-    ) -> Result<(Vec<PeerName>, LinkId), Rejection> {
-        let unreachable = |detail| Rejection { reason: Reject::Unreachable, detail };
+    /// The path of a channel that is opened: the tree's.
+    fn way(&self, peer: &PeerName, paths: &dyn Paths) -> Result<Vec<PeerName>, Rejection> {
         let path = paths.path(peer);
-        let path = path.ok_or_else(|| unreachable(format!("no path leads to {peer} now")))?;
-        if path.len() > limits::PATH_PEERS_MAX {
-            return Err(unreachable(format!("the path to {peer} has {} peers", path.len())));
-        }
-        let link = path.get(1).and_then(|first| self.link_to(first));
-        let down = || unreachable(format!("the link towards {peer} is down"));
-        Ok((path, link.ok_or_else(down)?))
+        path.ok_or_else(|| Rejection {
+            reason: Reject::Unreachable,
+            detail: format!("no path leads to {peer} now"),
+        })
     }
 
     /// A name no channel from here has.
@@ -492,147 +685,38 @@ impl Channels {
             .expect("there are fewer channels than numbers")
     }
 
-    /// Makes the next attempt and keeps the channel, or deals with the failure.
-    fn attempt(&mut self, now: Time, mut source: Source, paths: &dyn Paths, out: &mut Vec<Action>) {
-        match self.send_reserve(now, &mut source, paths, out) {
-            Ok(()) => self.put_source(source),
-            Err(Rejection { reason, detail }) => {
-                self.attempt_failed(now, source, reason, &detail, out);
-            }
-        }
-    }
-
-    fn send_reserve(
-        &mut self,
-        now: Time,
-        source: &mut Source,
-        paths: &dyn Paths,
-        out: &mut Vec<Action>,
-    ) -> Result<(), Rejection> {
-        let (path, link) = self.way(&source.peer, paths)?;
-        let deadline = match &mut source.stage {
-            Stage::Reserving { deadline, .. } => *deadline,
-            Stage::Moving { give_up, next, .. } => {
-                *next = (*give_up).min(now + limits::HOLD);
-                *next
-            }
-            Stage::OpeningEnd { .. } | Stage::Open => panic!("no attempt is due: {source:?}"),
-        };
-        source.attempt += 1;
-        let tx = source.tx();
-        let rates = Rates { out: source.rate, back: source.rate_back };
-        let held = self.neighbour(link).ledger.hold(&tx, rates, deadline);
-        held.map_err(|short| Rejection {
-            reason: Reject::NoRoom,
-            detail: format!(
-                "at {}: {} do not fit the link to {}, {} are free",
-                self.me, source.rate, path[1], short.free
-            ),
-        })?;
-        let worker = self.balance.worker(&Key::Source(source.id.clone()));
-        let leg = self.leg(link, worker);
-        source.leg = Some(leg);
-        source.path = path;
-        out.push(add_label(&tx, leg, Target::Local, source.rate_back, hops(&source.path)));
-        let wait_ms = u32::try_from(deadline.since(now).as_millis()).unwrap_or(u32::MAX);
-        let reserve = Reserve {
-            tx,
-            service: source.service.clone(),
-            name: source.name.clone(),
-            path: source.path.clone(),
-            position: 1,
-            rate: source.rate,
-            rate_back: source.rate_back,
-            ticket: source.ticket,
-            deadline_ms: shortened(wait_ms),
-            max_payload: self.neighbour(link).max_payload,
-            back_label: leg.label,
-            back_port: self.port(worker),
-        };
-        out.push(Action::Send { link, message: Message::Reserve(reserve) });
-        Ok(())
-    }
-
-    /// The attempt is over and given back: the first one answers the request, later ones are followed
-    /// by another.
-    fn attempt_failed(
-        &mut self,
-        now: Time,
-        mut source: Source,
-        reason: Reject,
-        detail: &str,
-        out: &mut Vec<Action>,
-    ) {
-        let next = now + self.between(limits::MOVE_RETRY.0, limits::MOVE_RETRY.1);
-        match &mut source.stage {
-            Stage::OpeningEnd { .. } | Stage::Reserving { .. } => {
-                return self.end_source(source, Some(reason), detail, out);
-            }
-            Stage::Open => {
-                let (channel, why) = (source.id.clone(), detail.to_owned());
-                out.push(Action::SetEntry { channel: channel.clone(), to: None });
-                out.push(Action::Event(Event::ChannelMoving { channel, why: why.clone() }));
-                source.stage = Stage::Moving { give_up: now + limits::MOVE_DEADLINE, next, why };
-                if let Some(finish) = &mut source.finish {
-                    finish.next = now;
-                }
-            }
-            Stage::Moving { next: at, why, .. } => match reason {
-                Reject::Cancelled => return self.end_source(source, None, detail, out),
-                Reject::NoSuchService | Reject::NotAllowed => {
-                    return self.end_source(source, Some(Reject::Broken), detail, out);
-                }
-                Reject::NoSuchPeer
-                | Reject::ServiceBusy
-                | Reject::Unreachable
-                | Reject::Never
-                | Reject::NoRoom
-                | Reject::Duplicate
-                | Reject::Timeout
-                | Reject::ShuttingDown
-                | Reject::Busy
-                | Reject::Broken => {
-                    *at = next;
-                    detail.clone_into(why);
-                }
-            },
-        }
-        self.put_source(source);
-    }
-
-    /// Lets go of the attempt under way, if any, and tells the next hop.
-    fn give_up_attempt(&mut self, source: &mut Source, cause: ReleaseCause, out: &mut Vec<Action>) {
-        let Some(leg) = source.leg else { return };
-        self.drop_attempt(source, leg, out);
-        self.send_release(leg.link, &source.tx(), cause, out);
-    }
-
-    fn drop_attempt(&mut self, source: &mut Source, leg: Leg, out: &mut Vec<Action>) {
-        self.free_leg(&source.tx(), leg);
-        out.push(Action::RemoveLabel { label: leg.label });
-        source.leg = None;
-        source.path = Vec::new();
-    }
-
     /// Whether a message about `tx` may come from `link`.
-    fn check_source(&self, link: LinkId, tx: &TxId) -> Result<Leg, &'static str> {
+    fn check_source(&self, link: LinkId, tx: &TxId) -> Handled {
         let source = self.sources.get(&tx.channel).ok_or(UNKNOWN)?;
-        match source.leg {
-            Some(leg) if source.attempt == tx.attempt && leg.link == link => Ok(leg),
-            Some(_) if source.attempt == tx.attempt => Err(NOT_OWNER),
-            _ => Err(STALE),
+        match source.attempt(tx.attempt) {
+            Some(attempt) if attempt.leg.link == link => Ok(()),
+            Some(_) => Err(NOT_OWNER),
+            None => Err(STALE),
         }
+    }
+}
+
+impl Source {
+    fn take_attempt(&mut self, number: u32) -> Option<Attempt> {
+        let this = |attempt: &mut Attempt| attempt.number == number;
+        let trying = self.trying.take_if(|trying| trying.attempt.number == number);
+        let old = self.old.take_if(|(attempt, _)| attempt.number == number);
+        let others = trying.map(|trying| trying.attempt).or(old.map(|(attempt, _)| attempt));
+        others.or_else(|| self.current.take_if(this)).or_else(|| self.standby.take_if(this))
+    }
+
+    fn protects(&self, now: Time) -> bool {
+        let wanted = matches!(self.protection, Protection::Wanted(at) if at <= now);
+        wanted && self.standby.is_none()
     }
 }
 
 /// Tells the far end that the stream ended, if the channel can carry it now.
 fn send_finish(now: Time, source: &mut Source, out: &mut Vec<Action>) {
-    let tx = source.tx();
-    let (Some(finish), Some(leg), Stage::Open) = (&mut source.finish, source.leg, &source.stage)
-    else {
-        return;
-    };
+    let (Some(finish), Some(current)) = (&mut source.finish, &source.current) else { return };
     finish.next = now + limits::FINISH_RETRY;
+    let (channel, link) = (source.id.clone(), current.leg.link);
+    let tx = TxId { channel, attempt: current.number };
     let message = Message::Finish { tx, frames: finish.frames };
-    out.push(Action::Send { link: leg.link, message });
+    out.push(Action::Send { link, message });
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::world::{World, bps, peer, service};
 use super::*;
 use crate::limits;
+use crate::proto::graph::Wanted;
 use crate::proto::view::ChannelState;
-use crate::proto::{Entry, OpenRequest, Opened, Side, Target};
-use crate::wire::control::{Accept, Reserve};
+use crate::proto::{Entry, OpenRequest, Opened, Purpose, Side, Target};
+use crate::wire::control::{Accept, FACTS_VERSION, Manner, Reserve};
 
 // --- One machine, exact actions ---
 
@@ -27,6 +28,10 @@ impl Paths for Line {
     }
 }
 
+fn terms(neighbour: usize, max_payload: u16) -> Terms {
+    Terms { peer: peer(neighbour), usable: bps(100), max_payload, version: FACTS_VERSION }
+}
+
 /// `peer-{index}` of the line peer-00, peer-01, peer-02 with its links up.
 fn machine(index: usize) -> Channels {
     let services = [
@@ -38,10 +43,10 @@ fn machine(index: usize) -> Channels {
     let mut machine = Channels::new(peer(index), 7, [9; 32], 1, 5_000, services.to_vec());
     let mut out = Vec::new();
     if index > 0 {
-        machine.link_up(NOW, PREV, peer(index - 1), bps(100), 1_400, &mut out);
+        machine.link_up(NOW, PREV, terms(index - 1, 1_400), &mut out);
     }
     if index < 2 {
-        machine.link_up(NOW, NEXT, peer(index + 1), bps(100), 1_300, &mut out);
+        machine.link_up(NOW, NEXT, terms(index + 1, 1_300), &mut out);
     }
     assert_eq!(out, []);
     machine
@@ -73,6 +78,7 @@ fn reserve(count: u64, attempt: u32, position: u8) -> Reserve {
         max_payload: 1_350,
         back_label: Label(77),
         back_port: 6_000,
+        manner: Manner::Replace,
     }
 }
 
@@ -87,7 +93,14 @@ fn accept(count: u64, attempt: u32) -> Accept {
 }
 
 fn release(count: u64, attempt: u32, cause: ReleaseCause, at: usize) -> Message {
-    Message::Release(Release { tx: tx(count, attempt), cause, at: peer(at) })
+    Message::Release(Release { tx: tx(count, attempt), cause, at: peer(at), failed: None })
+}
+
+/// The link between these two broke; the first says so.
+fn failed(count: u64, attempt: u32, link: [usize; 2]) -> Message {
+    let [at, other] = link.map(peer);
+    let (tx, cause) = (tx(count, attempt), ReleaseCause::Broken);
+    Message::Release(Release { tx, cause, at: at.clone(), failed: Some((at, other)) })
 }
 
 fn send(link: LinkId, message: Message) -> Action {
@@ -111,6 +124,7 @@ fn open_request(name: &str) -> OpenRequest {
         rate: bps(40),
         rate_back: bps(10),
         deadline: Duration::from_secs(5),
+        protect: false,
     }
 }
 
@@ -264,7 +278,7 @@ fn the_same_transaction_again_changes_nothing_at_a_hop() {
 fn only_the_owner_of_a_transaction_may_act_on_it() {
     let third = LinkId(2);
     let (mut relay, ..) = relay_open();
-    relay.link_up(NOW, third, peer(3), bps(100), 1_400, &mut Vec::new());
+    relay.link_up(NOW, third, terms(3, 1_400), &mut Vec::new());
     let free = relay.free(NEXT);
     let not_owner = "the channel does not use this link";
     for (what, message, why) in [
@@ -332,7 +346,7 @@ fn a_dead_link_frees_its_channels_and_tells_the_other_side() {
         [
             Action::RemoveLabel { label: forward },
             Action::RemoveLabel { label: back },
-            send(PREV, release(1, 1, ReleaseCause::Broken, 1)),
+            send(PREV, failed(1, 1, [1, 2])),
         ]
     );
     assert_eq!(relay.free(PREV), Some((bps(100), bps(100))));
@@ -389,8 +403,12 @@ fn a16_a_peer_keeps_its_own_channels_alive_and_not_those_that_cross_it() {
     let accept = Accept { tx: own.clone(), ..accept(1, 1) };
     did(&mut relay, |m, out| m.message(NOW, NEXT, Message::Accept(accept), out));
     let mut refreshes = 0;
-    while let Some((at, Timer::Refresh)) = relay.poll_timeout() {
+    while let Some((at, timer @ (Timer::Refresh | Timer::Second))) = relay.poll_timeout() {
         let out = did(&mut relay, |m, out| m.handle_timeout(at, &FromTheMiddle, out));
+        if timer == Timer::Second {
+            assert_eq!(out, []);
+            continue;
+        }
         assert_eq!(out, [send(NEXT, Message::Refresh(vec![own.clone()]))]);
         refreshes += 1;
     }
@@ -548,27 +566,219 @@ fn a17_a_broken_channel_keeps_its_socket_and_tries_again() {
         out,
         [
             Action::RemoveLabel { label },
-            Action::SetEntry { channel: id.clone(), to: None },
-            Action::Event(Event::ChannelMoving { channel: id, why }),
+            Action::Event(Event::ChannelMoving { channel: id.clone(), why }),
+            Action::SetEntry { channel: id, to: None },
         ]
     );
-    let (at, timer) = source.poll_timeout().expect("it tries again");
-    assert_eq!(timer, Timer::Move);
-    assert!(at >= NOW + limits::MOVE_RETRY.0 && at <= NOW + limits::MOVE_RETRY.1);
+    assert_eq!(source.poll_timeout(), Some((NOW, Timer::Move)), "it tries again at once");
     let stale = Message::Accept(accept(1, 1));
     let out = did(&mut source, |m, out| m.message(NOW, NEXT, stale, out));
     assert_eq!(out, [ignored(1, "accept", STALE)]);
 
     let out = did(&mut source, |m, out| m.tree_committed(NOW, &Line, out));
     assert!(matches!(&out[..],
-        [Action::AddLabel { .. }, Action::Send { link: NEXT, message: Message::Reserve(r) }]
+        [Action::AddLabel { .. }, Action::Event(Event::ChannelTrying { .. }),
+         Action::Send { link: NEXT, message: Message::Reserve(r) }]
             if r.tx == tx(1, 2)));
     let again = Message::Accept(accept(1, 2));
-    let out = did(&mut source, |m, out| m.message(NOW, NEXT, again, out));
-    assert!(matches!(
-        &out[..],
-        [Action::SetEntry { to: Some(_), .. }, Action::Event(Event::ChannelOpen { .. })]
-    ));
+    let later = NOW + Duration::from_millis(7);
+    let out = did(&mut source, |m, out| m.message(later, NEXT, again, out));
+    let [Action::SetEntry { to: Some(_), .. }, Action::Event(moved)] = &out[..] else {
+        panic!("{out:?}");
+    };
+    let Event::ChannelMoved { took, seamless: false, .. } = moved else { panic!("{moved:?}") };
+    assert_eq!(*took, Duration::from_millis(7));
+}
+
+/// The line's other way round: peer-00, peer-03, peer-02 over a second link of peer-00.
+struct Square;
+
+const BESIDE: LinkId = LinkId(2);
+
+impl Paths for Square {
+    fn path(&self, to: &PeerName) -> Option<Vec<PeerName>> {
+        Line.path(to)
+    }
+
+    fn widest(&self, wanted: &Wanted<'_>) -> Option<Vec<PeerName>> {
+        let free = |way: &Vec<PeerName>| {
+            let barred = |hop: &[PeerName]| {
+                wanted.without_links.iter().any(|(a, b)| hop.contains(a) && hop.contains(b))
+            };
+            !wanted.without_relays.contains(&way[1]) && !way.windows(2).any(barred)
+        };
+        let ways = [1, 3].map(|relay| vec![peer(0), peer(relay), peer(2)]);
+        ways.into_iter().find(free)
+    }
+
+    fn knows(&self, _: &PeerName) -> bool {
+        true
+    }
+}
+
+/// A channel of peer-00 that is open over peer-01, with a link to peer-03 beside.
+fn source_open_in_square(protect: bool) -> (Channels, Label) {
+    let mut source = machine(0);
+    did(&mut source, |m, out| m.link_up(NOW, BESIDE, terms(3, 1_350), out));
+    let request = OpenRequest { protect, ..open_request("film") };
+    let channel = tx(1, 1).channel;
+    did(&mut source, |m, out| m.open(NOW, RequestId(1), request, &Square, out));
+    let out = did(&mut source, |m, out| m.end_opened(NOW, &channel, Ok(()), &Square, out));
+    let label = labels(&out)[0];
+    let accepted = Message::Accept(accept(1, 1));
+    did(&mut source, |m, out| m.message(NOW, NEXT, accepted, out));
+    (source, label)
+}
+
+fn path(relay: usize) -> Vec<PeerName> {
+    vec![peer(0), peer(relay), peer(2)]
+}
+
+#[test]
+fn a17_a_broken_channel_goes_round_the_failure_without_a_tree() {
+    let (mut source, _) = source_open_in_square(false);
+    let broken = failed(1, 1, [1, 2]);
+    did(&mut source, |m, out| m.message(NOW, NEXT, broken, out));
+    let out = did(&mut source, |m, out| m.handle_timeout(NOW, &Square, out));
+    let [Action::AddLabel { .. }, Action::Event(trying), Action::Send { link: BESIDE, message }] =
+        &out[..]
+    else {
+        panic!("{out:?}")
+    };
+    let channel = tx(1, 1).channel;
+    let purpose = Purpose::Use;
+    assert_eq!(*trying, Event::ChannelTrying { channel, path: path(3), purpose });
+    let Message::Reserve(reserve) = message else { panic!("{message:?}") };
+    assert_eq!((&reserve.path, reserve.manner), (&path(3), Manner::Replace));
+    // Refused there as well: both ways are known to be shut, so it waits for better times.
+    let nack = Nack { at: peer(3), ..refusal(2) };
+    let out = did(&mut source, |m, out| m.message(NOW, BESIDE, Message::Nack(nack), out));
+    assert_eq!(labels(&out), []);
+    did(&mut source, |m, out| m.handle_timeout(NOW, &Square, out));
+    let (at, timer) = source.poll_timeout().expect("it tries again");
+    assert!(timer == Timer::Move && at >= NOW + limits::MOVE_RETRY.0, "{at:?} {timer:?}");
+}
+
+fn refusal(attempt: u32) -> Nack {
+    let (reason, detail) = (Reject::NoRoom, String::new());
+    Nack { tx: tx(1, attempt), at: peer(1), reason, free: bps(0), detail }
+}
+
+#[test]
+fn a2_a_channel_leaves_a_relay_that_leaves_before_its_path_breaks() {
+    let (mut source, old_label) = source_open_in_square(false);
+    let ask = Message::Move { tx: tx(1, 1), at: peer(1) };
+    did(&mut source, |m, out| m.message(NOW, NEXT, ask, out));
+    let out = did(&mut source, |m, out| m.handle_timeout(NOW, &Square, out));
+    let Some(Action::Send { link: BESIDE, message: Message::Reserve(reserve) }) = out.last() else {
+        panic!("{out:?}")
+    };
+    assert_eq!((&reserve.path, reserve.manner), (&path(3), Manner::Beside));
+    assert_eq!(source.views()[0].state, ChannelState::Open);
+    assert_eq!(source.views()[0].reserved, [path(1), path(3)]);
+
+    let later = NOW + Duration::from_millis(80);
+    let accepted = Message::Accept(accept(1, 2));
+    let out = did(&mut source, |m, out| m.message(later, BESIDE, accepted, out));
+    let [Action::SetEntry { to: Some(entry), .. }, Action::Event(moved)] = &out[..] else {
+        panic!("{out:?}");
+    };
+    assert_eq!(entry.to, Target::Hop { link: BESIDE, label: Label(88), port: 7_000 });
+    let Event::ChannelMoved { seamless: true, smaller_payload: None, path: now, .. } = moved else {
+        panic!("{moved:?}")
+    };
+    assert_eq!(*now, path(3));
+    // What is under way on the old path still arrives: it is given back after twice the round trip.
+    let drained = later + Duration::from_millis(160);
+    let early = drained - Duration::from_millis(1);
+    let out = did(&mut source, |m, out| m.handle_timeout(early, &Square, out));
+    assert_eq!(out, []);
+    let out = did(&mut source, |m, out| m.handle_timeout(drained, &Square, out));
+    let moved = release(1, 1, ReleaseCause::Moved, 0);
+    assert_eq!(out, [Action::RemoveLabel { label: old_label }, send(NEXT, moved)]);
+    assert_eq!(source.views()[0].reserved, [path(3)]);
+}
+
+#[test]
+fn a2_a_channel_stays_on_its_path_when_there_is_no_other() {
+    let (mut source, _) = source_open();
+    let ask = Message::Move { tx: tx(1, 1), at: peer(1) };
+    did(&mut source, |m, out| m.message(NOW, NEXT, ask, out));
+    assert_eq!(did(&mut source, |m, out| m.handle_timeout(NOW, &Line, out)), []);
+    assert_eq!(source.views()[0].state, ChannelState::Open);
+    assert!(source.poll_timeout().is_some_and(|(at, _)| at > NOW));
+}
+
+/// With a standby path over peer-03.
+fn source_protected() -> Channels {
+    let (mut source, _) = source_open_in_square(true);
+    let out = did(&mut source, |m, out| m.handle_timeout(NOW, &Square, out));
+    let Some(Action::Send { link: BESIDE, message: Message::Reserve(reserve) }) = out.last() else {
+        panic!("{out:?}")
+    };
+    assert_eq!((&reserve.path, reserve.manner), (&path(3), Manner::Standby));
+    let accepted = Message::Accept(accept(1, 2));
+    let out = did(&mut source, |m, out| m.message(NOW, BESIDE, accepted, out));
+    let channel = tx(1, 1).channel;
+    let protected = Event::ChannelProtected { channel, path: path(3) };
+    assert_eq!(out, [Action::Event(protected)], "frames stay where they are");
+    assert_eq!(source.views()[0].standby, Some(path(3)));
+    source
+}
+
+#[test]
+fn a17_a_protected_channel_goes_over_in_one_step() {
+    let mut source = source_protected();
+    let out = did(&mut source, |m, out| m.message(NOW, NEXT, failed(1, 1, [1, 2]), out));
+    let [Action::RemoveLabel { .. }, Action::Event(Event::ChannelMoving { .. }), entry, moved] =
+        &out[..]
+    else {
+        panic!("{out:?}")
+    };
+    let Action::SetEntry { to: Some(entry), .. } = entry else { panic!("{entry:?}") };
+    assert_eq!(entry.to, Target::Hop { link: BESIDE, label: Label(88), port: 7_000 });
+    assert!(
+        matches!(moved, Action::Event(Event::ChannelMoved { path: now, .. }) if *now == path(3))
+    );
+    let view = &source.views()[0];
+    assert_eq!((view.state, &view.path, &view.standby), (ChannelState::Open, &path(3), &None));
+    // It wants another one to stand by, and asks for it in a while.
+    let (at, timer) = source.poll_timeout().expect("a lease at least");
+    assert!(at > NOW, "{timer:?}");
+}
+
+#[test]
+fn a17_a_standby_path_that_breaks_is_replaced_and_frames_do_not_notice() {
+    let mut source = source_protected();
+    let out = did(&mut source, |m, out| m.message(NOW, BESIDE, failed(1, 2, [3, 2]), out));
+    assert!(matches!(&out[..], [Action::RemoveLabel { .. }]), "{out:?}");
+    let (at, later) = (NOW + limits::PROTECT_RETRY / 2, NOW + limits::PROTECT_RETRY * 3 / 2);
+    let mut reserved = Vec::new();
+    while let Some((at, _)) = source.poll_timeout().filter(|(at, _)| *at <= later) {
+        reserved.extend(did(&mut source, |m, out| m.handle_timeout(at, &Square, out)));
+    }
+    let asked = |action: &Action| {
+        matches!(action, Action::Send { link: BESIDE, message: Message::Reserve(r) }
+            if r.manner == Manner::Standby)
+    };
+    assert!(reserved.iter().any(asked), "from {at:?} on: {reserved:?}");
+    assert!(!reserved.iter().any(|action| matches!(action, Action::SetEntry { .. })));
+}
+
+#[test]
+fn a17_torn_down_channels_wait_for_the_tree_of_the_session() {
+    let (mut source, label) = source_open_in_square(false);
+    did(&mut source, |m, out| m.tear_down(NOW, out));
+    assert_eq!(source.views()[0].state, ChannelState::Open, "only if it is configured");
+    source.set_recovery(Recovery::Everything);
+    let out = did(&mut source, |m, out| m.tear_down(NOW, out));
+    let moved = release(1, 1, ReleaseCause::Moved, 0);
+    assert_eq!(out[..2], [Action::RemoveLabel { label }, send(NEXT, moved)]);
+    assert!(matches!(out.last(), Some(Action::SetEntry { to: None, .. })));
+    let later = NOW + limits::SECOND_WAIT;
+    assert_eq!(did(&mut source, |m, out| m.handle_timeout(later, &Square, out)), []);
+    let out = did(&mut source, |m, out| m.tree_committed(later, &Square, out));
+    assert!(matches!(out.last(), Some(Action::Send { link: NEXT, message: Message::Reserve(_) })));
 }
 
 #[test]
@@ -736,13 +946,85 @@ fn a17_a_later_attempt_uses_the_same_socket() {
     let (old, new) = out.split_at(2);
     let moved = release(1, 1, ReleaseCause::Moved, 2);
     assert_eq!(old, [Action::RemoveLabel { label }, send(PREV, moved)]);
-    assert_eq!(new, attached(2, labels(new)[0]));
+    let mut again = attached(2, labels(new)[0]);
+    again[3] = moved_to(false);
+    assert_eq!(new, again);
     let late = Message::Reserve(reserve(1, 1, 2));
     let out = did(&mut machine, |m, out| m.message(NOW, PREV, late, out));
     assert!(matches!(&out[..], [Action::Send { message: Message::Nack(_), .. }]));
     let stale = release(1, 1, ReleaseCause::Closed, 0);
     let out = did(&mut machine, |m, out| m.message(NOW, PREV, stale, out));
     assert_eq!(out, [ignored(1, "release", STALE)]);
+}
+
+fn moved_to(seamless: bool) -> Action {
+    let (channel, took) = (tx(1, 1).channel, Duration::ZERO);
+    let path = vec![peer(0), peer(1), peer(2)];
+    Action::Event(Event::ChannelMoved { channel, path, took, seamless, smaller_payload: None })
+}
+
+#[test]
+fn a17_a_path_set_up_beside_takes_over_and_the_old_one_stays_until_it_is_released() {
+    let (mut machine, old) = served(1);
+    let beside = Message::Reserve(Reserve { manner: Manner::Beside, ..reserve(1, 2, 2) });
+    let out = did(&mut machine, |m, out| m.message(NOW, PREV, beside, out));
+    let mut expected = attached(2, labels(&out)[0]);
+    expected[3] = moved_to(true);
+    assert_eq!(out, expected);
+    assert_eq!(machine.free(PREV), Some((bps(90), bps(60))), "common links count once");
+    let out = did(&mut machine, |m, out| {
+        m.message(NOW, PREV, release(1, 1, ReleaseCause::Moved, 0), out);
+    });
+    assert_eq!(out, [Action::RemoveLabel { label: old }]);
+}
+
+#[test]
+fn a17_a_standby_path_waits_at_the_service_end_until_the_other_breaks() {
+    let (mut machine, old) = served(1);
+    let standby = Message::Reserve(Reserve { manner: Manner::Standby, ..reserve(1, 2, 2) });
+    let out = did(&mut machine, |m, out| m.message(NOW, PREV, standby, out));
+    assert!(!out.iter().any(|action| matches!(action, Action::SetEntry { .. })), "{out:?}");
+    let out = did(&mut machine, |m, out| m.message(NOW, PREV, failed(1, 1, [1, 0]), out));
+    let [Action::RemoveLabel { label }, Action::SetEntry { to: Some(_), .. }, Action::Event(event)] =
+        &out[..]
+    else {
+        panic!("{out:?}")
+    };
+    assert_eq!(*label, old);
+    assert!(matches!(event, Event::ChannelMoved { seamless: false, .. }), "{event:?}");
+    assert_eq!(machine.views()[0].state, ChannelState::Open);
+}
+
+#[test]
+fn paths_that_pile_up_at_a_service_end_are_given_back_and_never_the_one_in_use() {
+    let (mut machine, _) = served(1);
+    let mut given_back = 0;
+    for attempt in 2..=9 {
+        let standby = Reserve { manner: Manner::Standby, ..reserve(1, attempt, 2) };
+        let out = did(&mut machine, |m, out| m.message(NOW, PREV, Message::Reserve(standby), out));
+        given_back += out.iter().filter(|a| matches!(a, Action::RemoveLabel { .. })).count();
+        assert!(machine.views()[0].reserved.len() <= limits::ATTEMPTS_MAX);
+    }
+    assert_eq!(given_back, 9 - limits::ATTEMPTS_MAX);
+}
+
+#[test]
+fn a2_a_relay_that_leaves_asks_the_asker_and_takes_nothing_new() {
+    let (mut relay, ..) = relay_open();
+    let out = did(&mut relay, |m, out| m.drain(out));
+    assert_eq!(out, [send(PREV, Message::Move { tx: tx(1, 1), at: peer(1) })]);
+    assert_eq!(relay.crossing(), 1);
+    let other = Message::Move { tx: tx(1, 1), at: peer(2) };
+    let out = did(&mut relay, |m, out| m.message(NOW, NEXT, other.clone(), out));
+    assert_eq!(out, [send(PREV, other.clone())], "passed on towards the asker");
+    let out = did(&mut relay, |m, out| m.message(NOW, PREV, other, out));
+    assert_eq!(out, [ignored(0, "move", NOT_OWNER)]);
+    let new = Message::Reserve(reserve(2, 1, 1));
+    let out = did(&mut relay, |m, out| m.message(NOW, PREV, new, out));
+    assert!(matches!(&out[..], [Action::Send { message: Message::Nack(n), .. }]
+        if n.reason == Reject::ShuttingDown));
+    did(&mut relay, |m, out| m.message(NOW, PREV, release(1, 1, ReleaseCause::Moved, 0), out));
+    assert_eq!(relay.crossing(), 0);
 }
 
 #[test]

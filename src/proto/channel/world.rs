@@ -5,13 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::{Channels, Paths};
+use super::{Channels, Paths, Terms};
+use crate::proto::graph::Wanted;
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{
     Action, Answer, Entry, Event, OpenRequest, ServiceConfig, ServiceKind, Side, Target,
 };
 use crate::types::{Bandwidth, ChannelId, Label, LinkId, PeerName, RequestId, ServiceName, Time};
-use crate::wire::control::Message;
+use crate::wire::control::{FACTS_VERSION, Message};
 
 pub(super) fn peer(index: usize) -> PeerName {
     PeerName::new(&format!("peer-{index:02}")).expect("a name")
@@ -48,13 +49,42 @@ impl Dice {
     }
 }
 
-/// The tree as one peer has it.
+/// The tree and the picture as one peer has them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tree(BTreeMap<PeerName, Vec<PeerName>>);
+pub(super) struct Tree {
+    paths: BTreeMap<PeerName, Vec<PeerName>>,
+    me: Option<PeerName>,
+    links: Vec<[PeerName; 2]>,
+}
 
 impl Paths for Tree {
     fn path(&self, to: &PeerName) -> Option<Vec<PeerName>> {
-        self.0.get(to).cloned()
+        self.paths.get(to).cloned()
+    }
+
+    /// The shortest, whatever is free on it: what does not fit is refused on the way.
+    fn widest(&self, wanted: &Wanted<'_>) -> Option<Vec<PeerName>> {
+        let barred = |hop: &[PeerName; 2]| {
+            let same = |(a, b): &(PeerName, PeerName)| hop.contains(a) && hop.contains(b);
+            wanted.without_links.iter().any(same)
+        };
+        let me = self.me.clone()?;
+        let mut paths = BTreeMap::from([(me.clone(), vec![me.clone()])]);
+        let mut next = VecDeque::from([me.clone()]);
+        while let Some(at) = next.pop_front() {
+            if at != me && wanted.without_relays.contains(&at) {
+                continue;
+            }
+            for hop in self.links.iter().filter(|hop| hop.contains(&at) && !barred(hop)) {
+                let to = &hop[usize::from(hop[0] == at)];
+                if !paths.contains_key(to) {
+                    let path = paths[&at].iter().chain([to]).cloned().collect();
+                    paths.insert(to.clone(), path);
+                    next.push_back(to.clone());
+                }
+            }
+        }
+        paths.remove(wanted.to)
     }
 
     fn knows(&self, peer: &PeerName) -> bool {
@@ -107,6 +137,7 @@ enum Happening {
     NoticeDown { wire: usize, end: usize, incarnation: u64 },
     Up { wire: usize },
     Commit { host: usize, tree: Tree },
+    Picture { host: usize },
     EndOpened { host: usize, boot: u64, channel: ChannelId },
 }
 
@@ -179,6 +210,17 @@ impl World {
         name: &str,
         rates: [u64; 2],
     ) -> RequestId {
+        self.open_protected(from, to, name, rates, false)
+    }
+
+    pub(super) fn open_protected(
+        &mut self,
+        from: usize,
+        to: usize,
+        name: &str,
+        rates: [u64; 2],
+        protect: bool,
+    ) -> RequestId {
         let request = OpenRequest {
             peer: peer(to),
             service: service(name),
@@ -186,6 +228,7 @@ impl World {
             rate: bps(rates[0]),
             rate_back: bps(rates[1]),
             deadline: Duration::from_secs(5),
+            protect,
         };
         let id = self.ask(from);
         self.with(from, |machine, now, tree, out| machine.open(now, id, request, tree, out));
@@ -345,18 +388,27 @@ impl World {
     }
 
     fn judge(&self) {
-        let mut promised: BTreeMap<(usize, usize), u128> = BTreeMap::new();
+        // Paths of one channel that cross a link the same way count once.
+        let mut shares: BTreeMap<(usize, usize, ChannelId, bool), u128> = BTreeMap::new();
         for (index, view) in self.views() {
-            let me = view.path.iter().position(|name| *name == peer(index));
-            let Some(position) = me else { continue };
-            let mut take = |other: Option<&PeerName>, rate: Bandwidth| {
-                if let Some(other) = other {
-                    let wire = self.wire_between(other, &peer(index));
-                    *promised.entry((wire, index)).or_default() += u128::from(rate.bps());
-                }
-            };
-            take(view.path.get(position + 1), view.rate);
-            take(position.checked_sub(1).map(|before| &view.path[before]), view.rate_back);
+            for path in &view.reserved {
+                let position = path.iter().position(|name| *name == peer(index));
+                let position = position.expect("a peer keeps bandwidth for its own paths");
+                let mut take = |other: Option<&PeerName>, there: bool, rate: Bandwidth| {
+                    if let Some(other) = other {
+                        let wire = self.wire_between(other, &peer(index));
+                        let share = shares.entry((wire, index, view.id.clone(), there));
+                        let share = share.or_default();
+                        *share = (*share).max(u128::from(rate.bps()));
+                    }
+                };
+                take(path.get(position + 1), true, view.rate);
+                take(position.checked_sub(1).map(|before| &path[before]), false, view.rate_back);
+            }
+        }
+        let mut promised: BTreeMap<(usize, usize), u128> = BTreeMap::new();
+        for ((wire, from, _, _), share) in shares {
+            *promised.entry((wire, from)).or_default() += share;
         }
         for ((wire, from), sum) in promised {
             let usable = u128::from(self.wires[wire].usable.bps());
@@ -399,6 +451,10 @@ impl World {
                 self.hosts[host].tree = tree;
                 self.with(host, |machine, now, tree, out| machine.tree_committed(now, tree, out));
             }
+            Happening::Picture { host } => {
+                self.hosts[host].tree.links = self.whole_links();
+                self.with(host, |machine, now, _, _| machine.picture_changed(now));
+            }
             Happening::EndOpened { host, boot, channel } => {
                 if self.hosts[host].boot == boot {
                     self.with(host, |machine, now, tree, out| {
@@ -419,7 +475,9 @@ impl World {
         self.wires[wire].believes = [true; 2];
         for (end, other) in [(ends[0], ends[1]), (ends[1], ends[0])] {
             self.with(end, |machine, now, _, out| {
-                machine.link_up(now, link(wire), peer(other), usable, 1_400, out);
+                let (peer, max_payload) = (peer(other), 1_400);
+                let terms = Terms { peer, usable, max_payload, version: FACTS_VERSION };
+                machine.link_up(now, link(wire), terms, out);
             });
         }
     }
@@ -430,7 +488,14 @@ impl World {
             let tree = self.tree(host);
             let delay = 30 * MS + self.dice.below(200 * MS);
             self.later(delay, Happening::Commit { host, tree });
+            let delay = self.dice.below(30 * MS);
+            self.later(delay, Happening::Picture { host });
         }
+    }
+
+    fn whole_links(&self) -> Vec<[PeerName; 2]> {
+        let whole = self.wires.iter().filter(|wire| !wire.cut);
+        whole.map(|wire| wire.ends.map(peer)).collect()
     }
 
     /// Shortest paths stand in for the tree: the channels must not care.
@@ -448,7 +513,8 @@ impl World {
                 }
             }
         }
-        Tree(paths.into_iter().map(|(to, path)| (peer(to), path)).collect())
+        let paths = paths.into_iter().map(|(to, path)| (peer(to), path)).collect();
+        Tree { paths, me: Some(peer(from)), links: self.whole_links() }
     }
 
     fn with(

@@ -189,7 +189,7 @@ impl Peer {
         if self.is_alive() {
             // It may end by itself at this moment.
             let _ = Client::connect(&self.socket)
-                .and_then(|client| client.request::<()>(&Request::Leave));
+                .and_then(|client| client.request::<()>(&Request::Leave { timeout_ms: 0 }));
         }
     }
 
