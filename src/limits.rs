@@ -143,6 +143,11 @@ pub const THROTTLE_FIRST: (Duration, Duration) =
 pub const THROTTLE_MAX: Duration = Duration::from_secs(5);
 /// Sessions closer together than this double the wait; as long without one resets it (rule 8).
 pub const THROTTLE_WINDOW: Duration = Duration::from_secs(10);
+/// A capacity that changed by less than this much of what its tree was computed with ...
+pub const CAPACITY_CHANGE_PERCENT: u64 = 10;
+/// ... starts a session this much later (spec 2.10, hysteresis): a capacity that flutters costs one
+/// session in this time.
+pub const CAPACITY_CHANGE_WAIT: Duration = Duration::from_secs(30);
 /// A session that is not committed after this is started again (rule 9).
 pub const WATCHDOG_MIN: Duration = Duration::from_secs(2);
 /// Highest GHS level; log2 of the largest overlay is 14 (spec 2.4).

@@ -218,9 +218,17 @@ impl Sessions {
 
     /// This end's usable capacity changed.
     pub fn capacity_changed(&mut self, now: Time, link: LinkId, capacity: Bandwidth) {
-        if let Some(live) = self.links.get_mut(&link) {
-            live.capacity = capacity;
-            let why = format!("the capacity of the link to {} changed", live.peer);
+        let Some(live) = self.links.get_mut(&link) else { return };
+        live.capacity = capacity;
+        let why = format!("the capacity of the link to {} changed", live.peer);
+        let said = self.run.as_ref().and_then(|run| run.edges.get(&link)).map(|e| e.capacity);
+        if said == Some(capacity) {
+            return;
+        }
+        if said.is_some_and(|said| is_small(said, capacity)) {
+            let due = now + limits::CAPACITY_CHANGE_WAIT;
+            self.throttle.due.get_or_insert((due, why));
+        } else {
             self.trigger(now, &why);
         }
     }
@@ -370,11 +378,11 @@ impl Sessions {
         if !self.throttle.last.is_some_and(recent) {
             self.throttle.doublings = 0;
         }
-        if self.throttle.due.is_none() {
-            let (least, most) = limits::THROTTLE_FIRST;
-            let span = u64::try_from((most - least).as_micros()).expect("milliseconds");
-            let wait = least + Duration::from_micros(self.rng.next_u64() % (span + 1));
-            let wait = (wait * (1 << self.throttle.doublings.min(16))).min(limits::THROTTLE_MAX);
+        let (least, most) = limits::THROTTLE_FIRST;
+        let span = u64::try_from((most - least).as_micros()).expect("milliseconds");
+        let wait = least + Duration::from_micros(self.rng.next_u64() % (span + 1));
+        let wait = (wait * (1 << self.throttle.doublings.min(16))).min(limits::THROTTLE_MAX);
+        if self.throttle.due.as_ref().is_none_or(|(due, _)| now + wait < *due) {
             self.throttle.due = Some((now + wait, why.to_owned()));
         }
     }
@@ -723,6 +731,12 @@ impl Run {
     }
 }
 
+/// A change of capacity that can wait.
+fn is_small(before: Bandwidth, now: Bandwidth) -> bool {
+    let percent = u128::from(limits::CAPACITY_CHANGE_PERCENT);
+    u128::from(before.bps().abs_diff(now.bps())) * 100 < u128::from(before.bps()) * percent
+}
+
 #[cfg(test)]
 mod tests {
     use rand_core::SeedableRng;
@@ -811,9 +825,9 @@ mod tests {
         let (mut sessions, mut out) = (sessions(), Vec::new());
         let mut now = Time(0);
         let mut waits = Vec::new();
-        for _ in 0..9 {
-            sessions.capacity_changed(now, ONE, Bandwidth::from_bps(1));
-            sessions.capacity_changed(now, OTHER, Bandwidth::from_bps(2));
+        for round in 0..9 {
+            sessions.capacity_changed(now, ONE, Bandwidth::from_bps(1 + round));
+            sessions.capacity_changed(now, OTHER, Bandwidth::from_bps(20 - round));
             let due = sessions.throttle.due.clone().unwrap().0;
             waits.push(due.since(now));
             now = due;
@@ -828,9 +842,29 @@ mod tests {
         assert!(waits[3] >= limits::THROTTLE_FIRST.0 * 8, "{waits:?}");
         assert_eq!(waits[8], limits::THROTTLE_MAX);
         now = now + limits::THROTTLE_WINDOW;
-        sessions.capacity_changed(now, ONE, Bandwidth::from_bps(3));
+        sessions.capacity_changed(now, ONE, Bandwidth::from_bps(30));
         let due = sessions.throttle.due.clone().unwrap().0;
         assert!(due.since(now) <= limits::THROTTLE_FIRST.1, "ten quiet seconds reset it");
+    }
+
+    #[test]
+    fn a3_a_capacity_that_flutters_costs_one_session_in_a_long_time() {
+        let (mut sessions, mut out) = (sessions(), Vec::new());
+        sessions.links.get_mut(&ONE).unwrap().capacity = Bandwidth::from_bps(1_000);
+        let start = sessions.poll_timeout().unwrap().0;
+        sessions.handle_timeout(start, &mut out).unwrap();
+        let change = |sessions: &mut Sessions, now: Time, bps| {
+            sessions.capacity_changed(now, ONE, Bandwidth::from_bps(bps));
+            sessions.throttle.due.as_ref().map(|(at, _)| at.since(now))
+        };
+        assert_eq!(change(&mut sessions, start, 1_000), None, "as the session has it");
+        let wait = limits::CAPACITY_CHANGE_WAIT;
+        assert_eq!(change(&mut sessions, start, 901), Some(wait));
+        let later = start + wait / 2;
+        assert_eq!(change(&mut sessions, later, 1_099), Some(wait / 2), "the first one's time");
+        let soon = change(&mut sessions, later, 900).unwrap();
+        assert!(soon <= limits::THROTTLE_FIRST.1 * 4, "{soon:?}: a tenth less is an event");
+        sessions.invariants();
     }
 
     #[test]

@@ -1143,7 +1143,8 @@ fn stir(world: &mut World, steps: u64, faults: bool) {
                 let name = ["deliver", "deliver", "source", "radio"][world.dice.index(4)];
                 let rates = [1 + world.dice.below(40), 1 + world.dice.below(15)];
                 if world.hosts[from].alive {
-                    world.open(from, to, name, rates);
+                    let protect = world.dice.below(3) == 0;
+                    world.open_protected(from, to, name, rates, protect);
                 }
             }
             9..=11 => {
@@ -1162,7 +1163,11 @@ fn stir(world: &mut World, steps: u64, faults: bool) {
             }
             _ => {
                 let host = world.dice.index(hosts);
-                if world.hosts[host].alive { world.crash(host) } else { world.restart(host) }
+                match (world.hosts[host].alive, world.dice.below(3)) {
+                    (true, 0) => world.drain(host),
+                    (true, _) => world.crash(host),
+                    (false, _) => world.restart(host),
+                }
             }
         }
         let pause = [1, 10, 50, 300, 2_000][world.dice.index(5)];
@@ -1266,6 +1271,37 @@ fn a17_channels_that_crossed_the_cut_move_and_others_see_no_action() {
         world.judge_rest();
     }
     assert!(moved > 50 && untouched > 200, "{moved} moved, {untouched} did not");
+}
+
+#[test]
+fn a2_channels_leave_a_relay_that_leaves_and_there_is_a_way_at_every_moment() {
+    let mut moved = 0;
+    for seed in 0..100 {
+        let _shown = shown(seed);
+        let edges: Vec<_> =
+            (0..6).map(|a| (a, (a + 1) % 6, 1_000)).chain([(0, 3, 1_000)]).collect();
+        let mut world = World::new(seed, 6, &edges);
+        for _ in 0..8 {
+            let (from, to) = (world.dice.index(6), world.dice.index(6));
+            if from != to {
+                let protect = world.dice.below(3) == 0;
+                world.open_protected(from, to, "deliver", [20, 5], protect);
+            }
+        }
+        world.run(Duration::from_secs(3));
+        let relay = world.dice.index(6);
+        let ends: Vec<_> = world.views().filter(|(_, view)| view.side.is_some()).collect();
+        moved += world.hosts[relay].machine.crossing();
+        world.drain(relay);
+        for _ in 0..2_000 {
+            world.run(Duration::from_millis(1));
+            for (at, view) in &ends {
+                assert!(world.follow(*at, &view.id).is_some(), "a2: {view:?} has no way");
+            }
+        }
+        assert_eq!(world.hosts[relay].machine.crossing(), 0, "a2: somebody stayed");
+    }
+    assert!(moved > 100, "{moved} moved");
 }
 
 #[test]

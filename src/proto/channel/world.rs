@@ -108,6 +108,8 @@ pub(super) struct Host {
     pub(super) alive: bool,
     /// Stopped without its links noticing.
     pub(super) frozen: bool,
+    /// It takes nothing new.
+    leaving: bool,
     boot: u64,
     tree: Tree,
     /// The tables of a data plane.
@@ -288,6 +290,12 @@ impl World {
         }
     }
 
+    /// It is about to leave; `heal` makes it start again.
+    pub(super) fn drain(&mut self, index: usize) {
+        self.hosts[index].leaving = true;
+        self.with(index, |machine, _, _, out| machine.drain(out));
+    }
+
     /// A new life, with nothing remembered.
     pub(super) fn restart(&mut self, index: usize) {
         let boot = self.hosts[index].boot + 1;
@@ -302,6 +310,10 @@ impl World {
 
     pub(super) fn heal(&mut self) {
         for index in 0..self.hosts.len() {
+            if self.hosts[index].alive && self.hosts[index].leaving {
+                self.crash(index);
+                self.run(Duration::from_millis(500));
+            }
             if !self.hosts[index].alive {
                 self.restart(index);
             }
@@ -663,6 +675,7 @@ fn host(index: usize, boot: u64, seed: u64) -> Host {
         machine: Channels::new(peer(index), boot, bytes, 2, data_port(index), services.to_vec()),
         alive: true,
         frozen: false,
+        leaving: false,
         boot,
         tree: Tree::default(),
         labels: BTreeMap::new(),
