@@ -164,6 +164,15 @@ pub const WATCHDOG_DOUBLINGS_MAX: u32 = 9;
 /// New sessions of one initiator closer together than this are coalesced (rule 7).
 pub const SESSION_INTERVAL_MIN: Duration = Duration::from_millis(200);
 
+// --- The picture of the overlay (spec, decision 9) ---
+
+/// Facts of one FACTS: a link fact with its age is at most 256 bytes.
+pub const FACTS_PER_MESSAGE: usize = 60;
+/// Origins of one GRAPH_SUMMARY: a name and two numbers each.
+pub const ORIGINS_PER_SUMMARY: usize = 200;
+/// Highest version of a fact: far above any honest one, with room above it.
+pub const FACT_VERSION_MAX: u64 = 1 << 62;
+
 // --- Links ---
 
 /// Default time between heartbeats (spec 2.10).
@@ -375,6 +384,8 @@ pub const PROXY_FILES: u64 = 64 + 8 * WORKERS_MAX as u64;
 
 const _: () = {
     assert!(EDGES_PER_PIECE * (2 * (NAME_BYTES_MAX + 1) + 8) + 512 <= MESSAGE_BYTES_MAX);
+    assert!(FACTS_PER_MESSAGE * (2 * (NAME_BYTES_MAX + 1) + 128) + 512 <= MESSAGE_BYTES_MAX);
+    assert!(ORIGINS_PER_SUMMARY * (NAME_BYTES_MAX + 1 + 16) + 256 <= MESSAGE_BYTES_MAX);
     assert!(REFRESH_TXS_MAX * (NAME_BYTES_MAX + 1 + 20) + 512 <= MESSAGE_BYTES_MAX);
     assert!((PATH_PEERS_MAX + LINKS_PER_PIECE) * (NAME_BYTES_MAX + 10) + 512 <= MESSAGE_BYTES_MAX);
     assert!((PATH_PEERS_MAX + SERVICES_MAX) * (NAME_BYTES_MAX + 3) + 512 <= MESSAGE_BYTES_MAX);

@@ -116,6 +116,7 @@ impl Story {
             name: None,
             rate: Bandwidth::from_bps(kbit * 1_000),
             rate_back: Bandwidth::from_bps(kbit * 50 + 64_000),
+            path: None,
             deadline: limits::OPEN_DEADLINE,
             protect: false,
         };

@@ -17,6 +17,7 @@ use spanway::wire::control::{
     Accept, Ghs, Hello, LinkInfo, Manner, Message, Nack, Release, ReleaseCause, Reserve, Routed,
     RoutedBody, ServiceInfo, Start,
 };
+use spanway::wire::facts::{Fact, Gossip, LinkFact, OriginDigest, PeerFact, Told};
 use spanway::wire::frame::{self, FrameType, HEADER_BYTES, Header};
 use spanway::wire::heartbeat::{Heartbeat, HeartbeatKey};
 use spanway::wire::measure::{Arrived, Measure, MeasureBody, Probe, Train};
@@ -159,6 +160,12 @@ fn file_of(message: &Message) -> &'static str {
             MeasureBody::Counted { .. } => "measure_counted",
             MeasureBody::End => "measure_end",
         },
+        Message::Gossip(gossip) => match gossip {
+            Gossip::Facts(_) => "facts",
+            Gossip::Hash { .. } => "graph_hash",
+            Gossip::Summary { .. } => "graph_summary",
+            Gossip::Compared { .. } => "graph_compared",
+        },
     }
 }
 
@@ -182,7 +189,50 @@ fn messages() -> Vec<Message> {
     messages.extend(reservations());
     messages.extend(routed());
     messages.extend(measures());
+    messages.extend(gossip());
     messages
+}
+
+fn gossip() -> [Message; 4] {
+    let peer_fact = PeerFact {
+        origin: peer("berlin"),
+        key: PublicKey([0xaa; 32]),
+        version: 7,
+        leaving: false,
+        egress: Some(Bandwidth::from_bps(1_000_000_000)),
+        ingress: None,
+        signature: [0xbb; 64],
+    };
+    let link_fact = LinkFact {
+        origin: peer("berlin"),
+        neighbour: peer("oslo"),
+        neighbour_key: PublicKey([0xcc; 32]),
+        version: 8,
+        up: true,
+        capacity: Bandwidth::from_bps(95_000_000),
+        free_out: Bandwidth::from_bps(75_000_000),
+        max_payload: 1_408,
+        signature: [0xdd; 64],
+    };
+    let entry = |name, digest, newest| OriginDigest { origin: peer(name), digest, newest };
+    [
+        Gossip::Facts(vec![
+            Told { age_ms: 1_500, fact: Fact::Peer(peer_fact) },
+            Told { age_ms: 250, fact: Fact::Link(link_fact) },
+        ]),
+        Gossip::Hash { digest: 0x0123_4567_89ab_cdef, facts: 44 },
+        Gossip::Summary {
+            after: Some(peer("berlin")),
+            origins: vec![
+                entry("oslo", 0x1111_2222_3333_4444, 9),
+                entry("tokyo", 0x5555_6666_7777_8888, 10),
+            ],
+            last: true,
+            whole: false,
+        },
+        Gossip::Compared { up_to: Some(peer("oslo")) },
+    ]
+    .map(Message::Gossip)
 }
 
 fn measures() -> [Message; 8] {

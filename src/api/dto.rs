@@ -87,6 +87,8 @@ pub struct Open {
     pub deliver: Option<SocketAddr>,
     /// Who besides loopback may send to `listen`, as `ADDRESS/BITS`.
     pub from: Option<String>,
+    /// Every peer behind this one, `peer` last; missing: the overlay chooses.
+    pub path: Option<Vec<PeerName>>,
     pub deadline_ms: u64,
     /// Keep a second path reserved.
     #[serde(default)]

@@ -221,6 +221,9 @@ struct OpenArgs {
     /// Who besides this host may send to --listen, as ADDRESS/BITS
     #[arg(long, value_name = "PREFIX")]
     from: Option<String>,
+    /// Take this path: the peers behind this one in order, the destination last
+    #[arg(long, value_name = "PEER,...", value_delimiter = ',')]
+    path: Option<Vec<PeerName>>,
     /// Wait this long for the final answer (30s without a value) [default: 5s]
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
           default_missing_value = "30s", value_parser = duration)]

@@ -24,6 +24,7 @@ pub(super) fn open(args: OpenArgs) -> Result<(), CliError> {
         listen: args.listen,
         deliver: args.deliver,
         from: args.from,
+        path: args.path,
         deadline_ms: millis(deadline),
         protect: args.protect,
     });

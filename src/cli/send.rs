@@ -33,6 +33,7 @@ pub(super) fn send(args: SendArgs) -> Result<(), CliError> {
             listen: None,
             deliver: None,
             from: None,
+            path: None,
             deadline_ms: millis(OPEN_DEADLINE),
             protect: false,
         },

@@ -188,6 +188,7 @@ impl Control {
             name: open.name,
             rate,
             rate_back: open.bandwidth_back_bps.unwrap_or_else(|| views::default_rate_back(rate)),
+            path: open.path,
             deadline: Duration::from_millis(open.deadline_ms),
             protect: open.protect,
         });

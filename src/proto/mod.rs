@@ -176,6 +176,9 @@ pub struct OpenRequest {
     pub name: Option<ServiceName>,
     pub rate: Bandwidth,
     pub rate_back: Bandwidth,
+    /// Every peer behind this one, in order, `peer` last: this path and no other. The node has checked
+    /// that each hop is a live link of its picture.
+    pub path: Option<Vec<PeerName>>,
     /// The final answer comes within this.
     pub deadline: Duration,
     /// Keep a second path reserved, for the moment the first one breaks.

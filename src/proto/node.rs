@@ -371,6 +371,8 @@ impl Node {
                 self.measurements.message(now, id, measure, facts, out);
                 Ok(())
             }
+            // No build that knows this message says it yet.
+            Message::Gossip(_) => Err(Misconduct { link: id, why: "a message of a later version" }),
             Message::Hello(_) | Message::Bye(_) => unreachable!("handled by on_message"),
         }
     }

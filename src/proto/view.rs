@@ -3,6 +3,8 @@
 //! Closed lists ([`LinkState`], [`PeerState`], [`ChannelState`]) have the text forms of the JSON
 //! contract in README.
 
+use std::time::Duration;
+
 use crate::proto::Side;
 use crate::types::{Bandwidth, ChannelId, EdgeKey, LinkId, PeerName, ServiceName, SessionId};
 
@@ -120,4 +122,44 @@ pub struct ChannelView {
     pub second: Option<Vec<PeerName>>,
     /// Every path that this peer keeps bandwidth on for the channel.
     pub reserved: Vec<Vec<PeerName>>,
+}
+
+/// The picture of the whole overlay as this peer has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GraphView {
+    /// Equal at two peers if and only if their pictures are, but for chance.
+    pub digest: u64,
+    /// Grows here with every change of the picture; means nothing elsewhere.
+    pub version: u64,
+    /// Sorted by name.
+    pub peers: Vec<GraphPeerView>,
+    /// Those both ends say are up, sorted by `lower`, then by `higher`.
+    pub links: Vec<GraphLinkView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GraphPeerView {
+    pub name: PeerName,
+    /// Since it last said that it lives.
+    pub age: Duration,
+    pub leaving: bool,
+    /// What all links of its host together may carry, if there is a limit.
+    pub egress: Option<Bandwidth>,
+    pub ingress: Option<Bandwidth>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GraphLinkView {
+    pub lower: PeerName,
+    pub higher: PeerName,
+    /// The smaller of what its ends say.
+    pub capacity: Bandwidth,
+    /// From `lower` to `higher`, as `lower` says; and the other way.
+    pub free_up: Bandwidth,
+    pub free_down: Bandwidth,
+    pub max_payload: u16,
+    /// Since one of its ends last said something new of it.
+    pub age: Duration,
+    /// An edge of the committed tree.
+    pub tree: bool,
 }

@@ -398,6 +398,7 @@ mod tests {
                 name: None,
                 rate: Bandwidth::from_bps(1_000_000),
                 rate_back: Bandwidth::from_bps(64_000),
+                path: None,
                 deadline: limits::OPEN_DEADLINE,
                 protect: false,
             };

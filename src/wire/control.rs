@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::ParseError;
 use super::codec::{Reader, Writer};
+use super::facts::Gossip;
 use super::heartbeat::HeartbeatKey;
 use super::measure::Measure;
 use crate::limits;
@@ -263,6 +264,8 @@ pub enum Message {
     Routed(Routed),
     /// Since version 2.
     Measure(Measure),
+    /// Since version 3.
+    Gossip(Gossip),
 }
 
 /// Type numbers on the wire. Never reused.
@@ -394,6 +397,7 @@ impl Message {
             }
             Self::Routed(routed) => emit_routed(&mut w, routed),
             Self::Measure(measure) => measure.emit(&mut w),
+            Self::Gossip(gossip) => gossip.emit(&mut w),
         }
         w.finish()
     }
@@ -455,10 +459,11 @@ fn parse_body(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
         kind::FINISH_ACK => Message::FinishAck { tx: r.tx("finish tx")? },
         kind::MOVE => Message::Move { tx: r.tx("move tx")?, at: r.peer("move peer")? },
         kind::ASK_SERVICES..=kind::UNANSWERED => parse_routed(kind, r)?,
-        _ => {
-            let measure = Measure::parse(kind, r);
-            Message::Measure(measure.ok_or(ParseError::new("message type", 0))??)
-        }
+        _ => match (Measure::parse(kind, r), Gossip::parse(kind, r)) {
+            (Some(measure), _) => Message::Measure(measure?),
+            (None, Some(gossip)) => Message::Gossip(gossip?),
+            (None, None) => return Err(ParseError::new("message type", 0)),
+        },
     })
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Pure: no clock, no socket, and no heap for frames. [`frame`] is the data plane's header,
 //! [`heartbeat`] the sign of life between neighbours, [`control`] the messages of a link's TCP
-//! connection, [`measure`] what both say about the capacity of a link, [`codec`] the small reader and
-//! writer the control messages share.
+//! connection, [`measure`] what both say about the capacity of a link, [`facts`] what peers tell each
+//! other about the whole overlay, [`codec`] the small reader and writer the control messages share.
 //!
 //! Versions: a frame carries the format version in its first four bits; a link agrees in Hello on one
 //! control version that both ends speak. Unknown frame versions are dropped and counted, unknown
@@ -11,6 +11,7 @@
 
 pub mod codec;
 pub mod control;
+pub mod facts;
 pub mod frame;
 pub mod heartbeat;
 pub mod measure;

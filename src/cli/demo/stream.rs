@@ -115,6 +115,7 @@ impl Streaming {
                 listen: None,
                 deliver: None,
                 from: None,
+                path: None,
                 deadline_ms: millis(limits::OPEN_DEADLINE),
                 protect: false,
             },

@@ -256,7 +256,8 @@ impl Channels {
             | Message::Members { .. }
             | Message::Commit { .. }
             | Message::Routed(_)
-            | Message::Measure(_) => ("other", Err("not a message of channels")),
+            | Message::Measure(_)
+            | Message::Gossip(_) => ("other", Err("not a message of channels")),
         };
         if let Err(why) = handled {
             out.push(Action::Event(Event::Ignored { peer, what, why }));

@@ -123,6 +123,7 @@ fn open_request(name: &str) -> OpenRequest {
         name: Some(service(name)),
         rate: bps(40),
         rate_back: bps(10),
+        path: None,
         deadline: Duration::from_secs(5),
         protect: false,
     }

@@ -229,6 +229,7 @@ impl World {
             name: None,
             rate: bps(rates[0]),
             rate_back: bps(rates[1]),
+            path: None,
             deadline: Duration::from_secs(5),
             protect,
         };

@@ -210,6 +210,7 @@ fn local_programs_have_no_place_at_a_peer_that_is_a_program() {
         listen: Some(SocketAddr::from(([127, 0, 0, 1], 9))),
         deliver: None,
         from: None,
+        path: None,
         deadline_ms: 5_000,
     };
     match chain.ask::<OpenReply>("a", &Request::Open(open.clone())) {

@@ -103,6 +103,7 @@ fn open_one(peer: &Peer, wanted: &Wanted) -> Result<ChannelId, (String, String)>
         listen: None,
         deliver: None,
         from: None,
+        path: None,
         deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
     });
     let failed = |error: &dyn std::fmt::Display| ("failed".to_owned(), error.to_string());
