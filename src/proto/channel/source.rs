@@ -8,6 +8,8 @@
 //!
 //! Paths are made and left in `attempt.rs`; which one comes next is `recovery.rs`'s.
 
+use std::collections::BTreeSet;
+
 use super::attempt::{Attempt, Trying};
 use super::recovery::{Avoid, smaller};
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, Paths, STALE, UNKNOWN, rejected, wake};
@@ -29,6 +31,8 @@ pub(super) struct Source {
     pub(super) rate: Bandwidth,
     pub(super) rate_back: Bandwidth,
     pub(super) ticket: u64,
+    /// The path its asker wants it to begin with; the tree's if it named none.
+    asked_path: Option<Vec<PeerName>>,
     pub(super) stage: Stage,
     /// Number of the last attempt.
     pub(super) attempts: u32,
@@ -162,6 +166,7 @@ impl Channels {
             rate: request.rate,
             rate_back: request.rate_back,
             ticket: self.clock,
+            asked_path: request.path,
             stage: Stage::OpeningEnd { request: id, deadline },
             attempts: 0,
             current: None,
@@ -234,7 +239,7 @@ impl Channels {
             return;
         }
         source.stage = Stage::Reserving { request, deadline };
-        let path = self.way(&source.peer, paths);
+        let path = self.way(&source.peer, source.asked_path.as_ref(), paths);
         let sent = path.and_then(|path| {
             self.send_reserve(now, &mut source, path, Purpose::Use, deadline, out)
         });
@@ -655,7 +660,7 @@ impl Channels {
             let detail = format!("{} has {} channels already", self.me, limits::CHANNELS_MAX);
             return no(Reject::Busy, detail);
         }
-        let path = self.way(peer, paths)?;
+        let path = self.way(peer, request.path.as_ref(), paths)?;
         let link = self.first_link(&path)?;
         let usable = self.links[&link].ledger.usable();
         if request.rate > usable {
@@ -668,8 +673,28 @@ impl Channels {
         Ok(())
     }
 
-    /// The path of a channel that is opened: the tree's.
-    fn way(&self, peer: &PeerName, paths: &dyn Paths) -> Result<Vec<PeerName>, Rejection> {
+    /// The path of a channel that is opened: the asker's, whose first peer is the one behind this, or the
+    /// tree's.
+    fn way(
+        &self,
+        peer: &PeerName,
+        asked: Option<&Vec<PeerName>>,
+        paths: &dyn Paths,
+    ) -> Result<Vec<PeerName>, Rejection> {
+        if let Some(asked) = asked {
+            let path: Vec<_> = std::iter::once(&self.me).chain(asked).cloned().collect();
+            let peers: BTreeSet<_> = path.iter().collect();
+            let wrong = |detail| Err(Rejection { reason: Reject::NotAllowed, detail });
+            return match () {
+                () if path.last() != Some(peer) => {
+                    wrong(format!("the path does not end at {peer}"))
+                }
+                () if peers.len() != path.len() => {
+                    wrong("the path goes through a peer twice".into())
+                }
+                () => Ok(path),
+            };
+        }
         let path = paths.path(peer);
         path.ok_or_else(|| Rejection {
             reason: Reject::Unreachable,

@@ -636,6 +636,32 @@ fn path(relay: usize) -> Vec<PeerName> {
 }
 
 #[test]
+fn a_path_that_the_asker_names_is_tried_as_it_is() {
+    let open = |path: &[usize]| {
+        let mut source = machine(0);
+        did(&mut source, |m, out| m.link_up(NOW, BESIDE, terms(3, 1_350), out));
+        let path = Some(path.iter().copied().map(peer).collect());
+        let request = OpenRequest { path, ..open_request("film") };
+        let out = did(&mut source, |m, out| m.open(NOW, RequestId(1), request, &Square, out));
+        if let Some(Action::Answer { answer: Answer::Rejected(rejection), .. }) = out.last() {
+            return Err((rejection.reason, rejection.detail.clone()));
+        }
+        let id = tx(1, 1).channel;
+        let out = did(&mut source, |m, out| m.end_opened(NOW, &id, Ok(()), &Square, out));
+        match out.last() {
+            Some(Action::Send { message: Message::Reserve(r), .. }) => Ok(r.path.clone()),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(open(&[3, 2]), Ok(path(3)));
+    let wrong = |detail: &str| Err((Reject::NotAllowed, detail.to_owned()));
+    assert_eq!(open(&[3]), wrong("the path does not end at peer-02"));
+    assert_eq!(open(&[1, 0, 2]), wrong("the path goes through a peer twice"));
+    let away = Err((Reject::Unreachable, "the link to peer-04 is down".to_owned()));
+    assert_eq!(open(&[4, 2]), away);
+}
+
+#[test]
 fn a17_a_broken_channel_goes_round_the_failure_without_a_tree() {
     let (mut source, _) = source_open_in_square(false);
     let broken = failed(1, 1, [1, 2]);
