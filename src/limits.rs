@@ -105,6 +105,22 @@ pub const CONTROL_SLICE: Duration = Duration::from_millis(10);
 /// UDP ports one peer keeps from its listen port upwards: `init` puts peers this far apart.
 pub const PORTS_PER_PEER: u16 = 16;
 
+// --- Two paths of one channel ---
+
+/// Frames of one channel end that wait for those of the path before (spec 2.9, rule 7): at 8,000 frames
+/// a second half a second of them, which is longer than an old path is kept.
+pub const MERGE_FRAMES_MAX: u32 = 4_096;
+/// ... and of all ends of one worker: a relay that dies moves many channels at once, say a hundred
+/// with 1,000 frames a second each, 160 ms of them.
+pub const MERGE_WORKER_FRAMES_MAX: u32 = 4 * MERGE_FRAMES_MAX;
+/// Waiting frames lie in blocks of this size: one of Ethernet's largest takes three.
+pub const MERGE_BLOCK_BYTES: usize = 512;
+/// Three for each frame: 24 MiB of a worker, of which only what was used once has memory.
+pub const MERGE_BLOCKS_MAX: u16 = 3 * MERGE_WORKER_FRAMES_MAX as u16;
+/// Waiting frames of an end that one with a lower sequence is put in front of: a path keeps the order
+/// but for a few. More is searching that a sender could make long.
+pub const MERGE_REORDERED_MAX: u32 = 64;
+
 // --- Policing (spec, decision 11) ---
 
 /// Burst a channel may enter with: this much of its rate ...
@@ -403,6 +419,8 @@ const _: () = {
     assert!(MTU_MIN <= MTU_DEFAULT);
     assert!(POLICE_BURST_BYTES_MIN > u16::MAX as u64);
     assert!(LENT_MAX <= BUFFERS_PER_WORKER);
+    assert!(MERGE_BLOCKS_MAX as u32 == 3 * MERGE_WORKER_FRAMES_MAX);
+    assert!(3 * MERGE_BLOCK_BYTES >= MTU_DEFAULT as usize);
     assert!(BATCH_MAX < BUFFERS_PER_WORKER as usize && BUFFERS_PER_WORKER.is_power_of_two());
     assert!(RECEIVE_MAX <= BATCH_MAX);
     assert!(RUNS_MAX.is_power_of_two() && RUNS_MAX <= u16::MAX as usize);

@@ -44,6 +44,7 @@ drop_reasons! {
     Policed "policed" "Above the channel's bandwidth: sent faster than was asked for.",
     ForeignSender "foreign_sender" "A datagram at a channel's local socket from an address that may not send there.",
     Moving "moving" "The channel had no path while it moved.",
+    Late "late" "It came over the channel's old path after frames of the new one had been delivered, or twice.",
     Closed "closed" "It came to the local socket of a channel that was being closed.",
     NoReceiver "no_receiver" "Nobody has sent from the local side yet, so nobody is known to deliver to.",
     NoLink "no_link" "The link to the next hop is down.",

@@ -26,6 +26,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // The pure half of the engine: the contract in engine/mod.rs, never a worker or a socket.
     ("engine::forward", ENGINE_PURE),
     ("engine::table", ENGINE_PURE),
+    ("engine::merge", &["limits"]),
     ("engine::runs", ENGINE_PURE),
     ("engine::proxy", ENGINE_PURE),
     ("engine::wait", ENGINE_PURE),
@@ -97,6 +98,7 @@ const ENGINE_PURE: &[&str] = &[
     "engine::LinkSpec",
     "engine::Target",
     "engine::forward",
+    "engine::merge",
     "engine::shaper",
     "engine::table",
     "wire",
@@ -113,6 +115,7 @@ const PURE: &[&str] = &[
     "proto",
     "sim",
     "engine::forward",
+    "engine::merge",
     "engine::proxy",
     "engine::runs",
     "engine::shaper",

@@ -21,6 +21,7 @@
 pub mod forward;
 mod handle;
 pub mod liveness;
+pub mod merge;
 mod outbox;
 mod plane;
 pub mod pool;

@@ -25,7 +25,6 @@ use super::table::{SocketId, Table};
 use crate::limits::{BATCH_MAX, GSO_OFF_MAX, PASSED_PER_TURN};
 use crate::net::Net;
 use crate::stats::{DropReason, WorkerStats, bump};
-use crate::wire::frame::OVERHEAD_BYTES;
 
 /// The number of the buffer for headers.
 pub(super) const HEADERS: u16 = 0;
@@ -65,10 +64,10 @@ impl Outbox {
         &mut self.buffers[usize::from(number)]
     }
 
-    /// Room in the buffer [`HEADERS`] for the header of a frame and, behind it, its tag. `None` if it
-    /// is used up until the next submission.
-    pub(super) fn header_room(&mut self) -> Option<Range<usize>> {
-        let room = self.headers..self.headers + OVERHEAD_BYTES;
+    /// Room in the buffer [`HEADERS`], for the header of a frame and, behind it, its tag, or for a frame
+    /// that waited. `None` if it is used up until the next submission.
+    pub(super) fn room(&mut self, bytes: usize) -> Option<Range<usize>> {
+        let room = self.headers..self.headers + bytes;
         if room.end > self.buffers[usize::from(HEADERS)].len() {
             return None;
         }
@@ -82,6 +81,15 @@ impl Outbox {
     pub(super) fn push(&mut self, frame: Outgoing<'_>) -> Result<(), Full> {
         let alone = frame.alone || self.gso_off.contains(frame.socket, frame.to);
         self.runs.push(&Outgoing { alone, ..frame })
+    }
+
+    /// As [`Outbox::push`], after the submission of what was in its way: the frame's own room is still in
+    /// use.
+    pub(super) fn push_again(&mut self, frame: Outgoing<'_>) -> Result<(), Full> {
+        for piece in frame.pieces.iter().filter(|piece| piece.buffer == HEADERS) {
+            self.headers = self.headers.max(piece.range().end);
+        }
+        self.push(frame)
     }
 
     /// Datagrams as they came. `Full`: what there is must be submitted first; `train` is the rest.
@@ -99,6 +107,8 @@ impl Outbox {
         stats: &WorkerStats,
     ) -> io::Result<()> {
         if self.runs.is_empty() {
+            // Frames that had room and were dropped do not need it any more.
+            self.headers = 0;
             return Ok(());
         }
         net.submit(&mut self.runs, &self.buffers)?;
@@ -210,6 +220,27 @@ impl GsoOff {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::pool::Pool;
+    use crate::engine::runs::Piece;
+
+    #[test]
+    fn room_of_a_frame_that_had_to_wait_for_a_submission_is_not_given_away() {
+        let (_pool, mut free) = Pool::new(1).unwrap();
+        let mut outbox = Outbox::new(free.pop().unwrap());
+        let first = outbox.room(100).unwrap();
+        let room = outbox.room(64).unwrap();
+        assert_eq!((first, room.clone()), (0..100, 100..164));
+        // As a submission leaves it.
+        outbox.headers = 0;
+        let mut table = Table::default();
+        let note = Note { account: table.open_account(std::sync::Arc::default()), delivered: None };
+        let to = SocketAddr::from(([127, 0, 0, 1], 1));
+        let pieces = &[Piece::new(5, 0..9), Piece::new(HEADERS, room)];
+        let frame = Outgoing { socket: SocketId(0), to, pieces, note, alone: false };
+        assert_eq!(outbox.push_again(frame), Ok(()));
+        assert_eq!(outbox.room(64), Some(164..228));
+        assert_eq!(outbox.room(66_000), None);
+    }
 
     #[test]
     fn destinations_without_gso_are_few_and_the_oldest_is_forgotten() {

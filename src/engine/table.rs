@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
+use super::merge::{Merge, Via};
 use super::shaper::Policer;
 use super::{AllowedFrom, Deliver, EntrySpec, Target};
 pub use moving::{MovedEnd, MovedLabel};
@@ -47,6 +48,7 @@ pub struct Route {
     pub from: LinkId,
     /// One today; a list, so that one-to-many streams will not need a second engine.
     pub ways: Vec<Way>,
+    /// No other label's.
     pub account: Account,
     pub policer: Policer,
 }
@@ -79,6 +81,8 @@ pub struct End {
     pub policer: Option<Policer>,
     /// Of the next datagram that enters.
     pub sequence: u64,
+    /// What becomes of frames over different labels.
+    pub merge: Merge,
 }
 
 /// Where datagrams go that enter at an end.
@@ -92,6 +96,9 @@ pub struct Entry {
 struct Slot {
     channel: ChannelId,
     end: Option<End>,
+    /// The labels that lead to it: one, and while the channel goes over to another path, or keeps a
+    /// second one, more.
+    labels: Vec<Label>,
     /// The end, and every way that leads to it.
     users: u32,
 }
@@ -150,6 +157,15 @@ impl Table {
         self.slots.get_mut(slot.0 as usize)?.as_mut()?.end.as_mut()
     }
 
+    pub fn merge_mut(&mut self, slot: EndSlot) -> Option<&mut Merge> {
+        self.end_mut(slot).map(|end| &mut end.merge)
+    }
+
+    /// One more than the highest sequence that left at the end.
+    pub fn next_sequence(&self, end: &End) -> u64 {
+        self.stats(end.account).next_sequence.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     #[inline]
     pub fn stats(&self, account: Account) -> &ChannelStats {
         self.accounts[account.0 as usize].as_ref().expect("routes and ends keep their account")
@@ -182,7 +198,8 @@ impl Table {
         }
     }
 
-    /// `policer` is full unless the label had the same promise before.
+    /// `policer` is full unless the label had the same promise before. Whether another label leads to
+    /// the same end.
     pub fn add_label(
         &mut self,
         label: Label,
@@ -190,20 +207,41 @@ impl Table {
         to: Target,
         policer: Policer,
         stats: Arc<ChannelStats>,
-    ) {
+    ) -> bool {
         let policer = policer.in_place_of(self.route(label).map(|route| route.policer));
+        // The new way before the old one goes: one that stays the same keeps its slot.
+        let way = self.way(to);
         self.remove_label(label);
-        let ways = vec![self.way(to)];
         let account = self.open_account(stats);
-        self.labels.insert(label, Route { from, ways, account, policer });
+        let another = self.insert_label(label, Route { from, ways: vec![way], account, policer });
+        if !another {
+            self.follow(label);
+        }
+        another
     }
 
     pub fn remove_label(&mut self, label: Label) {
         self.passed.remove(&label);
-        if let Some(route) = self.labels.remove(&label) {
+        if let Some(route) = self.take_route(label) {
             route.ways.into_iter().for_each(|way| self.drop_way(way));
             self.close_account(route.account);
         }
+    }
+
+    /// The end to which the label leads takes its frames as they come.
+    fn follow(&mut self, label: Label) {
+        if let Some((slot, via)) = self.leads_to(label)
+            && let Some(merge) = self.merge_mut(slot)
+        {
+            merge.follow(via);
+        }
+    }
+
+    /// The end to which the label leads, and by which number the end knows the label.
+    pub fn leads_to(&self, label: Label) -> Option<(EndSlot, Via)> {
+        let route = self.route(label)?;
+        let Some(&Way::Local(slot)) = route.ways.first() else { return None };
+        Some((slot, route.account.via()))
     }
 
     /// The number of the channel's end, for [`Table::open_end`].
@@ -211,7 +249,8 @@ impl Table {
         if let Some(&slot) = self.slot_of.get(channel) {
             return slot;
         }
-        let fresh = Some(Slot { channel: channel.clone(), end: None, users: 0 });
+        let labels = Vec::new();
+        let fresh = Some(Slot { channel: channel.clone(), end: None, labels, users: 0 });
         let slot = match self.free_slots.pop() {
             Some(slot) => {
                 self.slots[slot.0 as usize] = fresh;
@@ -244,13 +283,26 @@ impl Table {
         let sequence = stats.entry_sequence.load(std::sync::atomic::Ordering::Relaxed);
         let account = self.open_account(stats);
         let last_sender = None;
-        let (entry, policer) = (None, None);
-        let end =
-            End { socket, account, from, deliver, gso, last_sender, entry, policer, sequence };
-        let slot = self.slots[slot.0 as usize].as_mut().expect("reserved before it is opened");
-        assert!(slot.end.is_none(), "closed before it is opened again");
-        slot.end = Some(end);
-        slot.users += 1;
+        let (entry, policer, merge) = (None, None, Merge::default());
+        let end = End {
+            socket,
+            account,
+            from,
+            deliver,
+            gso,
+            last_sender,
+            entry,
+            policer,
+            sequence,
+            merge,
+        };
+        let opened = self.slots[slot.0 as usize].as_mut().expect("reserved before it is opened");
+        assert!(opened.end.is_none(), "closed before it is opened again");
+        opened.end = Some(end);
+        opened.users += 1;
+        if let Some(&first) = opened.labels.first() {
+            self.follow(first);
+        }
     }
 
     /// The end is gone; labels that lead to it stay until they are removed. Returns its socket.
@@ -295,12 +347,53 @@ impl Table {
         self.labels.len()
     }
 
+    /// The end of the channel, if one is here or expected.
+    pub fn end_slot(&self, channel: &ChannelId) -> Option<EndSlot> {
+        self.slot_of.get(channel).copied()
+    }
+
+    /// The labels that lead to the channel's end.
+    pub fn labels_of(&self, channel: &ChannelId) -> &[Label] {
+        self.end_slot(channel).map_or(&[], |slot| &self.slot(slot).labels)
+    }
+
+    /// Whether another label leads to the same end.
+    fn insert_label(&mut self, label: Label, route: Route) -> bool {
+        let mut another = false;
+        for &way in &route.ways {
+            let Way::Local(slot) = way else { continue };
+            let labels = &mut self.slot_mut(slot).labels;
+            another |= !labels.is_empty();
+            labels.push(label);
+        }
+        self.labels.insert(label, route);
+        another
+    }
+
+    /// The route, whose ways and account the caller gives back.
+    fn take_route(&mut self, label: Label) -> Option<Route> {
+        let route = self.labels.remove(&label)?;
+        for &way in &route.ways {
+            let Way::Local(slot) = way else { continue };
+            self.slot_mut(slot).labels.retain(|&other| other != label);
+        }
+        Some(route)
+    }
+
+    fn slot(&self, slot: EndSlot) -> &Slot {
+        self.slots[slot.0 as usize].as_ref().expect("a way keeps its slot")
+    }
+
+    fn slot_mut(&mut self, slot: EndSlot) -> &mut Slot {
+        self.slots[slot.0 as usize].as_mut().expect("a way keeps its slot")
+    }
+
     fn way(&mut self, target: Target) -> Way {
         match target {
             Target::Hop { link, label, port } => Way::Hop { link, label, port },
             Target::Local(channel) => {
                 let slot = self.reserve_end(&channel);
-                self.slots[slot.0 as usize].as_mut().expect("just reserved").users += 1;
+                self.slot_mut(slot).users += 1;
                 Way::Local(slot)
             }
         }
@@ -308,11 +401,11 @@ impl Table {
 
     fn drop_way(&mut self, way: Way) {
         let Way::Local(slot) = way else { return };
-        let held = self.slots[slot.0 as usize].as_mut().expect("a way keeps its slot");
-        held.users -= 1;
-        if held.users == 0 {
-            self.slot_of.remove(&held.channel);
-            self.slots[slot.0 as usize] = None;
+        let used = self.slot_mut(slot);
+        used.users -= 1;
+        if used.users == 0 {
+            let unused = self.slots[slot.0 as usize].take().expect("used until now");
+            self.slot_of.remove(&unused.channel);
             self.free_slots.push(slot);
         }
     }
@@ -334,6 +427,14 @@ impl Table {
     fn close_account(&mut self, account: Account) {
         self.accounts[account.0 as usize] = None;
         self.free_accounts.push(account);
+    }
+}
+
+impl Account {
+    /// As the number of the label that has it.
+    #[inline]
+    pub fn via(self) -> Via {
+        Via::new(self.0)
     }
 }
 

@@ -15,14 +15,16 @@
 //!
 //! The loop, its commands and its heartbeats are here, step 4 is in `worker/batch.rs` (of a proxy in
 //! `worker/proxied.rs`), step 5 in `outbox.rs`. How step 2 waits is decided in `wait.rs`. Does not judge
-//! (that is [`super::forward`]) and does not know which system calls are used ([`crate::net`]).
+//! (that is [`super::forward`] and [`super::merge`]) and does not know which system calls are used ([`crate::net`]).
 
 mod batch;
 mod inside;
+mod merging;
 mod passing;
 mod probing;
 mod proxied;
 
+use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -68,7 +70,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(control: Arc<EventFd>) -> std::io::Result<Self> {
+    pub(super) fn new(control: Arc<EventFd>) -> io::Result<Self> {
         Ok(Self {
             commands: ArrayQueue::new(COMMANDS_MAX),
             events: ArrayQueue::new(EVENTS_MAX),
@@ -107,6 +109,7 @@ pub(super) struct Worker {
     owners: Vec<Option<EndSlot>>,
     batch: Batch,
     outbox: Outbox,
+    waiting: merging::Waiting,
     tally: batch::Tally,
     waiter: Waiter,
     /// Of a plain UDP proxy, which has no links and no channels.
@@ -153,6 +156,7 @@ impl Worker {
             owners: vec![None],
             batch: Batch::default(),
             outbox: Outbox::new(headers),
+            waiting: merging::Waiting::default(),
             tally: batch::Tally::default(),
             waiter: Waiter::new(false),
             proxied: None,
@@ -186,7 +190,8 @@ impl Worker {
 
     /// Steps 1 to 6 once; whether it goes on.
     fn turn(&mut self) -> Result<bool, String> {
-        let timeout = match self.apply_commands() {
+        let applied = self.apply_commands();
+        let timeout = match applied.map_err(|error| format!("cannot send: {error}"))? {
             Turn::Stop => return Ok(false),
             Turn::GoAtOnce => Some(Duration::ZERO),
             Turn::Go => self.next_deadline().map(|at| at.since(self.now)),
@@ -222,12 +227,12 @@ impl Worker {
 
     // --- 1: commands ---
 
-    fn apply_commands(&mut self) -> Turn {
+    fn apply_commands(&mut self) -> io::Result<Turn> {
         let mut applied = 0;
         let mut turn = Turn::Go;
         loop {
             if let Some(moving) = self.moving.take() {
-                self.moving = self.move_channel(moving);
+                self.moving = self.move_channel(moving)?;
                 if self.moving.is_some() {
                     turn = Turn::GoAtOnce;
                     break;
@@ -245,20 +250,22 @@ impl Worker {
                 turn = Turn::Stop;
                 break;
             }
-            self.apply(command);
+            self.apply(command)?;
             if applied >= COMMANDS_PER_TURN {
                 turn = Turn::GoAtOnce;
                 break;
             }
         }
         if applied > 0 {
+            // Frames that a command lets go do not wait for others.
+            self.submit()?;
             self.shared.applied.fetch_add(applied, Ordering::Release);
             self.shared.control.notify();
         }
-        turn
+        Ok(turn)
     }
 
-    fn apply(&mut self, command: Command) {
+    fn apply(&mut self, command: Command) -> io::Result<()> {
         match command {
             Command::SetLink(spec) => {
                 let (link, label) = (spec.link, spec.receive_label);
@@ -277,15 +284,15 @@ impl Worker {
                     liveness.remove(link);
                 }
             }
-            Command::AddEnd(end) => self.add_end(end),
+            Command::AddEnd(end) => self.add_end(end)?,
             Command::SetDeliver { channel, deliver } => self.set_deliver(&channel, deliver),
-            Command::RemoveEnd(channel) => self.remove_end(&channel),
+            Command::RemoveEnd(channel) => self.remove_end(&channel)?,
             Command::SetEntry { channel, to } => self.table.set_entry(&channel, to),
             Command::AddLabel { label, from, to, rate, hop, stats } => {
                 let policer = Policer::at_hop(rate, hop);
-                self.table.add_label(label, from, to, policer, stats);
+                self.add_label(label, |table| table.add_label(label, from, to, policer, stats))?;
             }
-            Command::RemoveLabel(label) => self.table.remove_label(label),
+            Command::RemoveLabel(label) => self.remove_label(label)?,
             Command::CountProbes { link, counts } => self.probing.count(link, counts),
             Command::SendTrain { link, train, header_bytes } => {
                 self.probing.send(link, train, header_bytes, self.now);
@@ -294,10 +301,11 @@ impl Worker {
             Command::Unwatch(watch) => self.watches.remove(watch),
             Command::MoveChannel { .. } | Command::Stop => {}
         }
+        Ok(())
     }
 
-    fn add_end(&mut self, end: EndSpec) {
-        self.remove_end(&end.channel);
+    fn add_end(&mut self, end: EndSpec) -> io::Result<()> {
+        self.remove_end(&end.channel)?;
         // A smaller buffer than asked for still works.
         let _ = net::enlarge_receive_buffer(end.socket.as_fd());
         match self.net.add_socket(end.socket.into()) {
@@ -311,14 +319,17 @@ impl Worker {
                 self.shared.tell(Event::Failed(text));
             }
         }
+        Ok(())
     }
 
-    fn remove_end(&mut self, channel: &ChannelId) {
+    fn remove_end(&mut self, channel: &ChannelId) -> io::Result<()> {
+        self.let_all_go(channel)?;
         if let Some(socket) = self.table.close_end(channel) {
             self.owners[socket.0 as usize] = None;
             self.outbox.forget(socket);
             self.net.remove_socket(socket);
         }
+        Ok(())
     }
 
     fn set_deliver(&mut self, channel: &ChannelId, deliver: Deliver) {
@@ -379,7 +390,7 @@ impl Worker {
         for (socket, errno) in self.batch.given_up.drain(..) {
             // A local end that cannot be read just brings nothing; the others must go on.
             if socket == WORKER_SOCKET {
-                let error = std::io::Error::from_raw_os_error(errno);
+                let error = io::Error::from_raw_os_error(errno);
                 return Err(format!("cannot receive frames: {error}"));
             }
         }
@@ -388,7 +399,7 @@ impl Worker {
 
     // --- 5: submit ---
 
-    fn submit(&mut self) -> std::io::Result<()> {
+    fn submit(&mut self) -> io::Result<()> {
         self.outbox.submit(&mut self.net, &self.table, &self.stats)
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::{Account, End, EndSlot, Route, SocketId, Table, Way};
 use crate::engine::Target;
+use crate::engine::merge::Merge;
 use crate::stats::ChannelStats;
 use crate::types::{ChannelId, Label, WorkerId};
 
@@ -17,6 +18,8 @@ pub struct MovedLabel {
     route: Route,
     ways: Vec<Target>,
     stats: Arc<ChannelStats>,
+    /// The end that moves with it took its frames as they came.
+    current: bool,
 }
 
 /// A channel end between two tables, but for its socket.
@@ -35,23 +38,31 @@ impl Table {
         self.passed.get(&label).copied()
     }
 
-    /// Takes a label out; its frames are to be passed to `worker` from now on.
+    /// Takes a label out; its frames are to be passed to `worker` from now on. Before the end it leads to.
     pub fn take_label(&mut self, label: Label, worker: WorkerId) -> Option<MovedLabel> {
-        let mut route = self.labels.remove(&label)?;
+        let current = self
+            .leads_to(label)
+            .is_some_and(|(slot, via)| self.end(slot).is_some_and(|end| end.merge.is_current(via)));
+        let mut route = self.take_route(label)?;
         self.passed.insert(label, worker);
         let ways = std::mem::take(&mut route.ways);
         let targets = ways.iter().map(|&way| self.target(way)).collect();
         ways.into_iter().for_each(|way| self.drop_way(way));
         let stats = self.take_account(route.account);
-        Some(MovedLabel { label, route, ways: targets, stats })
+        Some(MovedLabel { label, route, ways: targets, stats, current })
     }
 
-    pub fn put_label(&mut self, moved: MovedLabel) {
-        let MovedLabel { label, route, ways, stats } = moved;
+    /// Behind the end it leads to. Whether another label leads to the same end.
+    pub fn put_label(&mut self, moved: MovedLabel) -> bool {
+        let MovedLabel { label, route, ways, stats, current } = moved;
         self.remove_label(label);
         let ways = ways.into_iter().map(|target| self.way(target)).collect();
         let account = self.open_account(stats);
-        self.labels.insert(label, Route { ways, account, ..route });
+        let another = self.insert_label(label, Route { ways, account, ..route });
+        if current {
+            self.follow(label);
+        }
+        another
     }
 
     /// The socket of the channel's end.
@@ -60,7 +71,7 @@ impl Table {
         self.end(slot).map(|end| end.socket)
     }
 
-    /// Takes an end out. The caller takes its socket.
+    /// Takes an end out, at which nothing waits. The caller takes its socket.
     pub fn take_end(&mut self, channel: &ChannelId) -> Option<MovedEnd> {
         let slot = *self.slot_of.get(channel)?;
         let end = self.slots[slot.0 as usize].as_mut()?.end.take()?;
@@ -79,6 +90,8 @@ impl Table {
         let slot = self.reserve_end(&channel);
         end.socket = socket;
         end.account = self.open_account(stats);
+        // Labels have other numbers here; theirs that was current comes behind.
+        end.merge = Merge::default();
         let way = entry.map(|target| self.way(target));
         if let (Some(entry), Some(way)) = (&mut end.entry, way) {
             entry.way = way;
@@ -93,10 +106,7 @@ impl Table {
     fn target(&self, way: Way) -> Target {
         match way {
             Way::Hop { link, label, port } => Target::Hop { link, label, port },
-            Way::Local(slot) => {
-                let held = self.slots[slot.0 as usize].as_ref().expect("a way keeps its slot");
-                Target::Local(held.channel.clone())
-            }
+            Way::Local(slot) => Target::Local(self.slot(slot).channel.clone()),
         }
     }
 
@@ -137,13 +147,20 @@ mod tests {
         old.add_label(Label(5), LinkId(2), Target::Local(channel()), policer(), Arc::clone(&stats));
 
         assert_eq!(old.end_socket(&channel()), Some(SocketId(3)));
+        let (_, via) = old.leads_to(Label(5)).unwrap();
+        old.merge_mut(slot).unwrap().follow(via);
+        assert_eq!(old.labels_of(&channel()), [Label(5)]);
         let label = old.take_label(Label(5), WorkerId(1)).unwrap();
         let end = old.take_end(&channel()).unwrap();
         assert_eq!((old.labels(), old.passed_to(Label(5))), (0, Some(WorkerId(1))));
         assert!(old.slot_of.is_empty() && old.accounts.iter().all(Option::is_none));
 
+        // Numbers are other ones there.
+        new.open_account(Arc::default());
         let slot = new.put_end(end, SocketId(8));
-        new.put_label(label);
+        assert!(!new.put_label(label));
+        let (_, via) = new.leads_to(Label(5)).unwrap();
+        assert!(new.end(slot).unwrap().merge.goes_straight(via), "as it was");
         let route = new.route(Label(5)).unwrap();
         assert_eq!((route.from, &route.ways[..]), (LinkId(2), &[Way::Local(slot)][..]));
         let end = new.end(slot).unwrap();
@@ -157,7 +174,7 @@ mod tests {
         assert_eq!(old.passed_to(Label(5)), None);
         assert_eq!(new.close_end(&channel()), Some(SocketId(8)));
         new.remove_label(Label(5));
-        assert!(new.slot_of.is_empty() && new.accounts.iter().all(Option::is_none));
+        assert!(new.slot_of.is_empty() && new.accounts.iter().skip(1).all(Option::is_none));
         assert_eq!(Arc::strong_count(&stats), 1);
     }
 

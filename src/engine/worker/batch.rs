@@ -14,7 +14,7 @@ use crate::engine::Event;
 use crate::engine::forward::{self, Judged, Part, Verdict};
 use crate::engine::outbox::HEADERS;
 use crate::engine::runs::{FRAME_PIECES_MAX, Note, Outgoing, Piece};
-use crate::engine::table::{Account, EndSlot, Way};
+use crate::engine::table::{Account, End, EndSlot, Table, Way};
 use crate::limits::BATCH_MAX;
 use crate::net::{Received, WORKER_SOCKET};
 use crate::stats::{DropReason, bump};
@@ -26,9 +26,9 @@ use crate::wire::frame::{END_TAG_BYTES, HEADER_BYTES, Header, OVERHEAD_BYTES};
 const FRAMED_OVERHEAD: u16 = OVERHEAD_BYTES as u16;
 
 /// A frame that is on its way through the worker.
-struct Passing {
-    account: Account,
-    sequence: u64,
+pub(super) struct Passing {
+    pub(super) account: Account,
+    pub(super) sequence: u64,
     /// Where its bytes are: in one place, or header, payload and tag.
     pieces: [Piece; FRAME_PIECES_MAX],
     count: usize,
@@ -37,10 +37,16 @@ struct Passing {
 
 impl Passing {
     /// A whole frame at `range` of a buffer.
-    fn whole(account: Account, sequence: u64, buffer: u16, range: Range<usize>) -> Self {
+    pub(super) fn whole(account: Account, sequence: u64, buffer: u16, range: Range<usize>) -> Self {
         let payload = range.start + HEADER_BYTES..range.end - END_TAG_BYTES;
         let (whole, payload) = (Piece::new(buffer, range), Piece::new(buffer, payload));
         Self { account, sequence, pieces: [whole; FRAME_PIECES_MAX], count: 1, payload }
+    }
+
+    /// Of a frame that came from a neighbour.
+    pub(super) fn whole_piece(&self) -> Piece {
+        debug_assert!(self.count == 1, "a frame that came is in one place");
+        self.pieces[0]
     }
 
     fn pieces(&self) -> &[Piece] {
@@ -274,7 +280,7 @@ impl Worker {
             let range = 0..payload_bytes + OVERHEAD_BYTES;
             frame = Passing::whole(account, sequence, buffer, range);
         } else {
-            let room = self.header_room()?;
+            let room = self.room(OVERHEAD_BYTES)?;
             let bytes = self.net.pool().bytes_mut(self.outbox.buffer_mut(HEADERS));
             let (header, tag) = bytes[room.clone()].split_at_mut(HEADER_BYTES);
             let table = &self.table;
@@ -288,12 +294,13 @@ impl Worker {
         self.carry_out(&frame, verdict)
     }
 
-    fn header_room(&mut self) -> io::Result<Range<usize>> {
-        if let Some(room) = self.outbox.header_room() {
+    /// Room for so many bytes in the buffer [`HEADERS`].
+    pub(super) fn room(&mut self, bytes: usize) -> io::Result<Range<usize>> {
+        if let Some(room) = self.outbox.room(bytes) {
             return Ok(room);
         }
         self.submit()?;
-        Ok(self.outbox.header_room().expect("empty after a submission"))
+        Ok(self.outbox.room(bytes).expect("empty after a submission"))
     }
 
     // --- To neighbours and local programs ---
@@ -314,36 +321,56 @@ impl Worker {
         }
     }
 
+    #[inline]
     fn deliver(&mut self, frame: &Passing, slot: EndSlot) -> io::Result<()> {
-        let stats = self.table.stats(frame.account);
-        let Some(end) = self.table.end(slot) else {
-            stats.drop_frames(DropReason::UnknownLabel, 1);
-            return Ok(());
-        };
-        let relaxed = std::sync::atomic::Ordering::Relaxed;
-        let seen = stats.next_sequence.load(relaxed);
-        stats.next_sequence.store(seen.max(frame.sequence.saturating_add(1)), relaxed);
-        let (to, overhead, pieces) = match forward::leave(end) {
-            Ok((to, Part::Payload)) => (to, 0, std::slice::from_ref(&frame.payload)),
-            Ok((to, Part::Frame)) => (to, FRAMED_OVERHEAD, frame.pieces()),
-            Err(reason) => {
-                stats.drop_frames(reason, 1);
-                return Ok(());
+        match self.table.end(slot) {
+            Some(end) if end.merge.goes_straight(frame.account.via()) => {
+                match outgoing(frame, end, &self.table) {
+                    Some(outgoing) => self.send(outgoing),
+                    None => Ok(()),
+                }
             }
-        };
-        let note = Note { account: frame.account, delivered: Some(overhead) };
-        let (socket, alone) = (end.socket, !end.gso);
-        self.send(Outgoing { socket, to, pieces, note, alone })
+            Some(_) | None => self.put_together(frame, slot),
+        }
+    }
+
+    /// Whatever else comes or waits at this end, this frame leaves there now.
+    pub(super) fn leave(&mut self, frame: &Passing, slot: EndSlot) -> io::Result<()> {
+        let end = self.table.end(slot).expect("there as long as frames leave");
+        match outgoing(frame, end, &self.table) {
+            Some(outgoing) => self.send(outgoing),
+            None => Ok(()),
+        }
     }
 
     #[inline]
     fn send(&mut self, frame: Outgoing<'_>) -> io::Result<()> {
         if self.outbox.push(frame).is_err() {
             self.submit()?;
-            assert!(self.outbox.push(frame).is_ok(), "empty after a submission");
+            assert!(self.outbox.push_again(frame).is_ok(), "empty after a submission");
         }
         Ok(())
     }
+}
+
+/// What is to be sent so that a frame leaves at `end`; if there is nobody to send it to, it has been
+/// dropped.
+#[inline]
+fn outgoing<'a>(frame: &'a Passing, end: &End, table: &Table) -> Option<Outgoing<'a>> {
+    let stats = table.stats(frame.account);
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    let seen = stats.next_sequence.load(relaxed);
+    stats.next_sequence.store(seen.max(frame.sequence.saturating_add(1)), relaxed);
+    let (to, overhead, pieces) = match forward::leave(end) {
+        Ok((to, Part::Payload)) => (to, 0, std::slice::from_ref(&frame.payload)),
+        Ok((to, Part::Frame)) => (to, FRAMED_OVERHEAD, frame.pieces()),
+        Err(reason) => {
+            stats.drop_frames(reason, 1);
+            return None;
+        }
+    };
+    let note = Note { account: frame.account, delivered: Some(overhead) };
+    Some(Outgoing { socket: end.socket, to, pieces, note, alone: !end.gso })
 }
 
 /// Why nothing of it can be used.

@@ -195,17 +195,19 @@ impl Worker {
     // --- Channels ---
 
     /// One more step of a move; what is left of it, if it is not done.
-    pub(super) fn move_channel(&mut self, moving: Moving) -> Option<Moving> {
+    pub(super) fn move_channel(&mut self, moving: Moving) -> io::Result<Option<Moving>> {
         let socket = moving.end.then(|| self.table.end_socket(&moving.channel)).flatten();
         if let Some(socket) = socket {
             self.net.pause(socket);
             if !self.net.is_drained(socket) {
-                return Some(moving);
+                return Ok(Some(moving));
             }
         }
         if !self.rings.has_room_for_channel(moving.to) {
-            return Some(moving);
+            return Ok(Some(moving));
         }
+        self.let_all_go(&moving.channel)?;
+        let labels = self.take_labels(&moving)?;
         let end = socket.and_then(|socket| {
             let end = self.table.take_end(&moving.channel)?;
             self.owners[socket.0 as usize] = None;
@@ -213,10 +215,24 @@ impl Worker {
             let detached = self.net.detach(socket);
             Some((end, self.or_fail("keep the socket of a moving channel", detached)?))
         });
-        let take = |label: &Label| self.table.take_label(*label, moving.to);
-        let labels = moving.labels.iter().filter_map(take).collect();
         self.rings.send_channel(moving.to, Box::new(MovedChannel { labels, end }));
-        None
+        Ok(None)
+    }
+
+    /// Those that were named, and all that lead to the end, if that goes.
+    fn take_labels(&mut self, moving: &Moving) -> io::Result<Vec<MovedLabel>> {
+        let mut labels = moving.labels.clone();
+        if moving.end {
+            labels.extend(self.table.labels_of(&moving.channel));
+        }
+        let mut taken = Vec::with_capacity(labels.len());
+        for label in labels {
+            let led = self.table.leads_to(label);
+            // One that has been taken is not there a second time.
+            taken.extend(self.table.take_label(label, moving.to));
+            self.removed(led)?;
+        }
+        Ok(taken)
     }
 
     /// Channels that other workers handed over.
@@ -229,7 +245,11 @@ impl Worker {
                     self.own_socket(socket, slot);
                 }
             }
-            moved.labels.into_iter().for_each(|label| self.table.put_label(label));
+            for label in moved.labels {
+                if self.table.put_label(label) {
+                    self.waiting.make_room();
+                }
+            }
         }
     }
 
