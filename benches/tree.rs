@@ -80,6 +80,7 @@ fn plan(peers: usize) -> Plan {
         links: pairs.into_iter().map(|(one, other)| (one, other, capacities[draw(4)])).collect(),
         services: Vec::new(),
         delay: (Duration::from_millis(1), Duration::from_millis(10)),
+        ..Plan::default()
     }
 }
 

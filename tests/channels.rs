@@ -42,6 +42,7 @@ impl Story {
                 .map(|(name, kind)| ServiceConfig { name: service(name), kind })
                 .to_vec(),
             delay: (Duration::from_micros(200), Duration::from_millis(10)),
+            ..Plan::default()
         };
         let mut story = Self {
             seed,

@@ -360,6 +360,7 @@ fn plan(peers: usize, links: &[(usize, usize, u64)]) -> Plan {
         links: links.iter().map(|(one, other, rate)| (*one, *other, mbit(*rate))).collect(),
         services: Vec::new(),
         delay: (Duration::from_millis(1), Duration::from_millis(3)),
+        ..Plan::default()
     }
 }
 

@@ -22,7 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("stats", &["types", "limits"]),
     ("wire", &["types", "limits"]),
     ("proto", &["wire", "types", "limits"]),
-    ("sim", &["proto", "wire", "types", "limits"]),
+    ("sim", &["proto", "engine::merge", "wire", "types", "limits"]),
     // The pure half of the engine: the contract in engine/mod.rs, never a worker or a socket.
     ("engine::forward", ENGINE_PURE),
     ("engine::table", ENGINE_PURE),

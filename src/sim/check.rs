@@ -387,6 +387,7 @@ mod tests {
             links: vec![(0, 1, capacity), (1, 2, capacity)],
             services: vec![ServiceConfig { name: service.clone(), kind: ServiceKind::Deliver }],
             delay: (limits::MOVE_RETRY.0 / 100, limits::MOVE_RETRY.0 / 50),
+            ..Plan::default()
         };
         let mut sim = Sim::new(1, &plan);
         (0..3).for_each(|peer| sim.strike(Fault::Start(peer)));

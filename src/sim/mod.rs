@@ -6,13 +6,17 @@
 //! The same seed gives the same run, event for event; [`Sim::hash`] says so. [`scenario`] makes random
 //! overlays with faults out of a seed, [`check`] judges trees with code of its own.
 //!
-//! What it does not do: heartbeats, frames, Noise. A dead wire is noticed after a drawn delay, as the
-//! heartbeats of a daemon would.
+//! [`swarm`] adds channels with frames, hung peers, one-way losses, stalls and small queues.
+//!
+//! What it does not do: heartbeats, Noise. A dead wire is noticed after a drawn delay, as the heartbeats
+//! of a daemon would.
 
 pub mod check;
+mod frames;
 mod probes;
 mod queue;
 pub mod scenario;
+pub mod swarm;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -22,20 +26,22 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
+pub use self::frames::FrameBooks;
+use self::frames::Frames;
 use self::queue::{Happening, Scheduled};
 use crate::limits;
 use crate::proto::node::Node;
 use crate::proto::{
-    Action, Answer, DataLink, Entry, Event, Input, LinkConfig, NodeConfig, Recovery, Request,
-    ServiceConfig, Target,
+    Action, Answer, DataLink, Entry, Event, Input, LinkConfig, NodeConfig, OpenRequest, Recovery,
+    Request, ServiceConfig, Target,
 };
 use crate::types::{
     Bandwidth, ChannelId, EdgeKey, Label, LinkId, PeerName, PublicKey, RequestId, SessionId, Time,
 };
-use crate::wire::control::Message;
+use crate::wire::control::{self, Hello, Message};
 
 /// An overlay to be built: peers by position, and the links between them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     pub peers: Vec<PeerName>,
     /// Two positions and the configured capacity.
@@ -44,6 +50,28 @@ pub struct Plan {
     pub services: Vec<ServiceConfig>,
     /// One hop takes between these.
     pub delay: (Duration, Duration),
+    /// One hop in a hundred takes fifty times as long.
+    pub tails: bool,
+    /// Messages under way in one direction of a link; one more costs the connection, as a full send queue
+    /// does.
+    pub queue: Option<usize>,
+    /// The highest control version that peers speak: lower ones know no facts about the overlay.
+    pub version: u16,
+}
+
+impl Default for Plan {
+    /// Nobody, and hops that take a millisecond.
+    fn default() -> Self {
+        Self {
+            peers: Vec::new(),
+            links: Vec::new(),
+            services: Vec::new(),
+            delay: (Duration::from_millis(1), Duration::from_millis(1)),
+            tails: false,
+            queue: None,
+            version: control::VERSIONS.1,
+        }
+    }
 }
 
 /// Something that happens to the world from outside.
@@ -64,6 +92,25 @@ pub enum Fault {
     Capacity(usize, Bandwidth),
     /// Only the first end is; the smaller of both counts.
     CapacityAtOneEnd(usize, Bandwidth),
+    /// This end of the wire misses heartbeats that were sent, and gives the link up.
+    Deaf(usize, usize),
+    /// Nothing comes through towards this end for so long; both notice.
+    OneWay(usize, usize, Duration),
+    /// The wire's connection stands still for so long; its heartbeats go on.
+    Stall(usize, Duration),
+    /// The peer does nothing for so long (SIGSTOP).
+    Stop(usize, Duration),
+    /// The peer leaves once its channels have moved, or after so long.
+    Drain(usize, Duration),
+    /// Somebody asks for a channel, and frames enter at both ends of it.
+    Open {
+        from: usize,
+        to: usize,
+        rate: Bandwidth,
+        protect: bool,
+    },
+    /// One of the channels that there are is closed.
+    Close(usize),
 }
 
 /// Messages of one session, by purpose (I3).
@@ -92,6 +139,8 @@ pub struct Peer {
     /// Counts starts: a happening for an earlier life is void.
     life: u32,
     wake: Option<Time>,
+    /// It does nothing before this.
+    stopped: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -110,6 +159,12 @@ struct Wire {
     lost: u64,
     /// Nothing arrives at an end before this: FIFO.
     arrival: [Time; 2],
+    /// Connections up to this one carry nothing towards an end.
+    deaf: [Option<u64>; 2],
+    /// It cannot be dialled before this.
+    barred: Time,
+    /// Messages under way towards an end.
+    under_way: [usize; 2],
 }
 
 /// The world came to no rest within its bounds.
@@ -130,6 +185,18 @@ pub struct Sim {
     peers: Vec<Peer>,
     wires: Vec<Wire>,
     delay: (Duration, Duration),
+    tails: bool,
+    queue: Option<usize>,
+    version: u16,
+    frames: Frames,
+    /// Frames enter channels of a scenario until then.
+    frames_until: Time,
+    /// Nothing is to fail.
+    calm: bool,
+    /// Channels that a scenario asked for, by the request.
+    opened: BTreeMap<RequestId, usize>,
+    /// Who asked, and in which life.
+    asked: BTreeMap<RequestId, (usize, u32)>,
     requests: u64,
     answers: BTreeMap<RequestId, Answer>,
     traffic: BTreeMap<(SessionId, usize), Traffic>,
@@ -161,6 +228,14 @@ impl Sim {
             peers: Vec::new(),
             wires: Vec::new(),
             delay: plan.delay,
+            tails: plan.tails,
+            queue: plan.queue,
+            version: plan.version,
+            frames: Frames::default(),
+            frames_until: Time(u64::MAX),
+            calm: false,
+            opened: BTreeMap::new(),
+            asked: BTreeMap::new(),
             requests: 0,
             answers: BTreeMap::new(),
             traffic: BTreeMap::new(),
@@ -252,6 +327,7 @@ impl Sim {
     /// Does it now; the faults of a scenario are scheduled instead.
     pub fn strike(&mut self, fault: Fault) {
         let before_commit = self.computing_around(fault);
+        self.touch(fault);
         let hit = self.apply(fault);
         let before_commit = before_commit && hit;
         self.note(&format!("strike {fault:?} hit {hit} before commit {before_commit}"));
@@ -266,6 +342,7 @@ impl Sim {
     pub fn request(&mut self, peer: usize, request: Request) -> RequestId {
         self.requests += 1;
         let id = RequestId(self.requests);
+        self.asked.insert(id, (peer, self.peers[peer].life));
         self.input(peer, Input::Request { id, request });
         id
     }
@@ -289,6 +366,10 @@ impl Sim {
     pub fn step(&mut self) -> bool {
         let Some(Reverse(next)) = self.heap.pop() else { return false };
         self.now = next.at;
+        if let Some(until) = self.waits_for(&next.happening) {
+            self.push(until, next.happening);
+            return true;
+        }
         match next.happening {
             Happening::Dial { wire } => self.dial(wire),
             Happening::Attach { wire, side, connection, life } => {
@@ -306,8 +387,49 @@ impl Sim {
             }
             Happening::Configure { peer, wire, capacity } => self.configure(peer, wire, capacity),
             Happening::Strike(fault) => self.strike(fault),
+            Happening::Gone { peer, life } => {
+                if self.peers[peer].life == life && self.peers[peer].node.is_some() {
+                    self.stop(peer, true);
+                }
+            }
+            Happening::Resume { peer, life } => self.resume(peer, life),
+            Happening::Enter { peer, channel } => self.enter(peer, channel),
+            Happening::Frame { arriving, frame } => self.frame_arrives(arriving, *frame),
         }
         true
+    }
+
+    /// What happens to a stopped peer happens when it goes on.
+    fn waits_for(&self, happening: &Happening) -> Option<Time> {
+        let peer = match happening {
+            Happening::Attach { wire, side, .. }
+            | Happening::Detach { wire, side, .. }
+            | Happening::Deliver { wire, side, .. } => self.wires[*wire].ends[*side].0,
+            Happening::Wake { peer, .. }
+            | Happening::Told { peer, .. }
+            | Happening::Enter { peer, .. }
+            | Happening::Configure { peer, .. } => *peer,
+            Happening::Dial { .. }
+            | Happening::Strike(_)
+            | Happening::Gone { .. }
+            | Happening::Resume { .. }
+            | Happening::Frame { .. } => return None,
+        };
+        self.peers[peer].stopped
+    }
+
+    /// When the next thing happens.
+    pub fn next_at(&self) -> Option<Time> {
+        self.heap.peek().map(|Reverse(next)| next.at)
+    }
+
+    /// Requests of peers that still live and have no answer.
+    pub fn unanswered(&self) -> usize {
+        let waits = |(id, (peer, life)): (&RequestId, &(usize, u32))| {
+            let lives = self.peers[*peer].life == *life && self.peers[*peer].node.is_some();
+            lives && !self.answers.contains_key(id)
+        };
+        self.asked.iter().filter(|asked| waits(*asked)).count()
     }
 
     pub fn run_until(&mut self, at: Time) {
@@ -349,6 +471,9 @@ impl Sim {
             at: [None; 2],
             lost: 0,
             arrival: [Time(0); 2],
+            deaf: [None; 2],
+            barred: Time(0),
+            under_way: [0; 2],
         });
     }
 
@@ -397,7 +522,121 @@ impl Sim {
                 self.push(self.now, Happening::Configure { peer, wire, capacity });
                 self.wires[wire].capacities[0] != capacity
             }
+            Fault::Deaf(wire, side) => self.misses_heartbeats(wire, side),
+            Fault::OneWay(wire, side, time) => self.one_way(wire, side, time),
+            Fault::Stall(wire, time) => {
+                let wire = &mut self.wires[wire];
+                let until = self.now + time;
+                wire.arrival = wire.arrival.map(|at| at.max(until));
+                wire.newest > wire.lost
+            }
+            Fault::Stop(peer, time) => self.freeze(peer, time),
+            Fault::Drain(peer, timeout) => {
+                let alive = self.peers[peer].node.is_some();
+                if alive {
+                    self.request(peer, Request::Leave { timeout });
+                }
+                alive
+            }
+            Fault::Open { from, to, rate, protect } => self.open(from, to, rate, protect),
+            Fault::Close(which) => self.close_some(which),
         }
+    }
+
+    /// One end gives the link up and closes it; the other end reads that.
+    fn misses_heartbeats(&mut self, at: usize, side: usize) -> bool {
+        let wire = &self.wires[at];
+        let newest = wire.newest;
+        let up = newest > wire.lost && wire.at[side] == Some(newest);
+        if up {
+            let other = (self.now + self.hop()).max(self.wires[at].arrival[1 - side]);
+            self.push(self.now, Happening::Detach { wire: at, side, connection: newest });
+            self.push(other, Happening::Detach { wire: at, side: 1 - side, connection: newest });
+        }
+        up
+    }
+
+    fn one_way(&mut self, at: usize, side: usize, time: Duration) -> bool {
+        let wire = &mut self.wires[at];
+        let up = !wire.cut && wire.newest > wire.lost;
+        if up {
+            let newest = wire.newest;
+            wire.deaf[side] = Some(newest);
+            wire.barred = wire.barred.max(self.now + time);
+            let again = wire.barred;
+            self.detach_later(at, 0, newest);
+            self.detach_later(at, 1, newest);
+            self.push(again, Happening::Dial { wire: at });
+        }
+        up
+    }
+
+    fn freeze(&mut self, at: usize, time: Duration) -> bool {
+        let peer = &mut self.peers[at];
+        if peer.node.is_none() || peer.stopped.is_some() {
+            return false;
+        }
+        let until = self.now + time;
+        peer.stopped = Some(until);
+        let life = peer.life;
+        if time > Duration::from_millis(125) {
+            for wire in self.wires_of(at) {
+                let side = usize::from(self.wires[wire].ends[0].0 != at);
+                let connection = self.wires[wire].newest;
+                self.detach_later(wire, 1 - side, connection);
+                // It reads that its connections were closed when it goes on.
+                self.push(until, Happening::Detach { wire, side, connection });
+            }
+        }
+        // Behind what was scheduled for that moment before, so that it is read first.
+        self.push(until, Happening::Resume { peer: at, life });
+        true
+    }
+
+    fn resume(&mut self, at: usize, life: u32) {
+        if self.peers[at].life != life || self.peers[at].stopped.is_none() {
+            return;
+        }
+        self.peers[at].stopped = None;
+        for wire in self.wires_of(at) {
+            self.redial(wire);
+        }
+    }
+
+    fn open(&mut self, from: usize, to: usize, rate: Bandwidth, protect: bool) -> bool {
+        let service = self.peers[to].config.services.first().map(|service| service.name.clone());
+        let (Some(service), true) = (service, self.peers[from].node.is_some()) else {
+            return false;
+        };
+        let request = OpenRequest {
+            peer: self.peers[to].name.clone(),
+            service,
+            name: None,
+            rate,
+            rate_back: Bandwidth::from_bps(rate.bps() / 10 + 64_000),
+            path: None,
+            deadline: limits::OPEN_DEADLINE,
+            protect,
+        };
+        let id = self.request(from, Request::Open(request));
+        self.opened.insert(id, to);
+        true
+    }
+
+    fn close_some(&mut self, which: usize) -> bool {
+        let mut ends = Vec::new();
+        for (at, peer) in self.peers.iter().enumerate() {
+            let node = peer.node.as_ref().filter(|_| peer.stopped.is_none());
+            let views = node.map(Node::channels).unwrap_or_default();
+            let own = views.into_iter().filter(|view| view.side.is_some());
+            ends.extend(own.map(|view| (at, view.id)));
+        }
+        let Some((at, channel)) = ends.get(which % ends.len().max(1)).cloned() else {
+            return false;
+        };
+        self.touch_channel(&channel);
+        self.request(at, Request::Close { channel });
+        true
     }
 
     /// A peer that will notice the fault is in a session without COMMIT.
@@ -410,9 +649,15 @@ impl Sim {
             | Fault::Mute(wire)
             | Fault::Capacity(wire, _)
             | Fault::CapacityAtOneEnd(wire, _) => of_wire(wire),
-            Fault::Crash(peer) | Fault::Start(peer) | Fault::Leave(peer) => {
-                self.wires_of(peer).into_iter().any(of_wire)
+            Fault::Deaf(wire, _) | Fault::OneWay(wire, _, _) | Fault::Stall(wire, _) => {
+                of_wire(wire)
             }
+            Fault::Crash(peer)
+            | Fault::Start(peer)
+            | Fault::Leave(peer)
+            | Fault::Stop(peer, _)
+            | Fault::Drain(peer, _) => self.wires_of(peer).into_iter().any(of_wire),
+            Fault::Open { .. } | Fault::Close(_) => false,
         }
     }
 
@@ -442,9 +687,11 @@ impl Sim {
 
     /// The peer's process ends. What it sent before still arrives if `keeps`.
     fn stop(&mut self, at: usize, keeps: bool) {
+        self.peer_gone(at);
         let peer = &mut self.peers[at];
         peer.node = None;
         peer.wake = None;
+        peer.stopped = None;
         peer.data_links.clear();
         peer.ends.clear();
         peer.entries.clear();
@@ -488,13 +735,19 @@ impl Sim {
         let ends = self.wires[at].ends;
         let lives = ends.map(|(peer, _)| self.peers[peer].life);
         let wire = &self.wires[at];
-        let alive = ends.iter().all(|(peer, _)| self.peers[*peer].node.is_some());
+        let alive = |(peer, _): &(usize, LinkId)| {
+            self.peers[*peer].node.is_some() && self.peers[*peer].stopped.is_none()
+        };
+        let alive = ends.iter().all(alive);
         let whole = wire.newest > wire.lost
             && (wire.attaching != [false; 2] || wire.at == [Some(wire.newest); 2]);
-        if wire.cut || !alive || whole {
+        let barred = self.now < wire.barred;
+        if wire.cut || !alive || whole || barred {
             return;
         }
         self.wires[at].newest += 1;
+        self.wires[at].deaf = [None; 2];
+        self.wires[at].under_way = [0; 2];
         self.wires[at].attaching = [true; 2];
         let connection = self.wires[at].newest;
         for (side, life) in lives.into_iter().enumerate() {
@@ -530,8 +783,12 @@ impl Sim {
     }
 
     fn deliver(&mut self, at: usize, side: usize, connection: u64, bytes: &[u8]) {
-        let wire = &self.wires[at];
-        if wire.at[side] == Some(connection) && connection > wire.lost {
+        let wire = &mut self.wires[at];
+        if connection == wire.newest {
+            wire.under_way[side] = wire.under_way[side].saturating_sub(1);
+        }
+        let heard = wire.deaf[side].is_none_or(|deaf| connection > deaf);
+        if wire.at[side] == Some(connection) && connection > wire.lost && heard {
             let (peer, link) = wire.ends[side];
             let message = Message::parse(bytes).expect("what a peer emits can be parsed");
             let name = self.peers[peer].name.clone();
@@ -598,15 +855,19 @@ impl Sim {
                 Action::CloseEnd { channel } => {
                     self.peers[at].ends.remove(&channel);
                     self.peers[at].entries.remove(&channel);
+                    self.end_closed(at, &channel);
                 }
                 Action::SetEntry { channel, to } => {
                     self.peers[at].entries.insert(channel, to);
                 }
                 Action::AddLabel { channel, label, from, to, .. } => {
                     self.peers[at].labels.insert(label, (channel, from, to));
+                    self.label_added(at, label);
                 }
                 Action::RemoveLabel { label } => {
-                    self.peers[at].labels.remove(&label);
+                    if let Some((channel, ..)) = self.peers[at].labels.remove(&label) {
+                        self.label_removed(at, &channel, label);
+                    }
                 }
                 // Who carries it is the engine's.
                 Action::MoveChannel { .. } => {}
@@ -616,6 +877,7 @@ impl Sim {
                 }
                 Action::CountTrain { link, number } => self.count_train(at, link, number),
                 Action::Answer { id, answer } => {
+                    self.answered(at, id, &answer);
                     let earlier = self.answers.insert(id, answer);
                     assert!(earlier.is_none(), "each request gets one answer");
                 }
@@ -635,20 +897,87 @@ impl Sim {
         self.peers[peer].wires[usize::from(link.0)]
     }
 
+    /// A channel that a scenario asked for is open: frames enter at both its ends. One that left is gone.
+    fn answered(&mut self, at: usize, id: RequestId, answer: &Answer) {
+        match answer {
+            Answer::Open(opened) => {
+                if let Some(to) = self.opened.remove(&id) {
+                    let until = self.frames_until;
+                    for (peer, ms) in [(at, 5), (to, 11)] {
+                        self.stream(peer, &opened.channel, Duration::from_millis(ms), until);
+                    }
+                }
+            }
+            Answer::Left => {
+                self.judge_departure(at);
+                self.touch(Fault::Leave(at));
+                let life = self.peers[at].life;
+                self.push(self.now, Happening::Gone { peer: at, life });
+            }
+            _ => {}
+        }
+    }
+
+    /// In a world without failures, a channel that could go another way is not left on a relay.
+    fn judge_departure(&mut self, at: usize) {
+        let name = self.peers[at].name.clone();
+        let (peers, links) = self.truth();
+        let others: Vec<_> = peers.into_iter().filter(|peer| *peer != name).collect();
+        let links: Vec<_> =
+            links.into_iter().filter(|link| link.other_end(&name).is_none()).collect();
+        let parts = check::components(&others, &links);
+        let nodes = self.peers.iter().filter_map(|peer| peer.node.as_ref());
+        for view in nodes.flat_map(Node::channels) {
+            let relays = view.path.get(1..view.path.len().max(2) - 1).unwrap_or_default();
+            let ends = [view.path.first(), view.path.last()];
+            let could =
+                parts.iter().any(|part| ends.iter().flatten().all(|end| part.contains(end)));
+            if self.calm && could && relays.contains(&name) {
+                self.frames.books.wrong.push(format!("{name} left, and {view:?} was on it"));
+            }
+        }
+    }
+
     fn send(&mut self, at: usize, link: LinkId, message: &Message) {
         self.count(at, message);
         let (wire, side) = self.wire_of(at, link);
-        let bytes = message.emit();
+        let bytes = match message {
+            // As a peer of an earlier version would greet.
+            Message::Hello(hello) => {
+                let versions = (hello.versions.0, hello.versions.1.min(self.version));
+                Message::Hello(Hello { versions, ..hello.clone() }).emit()
+            }
+            message => message.emit(),
+        };
         assert!(bytes.len() <= limits::MESSAGE_BYTES_MAX, "{message:?}");
         let Some(connection) = self.wires[wire].at[side] else { return };
         let to = 1 - side;
+        if connection == self.wires[wire].newest {
+            let under_way = &mut self.wires[wire].under_way[to];
+            *under_way += 1;
+            if self.queue.is_some_and(|queue| *under_way > queue) {
+                self.overflow(wire);
+            }
+        }
         let arrival = (self.now + self.hop()).max(self.wires[wire].arrival[to]);
         self.wires[wire].arrival[to] = arrival;
         self.push(arrival, Happening::Deliver { wire, side: to, connection, bytes });
     }
 
+    /// A send queue is full: the connection is given up by both ends.
+    fn overflow(&mut self, at: usize) {
+        let newest = self.wires[at].newest;
+        if newest > self.wires[at].lost {
+            self.touch(Fault::Cut(at));
+            self.wires[at].lost = newest;
+            self.push(self.now, Happening::Detach { wire: at, side: 0, connection: newest });
+            self.push(self.now, Happening::Detach { wire: at, side: 1, connection: newest });
+        }
+    }
+
     fn close(&mut self, at: usize, link: LinkId) {
         let (wire, side) = self.wire_of(at, link);
+        self.touch(Fault::Cut(wire));
         if let Some(connection) = self.wires[wire].at[side].take() {
             let arrival = (self.now + self.hop()).max(self.wires[wire].arrival[1 - side]);
             self.push(arrival, Happening::Detach { wire, side: 1 - side, connection });
@@ -696,7 +1025,8 @@ impl Sim {
     }
 
     fn hop(&mut self) -> Duration {
-        self.between(self.delay)
+        let hop = self.between(self.delay);
+        if self.tails && self.draw(100) == 0 { hop * 50 } else { hop }
     }
 
     fn between(&mut self, (least, most): (Duration, Duration)) -> Duration {
@@ -764,6 +1094,7 @@ impl Peer {
             identity: SigningKey::from_bytes(secret),
             life: 0,
             wake: None,
+            stopped: None,
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::cmp::Ordering;
 
 use super::Fault;
+use super::frames::{Arriving, Frame};
 use crate::proto::Input;
-use crate::types::{Bandwidth, Time};
+use crate::types::{Bandwidth, ChannelId, Time};
 
 /// Something that the world does next.
 #[derive(Debug)]
@@ -45,6 +46,25 @@ pub(super) enum Happening {
         capacity: Bandwidth,
     },
     Strike(Fault),
+    /// A peer that left ends.
+    Gone {
+        peer: usize,
+        life: u32,
+    },
+    /// The peer goes on after it was stopped.
+    Resume {
+        peer: usize,
+        life: u32,
+    },
+    /// The next frame of a stream.
+    Enter {
+        peer: usize,
+        channel: ChannelId,
+    },
+    Frame {
+        arriving: Arriving,
+        frame: Box<Frame>,
+    },
 }
 
 /// Earlier ones first; at the same time, in the order in which they were scheduled.

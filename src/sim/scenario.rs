@@ -267,6 +267,8 @@ fn random_plan(draw: &mut Draw, count: usize, density: u64) -> Plan {
         links,
         services: Vec::new(),
         delay: (least, least + Duration::from_micros(draw.ms(15))),
+        version: 2,
+        ..Plan::default()
     }
 }
 
