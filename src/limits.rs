@@ -116,7 +116,7 @@ pub const MERGE_WORKER_FRAMES_MAX: u32 = 4 * MERGE_FRAMES_MAX;
 /// Waiting frames lie in blocks of this size: one of Ethernet's largest takes three.
 pub const MERGE_BLOCK_BYTES: usize = 512;
 /// Three for each frame: 24 MiB of a worker, of which only what was used once has memory.
-pub const MERGE_BLOCKS_MAX: u16 = 3 * MERGE_WORKER_FRAMES_MAX as u16;
+pub const MERGE_BLOCKS_MAX: u16 = 49_152;
 /// Waiting frames of an end that one with a lower sequence is put in front of: a path keeps the order
 /// but for a few. More is searching that a sender could make long.
 pub const MERGE_REORDERED_MAX: u32 = 64;

@@ -855,6 +855,8 @@ macro_rules! for_both_backends {
     };
 }
 
+#[path = "engine/merging.rs"]
+mod merging;
 #[path = "engine/super_buffers.rs"]
 mod super_buffers;
 

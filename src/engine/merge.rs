@@ -109,6 +109,11 @@ impl Merge {
         self.current == via
     }
 
+    /// Whether there is a current label.
+    pub fn follows(&self) -> bool {
+        self.current != Via::NONE
+    }
+
     /// A frame has come. `next` is one more than the highest sequence that left; `keep` puts the frame
     /// where it can wait, if there is room.
     pub fn offer<T>(
@@ -143,7 +148,8 @@ impl Merge {
         }
         let what = self.unlink(held);
         let late = sequence < next;
-        if !late && self.current != Via::NONE {
+        // While everything leaves there is no current label; then it is the last one's.
+        if !late && (self.current != Via::NONE || self.waiting == 0) {
             self.current = via;
         }
         self.settle();
@@ -365,6 +371,10 @@ mod tests {
         end.frame(NEW, 7);
         assert_eq!(end.delivered, [0, 3, 4, 7]);
         assert!(end.merge.goes_straight(NEW), "a loss on the only path is a loss");
+        // The next path waits for this one, whatever its number.
+        end.frame(OLD, 9);
+        end.frame(NEW, 8);
+        assert_eq!(end.delivered, [0, 3, 4, 7, 8, 9]);
     }
 
     #[test]
@@ -493,7 +503,9 @@ mod tests {
                 if sequence < self.next {
                     self.late.push(sequence);
                 } else {
-                    self.current = self.current.and(via);
+                    if self.current.is_some() || self.waits.is_empty() {
+                        self.current = via;
+                    }
                     self.deliver(sequence);
                 }
             }

@@ -228,6 +228,16 @@ impl Table {
         }
     }
 
+    /// An end with one label takes its frames as they come.
+    pub fn follow_only(&mut self, slot: EndSlot) {
+        if let Some(Some(Slot { end: Some(end), labels, .. })) = self.slots.get(slot.0 as usize)
+            && let &[only] = &labels[..]
+            && !end.merge.follows()
+        {
+            self.follow(only);
+        }
+    }
+
     /// The end to which the label leads takes its frames as they come.
     fn follow(&mut self, label: Label) {
         if let Some((slot, via)) = self.leads_to(label)

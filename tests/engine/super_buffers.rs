@@ -25,7 +25,7 @@ fn cut(socket: &UdpSocket, bytes: usize) {
 }
 
 /// Datagrams of one length, the last perhaps shorter, with one call.
-fn send_super(socket: &UdpSocket, to: SocketAddr, datagrams: &[Vec<u8>]) {
+pub(super) fn send_super(socket: &UdpSocket, to: SocketAddr, datagrams: &[Vec<u8>]) {
     cut(socket, datagrams[0].len());
     let sent = socket.send_to(&datagrams.concat(), to).unwrap();
     assert_eq!(sent, datagrams.iter().map(Vec::len).sum::<usize>());
@@ -61,10 +61,10 @@ fn next_numbered(at: &UdpSocket) -> (u64, u32) {
 }
 
 /// A small stream of numbers without order, the same in every run.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn roll(&mut self, below: usize) -> usize {
+    pub(super) fn roll(&mut self, below: usize) -> usize {
         self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
         (self.0 >> 33) as usize % below
     }

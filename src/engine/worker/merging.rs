@@ -98,7 +98,7 @@ impl Worker {
             }
             Fate::NoRoom => {
                 self.let_go(slot)?;
-                // Nothing waits any more, so this one does not either.
+                // Now there is room, or nothing to wait for.
                 self.put_together(frame, slot)
             }
         }
@@ -161,7 +161,9 @@ impl Worker {
         if let Some(merge) = self.table.merge_mut(slot) {
             merge.removed(&mut self.waiting.frames, via);
         }
-        self.let_go(slot)
+        self.let_go(slot)?;
+        self.table.follow_only(slot);
+        Ok(())
     }
 }
 
