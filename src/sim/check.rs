@@ -139,16 +139,25 @@ pub fn oversold(peers: &[Peer]) -> Vec<String> {
 }
 
 fn oversold_at(name: &PeerName, node: &Node) -> Vec<String> {
-    let mut taken: BTreeMap<PeerName, u128> = BTreeMap::new();
+    // Paths of one channel that cross a link the same way count once.
+    let mut shares: BTreeMap<(PeerName, ChannelId, bool), u128> = BTreeMap::new();
     for channel in node.channels() {
-        let Some(here) = channel.path.iter().position(|peer| peer == name) else { continue };
-        let before = here.checked_sub(1).and_then(|before| channel.path.get(before));
-        let sends = [(channel.path.get(here + 1), channel.rate), (before, channel.rate_back)];
-        for (neighbour, rate) in sends {
-            if let Some(neighbour) = neighbour {
-                *taken.entry(neighbour.clone()).or_default() += u128::from(rate.bps());
+        for path in &channel.reserved {
+            let Some(here) = path.iter().position(|peer| peer == name) else { continue };
+            let before = here.checked_sub(1).and_then(|before| path.get(before));
+            let sends =
+                [(path.get(here + 1), true, channel.rate), (before, false, channel.rate_back)];
+            for (neighbour, there, rate) in sends {
+                let Some(neighbour) = neighbour else { continue };
+                let share = shares.entry((neighbour.clone(), channel.id.clone(), there));
+                let share = share.or_default();
+                *share = (*share).max(u128::from(rate.bps()));
             }
         }
+    }
+    let mut taken: BTreeMap<PeerName, u128> = BTreeMap::new();
+    for ((neighbour, _, _), share) in shares {
+        *taken.entry(neighbour).or_default() += share;
     }
     let bps = |rate: Bandwidth| u128::from(rate.bps());
     let mut wrong = Vec::new();

@@ -598,6 +598,8 @@ impl Sim {
             return;
         }
         self.peers[at].stopped = None;
+        self.peers[at].wake = None;
+        self.schedule_wake(at);
         for wire in self.wires_of(at) {
             self.redial(wire);
         }

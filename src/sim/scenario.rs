@@ -140,7 +140,17 @@ pub fn judge_rest(sim: &Sim) -> Result<usize, String> {
         sim.peers().iter().filter_map(|peer| Some((&peer.name, peer.node.as_ref()?))).collect();
     let components = check::components(&peers, &links);
     // Heartbeats are not simulated, so only the watchdog notices who falls silent in a session.
-    let muted = sim.strikes().iter().any(|strike| matches!(strike.fault, Fault::Mute(_)));
+    let silent = |fault: Fault| {
+        matches!(
+            fault,
+            Fault::Mute(_)
+                | Fault::Stall(..)
+                | Fault::OneWay(..)
+                | Fault::Stop(..)
+                | Fault::Deaf(..)
+        )
+    };
+    let muted = sim.tails || sim.strikes().iter().any(|strike| silent(strike.fault));
     let barked = nodes.values().map(|node| node.counters().watchdog).sum::<u64>();
     if barked > 0 && !muted {
         return Err(format!("{barked} watchdogs barked"));

@@ -54,6 +54,10 @@ impl Namespace {
         namespace
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// `program` inside the namespace; its process id is the child's.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
@@ -83,8 +87,8 @@ impl Drop for Namespace {
     }
 }
 
-/// A wire between two hosts, with an address (`ADDRESS/BITS`) at either end.
-pub(crate) fn wire(ends: [(&Namespace, &str); 2]) {
+/// A wire between two hosts, with an address (`ADDRESS/BITS`) at either end. Its two interfaces.
+pub(crate) fn wire(ends: [(&Namespace, &str); 2]) -> [String; 2] {
     let [(one, one_address), (other, other_address)] = ends;
     let (near, far) = (one.next_interface(), other.next_interface());
     ip(&[
@@ -103,6 +107,7 @@ pub(crate) fn wire(ends: [(&Namespace, &str); 2]) {
     ]);
     one.set_up(&near, one_address);
     other.set_up(&far, other_address);
+    [near, far]
 }
 
 fn ip(arguments: &[&str]) {

@@ -39,6 +39,12 @@ struct Wire {
     one_way: bool,
 }
 
+/// A link between two hosts: at either end a peer and, in its namespace, an interface.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(crate) ends: [(String, String); 2],
+}
+
 impl Plan {
     pub(crate) fn new(peers: &[&str]) -> Self {
         let peers = peers.iter().map(|&name| (name.to_owned(), String::new())).collect();
@@ -86,9 +92,15 @@ impl Plan {
             false => format!("198.18.{link}.{end}"),
         };
         let bits = if ipv6 { 64 } else { 24 };
+        let mut links = Vec::new();
         for (link, wire) in self.links.iter().enumerate() {
             let ends = [1, 2].map(|end| format!("{}/{bits}", ip(link, end)));
-            netns::wire([(&namespaces[wire.one], &ends[0]), (&namespaces[wire.other], &ends[1])]);
+            let [near, far] = netns::wire([
+                (&namespaces[wire.one], &ends[0]),
+                (&namespaces[wire.other], &ends[1]),
+            ]);
+            let name = |peer: usize| self.peers[peer].0.clone();
+            links.push(Link { ends: [(name(wire.one), near), (name(wire.other), far)] });
         }
         let any = if ipv6 { format!("[::]:{PORT}") } else { format!("0.0.0.0:{PORT}") };
         let ends: Vec<usize> = self.links.iter().map(|link| link.one).collect();
@@ -99,7 +111,8 @@ impl Plan {
         };
         let listen = vec![any; self.peers.len()];
         let mut namespaces = namespaces.into_iter();
-        self.start(&listen, address, |_| namespaces.next())
+        let overlay = self.start(&listen, address, |_| namespaces.next());
+        Overlay { links, ..overlay }
     }
 
     fn start(
@@ -133,7 +146,7 @@ impl Plan {
             let (name, config, namespace) = (name.clone(), file(name), namespace(at));
             peers.push(Peer { name, config, namespace, daemon: None });
         }
-        let mut overlay = Overlay { peers, folder };
+        let mut overlay = Overlay { peers, links: Vec::new(), folder };
         for name in self.peers.iter().map(|peer| &peer.0) {
             overlay.run(name);
         }
@@ -147,6 +160,8 @@ impl Plan {
 pub(crate) struct Overlay {
     // Daemons end before their namespaces and their files go.
     peers: Vec<Peer>,
+    /// Those between namespaces, in the order of the plan.
+    pub(crate) links: Vec<Link>,
     folder: TempDir,
 }
 
@@ -161,6 +176,10 @@ pub(crate) struct Peer {
 impl Overlay {
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    pub(crate) fn peers(&self) -> &[Peer] {
+        &self.peers
     }
 
     pub(crate) fn peer(&self, name: &str) -> &Peer {
@@ -180,6 +199,11 @@ impl Overlay {
     /// SIGKILL.
     pub(crate) fn kill(&mut self, name: &str) {
         self.take_daemon(name).kill();
+    }
+
+    /// SIGTERM: please leave.
+    pub(crate) fn terminate(&self, name: &str) {
+        self.peer(name).daemon.as_ref().expect("a running daemon").terminate();
     }
 
     /// SIGSTOP: alive, and does nothing.
@@ -243,6 +267,20 @@ impl Peer {
             Some(namespace) => namespace.command(program),
             None => Command::new(program),
         }
+    }
+
+    pub(crate) fn namespace(&self) -> &Namespace {
+        self.namespace.as_ref().expect("a peer with a host of its own")
+    }
+
+    /// The process of its daemon.
+    pub(crate) fn process(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Program::id)
+    }
+
+    /// Where its daemon listens for local clients.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.config.with_extension("state").join("control.sock")
     }
 
     /// The command line of this peer, as a client of its daemon.

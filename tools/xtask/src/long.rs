@@ -7,7 +7,7 @@ use std::process::Command;
 
 use clap::Args;
 
-use crate::sim;
+use crate::sim::{self, World};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -27,7 +27,9 @@ const BEHIND_CI: u64 = 2_000;
 
 pub(crate) fn run(arguments: &Arguments) -> bool {
     println!("=== {} seeds of the simulator", arguments.seeds);
-    if !sim::run_many(BEHIND_CI, arguments.seeds) {
+    if !sim::run_many(World::Tree, BEHIND_CI, arguments.seeds)
+        || !sim::run_many(World::Swarm, 0, arguments.seeds)
+    {
         return false;
     }
     for round in 1..=arguments.rounds {

@@ -4,6 +4,7 @@
 mod instructions;
 mod long;
 mod perf;
+mod recovery;
 mod sim;
 
 use std::process::ExitCode;
@@ -27,6 +28,8 @@ enum Command {
     Instructions(instructions::Arguments),
     /// Measure the relay beside its rivals; compare revisions; profile.
     Perf(Box<perf::Arguments>),
+    /// Measure how long streams stand still when a relay or a link dies.
+    Recovery(Box<recovery::Arguments>),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Command::Long(arguments) => long::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),
+        Command::Recovery(arguments) => recovery::run(&arguments),
     };
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

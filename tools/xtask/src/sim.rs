@@ -1,14 +1,20 @@
 //! `cargo xtask sim`: many seeds of the deterministic world, or one seed with its log.
+//!
+//! Two worlds: `tree`, overlays in which the tree is computed while faults strike, and `swarm`, with
+//! channels, frames and more kinds of faults.
 
 #![allow(clippy::print_stdout, reason = "its output is for the developer at the terminal")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use clap::Args;
-use spanway::sim::scenario::{Outcome, Scenario};
+use clap::{Args, ValueEnum};
+use spanway::sim::scenario::Scenario;
+use spanway::sim::swarm::{Swarm, report};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
+    #[arg(long, value_enum, default_value_t = World::Tree)]
+    world: World,
     /// Run this many seeds.
     #[arg(long, default_value_t = 2_000, conflicts_with = "seed")]
     seeds: u64,
@@ -21,34 +27,71 @@ pub(crate) struct Arguments {
     /// Print every event of it.
     #[arg(long, requires = "seed")]
     log: bool,
+    /// Leave out of its script what its failure does not need, and print the last 200 events.
+    #[arg(long, requires = "seed")]
+    shrink: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum World {
+    Tree,
+    Swarm,
+}
+
+impl World {
+    /// What a right run says of itself, or what is wrong.
+    fn run(self, seed: u64) -> Result<String, String> {
+        match self {
+            Self::Tree => Scenario::new(seed).run().map(|outcome| format!("{outcome:?}")),
+            Self::Swarm => Swarm::new(seed).run().map(|outcome| format!("{outcome:?}")),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tree => "tree",
+            Self::Swarm => "swarm",
+        }
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> bool {
     match arguments.seed {
-        Some(seed) => replay(seed, arguments.log),
-        None => run_many(arguments.from, arguments.seeds),
+        Some(seed) => replay(arguments, seed),
+        None => run_many(arguments.world, arguments.from, arguments.seeds),
     }
 }
 
-fn replay(seed: u64, log: bool) -> bool {
-    let scenario = Scenario::new(seed);
-    let mut sim = scenario.sim();
-    if log {
-        sim.keep_log();
-    }
-    let result = scenario.judge(&mut sim);
-    for line in sim.log() {
-        println!("{line}");
-    }
-    for (one, other, capacity) in &scenario.plan.links {
-        println!("link {} {} {capacity}", scenario.plan.peers[*one], scenario.plan.peers[*other]);
-    }
-    for strike in sim.strikes() {
-        println!("{strike:?}");
+fn replay(arguments: &Arguments, seed: u64) -> bool {
+    let (log, result) = match arguments.world {
+        World::Tree => {
+            let scenario = Scenario::new(seed);
+            let mut sim = scenario.sim();
+            sim.keep_log();
+            let result = scenario.judge(&mut sim).map(|outcome| format!("{outcome:?}"));
+            for (one, other, capacity) in &scenario.plan.links {
+                println!("link p{one:02} p{other:02} {capacity}");
+            }
+            sim.strikes().iter().for_each(|strike| println!("{strike:?}"));
+            (sim.log().to_vec(), result)
+        }
+        World::Swarm => {
+            let swarm = Swarm::new(seed);
+            let mut sim = swarm.sim();
+            sim.keep_log();
+            let result = swarm.judge(&mut sim).map(|outcome| format!("{outcome:?}"));
+            if let (Err(wrong), true) = (&result, arguments.shrink) {
+                println!("{}", report(&swarm, wrong));
+            }
+            (sim.log().to_vec(), result)
+        }
+    };
+    if arguments.log {
+        log.iter().for_each(|line| println!("{line}"));
     }
     match result {
         Ok(outcome) => {
-            println!("seed {seed}: correct, {}", describe(&outcome));
+            println!("seed {seed}: correct, {outcome}");
             true
         }
         Err(wrong) => {
@@ -58,7 +101,7 @@ fn replay(seed: u64, log: bool) -> bool {
     }
 }
 
-pub(crate) fn run_many(from: u64, seeds: u64) -> bool {
+pub(crate) fn run_many(world: World, from: u64, seeds: u64) -> bool {
     let next = AtomicU64::new(from);
     let work = || {
         let mut failures = 0u64;
@@ -67,10 +110,17 @@ pub(crate) fn run_many(from: u64, seeds: u64) -> bool {
             if seed >= from + seeds {
                 return failures;
             }
-            if let Err(wrong) = Scenario::new(seed).run() {
-                failures += 1;
-                println!("seed {seed}: {wrong}\n  cargo xtask sim --seed {seed} --log");
-            }
+            let result = std::panic::catch_unwind(|| world.run(seed));
+            let wrong = match result {
+                Ok(Ok(_)) => continue,
+                Ok(Err(wrong)) => wrong,
+                Err(_) => "a panic (above)".to_owned(),
+            };
+            failures += 1;
+            let name = world.name();
+            println!(
+                "seed {seed}: {wrong}\n  cargo xtask sim --world {name} --seed {seed} --shrink"
+            );
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -80,16 +130,4 @@ pub(crate) fn run_many(from: u64, seeds: u64) -> bool {
     });
     println!("{seeds} seeds from {from}, {failures} wrong");
     failures == 0
-}
-
-fn describe(outcome: &Outcome) -> String {
-    format!(
-        "{} peers, {} links, {} components, settled in {:?}, struck before COMMIT: {}, hash {:016x}",
-        outcome.peers,
-        outcome.links,
-        outcome.components,
-        outcome.settled,
-        outcome.struck_before_commit(),
-        outcome.hash
-    )
 }

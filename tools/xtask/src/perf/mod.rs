@@ -9,25 +9,25 @@
 
 #![expect(clippy::print_stdout, reason = "its output is for the developer at the terminal")]
 
-mod build;
+pub(crate) mod build;
 mod candidates;
 mod chart;
-mod facts;
-mod failure;
+pub(crate) mod facts;
+pub(crate) mod failure;
 mod goals;
 mod load;
 mod metric;
-mod net;
+pub(crate) mod net;
 mod overlay;
-mod plan;
-mod process;
+pub(crate) mod plan;
+pub(crate) mod process;
 mod profile;
 mod progress;
-mod record;
-mod report;
+pub(crate) mod record;
+pub(crate) mod report;
 mod run;
 mod search;
-mod statistics;
+pub(crate) mod statistics;
 #[cfg(test)]
 mod tests;
 mod trial;

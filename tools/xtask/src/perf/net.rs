@@ -140,10 +140,14 @@ impl Network {
 
 /// A namespace, deleted when dropped, and with it its ends of wires.
 #[derive(Debug)]
-struct Namespace(String);
+pub(crate) struct Namespace(String);
 
 impl Namespace {
-    fn new(role: &str) -> Outcome<Self> {
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn new(role: &str) -> Outcome<Self> {
         let name = format!("{PREFIX}{}-{role}", std::process::id());
         run(&["ip", "netns", "add", &name])?;
         let namespace = Self(name);

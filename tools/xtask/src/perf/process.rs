@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -99,6 +99,17 @@ impl Place {
 }
 
 impl Running {
+    /// A child that somebody else started, whose standard error goes to `log` with the extension `err`.
+    pub(crate) fn of(child: Child, name: &str, log: &Path) -> Self {
+        Self { child, name: name.to_owned(), log: log.to_owned() }
+    }
+
+    /// SIGKILL; returns when it is gone, with the proof.
+    pub(crate) fn kill(&mut self) -> Outcome<ExitStatus> {
+        self.child.kill().map_err(Failure::of(&self.name))?;
+        self.child.wait().map_err(Failure::of(&self.name))
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -173,6 +184,11 @@ impl Running {
     pub(crate) fn ended(&mut self) -> Outcome<bool> {
         let ended = self.child.try_wait().map_err(Failure::of(&self.name))?;
         Ok(ended.is_some())
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn status(&mut self) -> Outcome<Option<ExitStatus>> {
+        self.child.try_wait().map_err(Failure::of(&self.name))
     }
 
     /// With the last lines that it wrote to its standard error.

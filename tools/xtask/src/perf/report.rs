@@ -30,7 +30,7 @@ pub(crate) fn chart_file(scenario: &ScenarioRecord, metric: Metric) -> String {
     format!("{}-{}.svg", scenario.name, metric.id())
 }
 
-fn facts(facts: &Facts) -> String {
+pub(crate) fn facts(facts: &Facts) -> String {
     let machine = if facts.virtual_machine { "virtual machine" } else { "no hypervisor" };
     let mut text = format!(
         "| fact | value |\n| --- | --- |\n| date | {} |\n| commit | {} |\n| kernel | {} |\n\
