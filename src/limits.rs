@@ -223,6 +223,8 @@ pub const ARRIVALS_MAX: usize = 256;
 pub const APPLY_MAX: Duration = Duration::from_secs(1);
 /// Default time a peer that leaves waits for the channels that cross it to move.
 pub const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// While it waits, it asks those that are left again this often: another path may have come free.
+pub const LEAVE_ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Leaving (channels closed, Bye said) is over after this, whatever is still open; and then as long
 /// again for the neighbours to read it.
 pub const LEAVE_MAX: Duration = Duration::from_secs(2);

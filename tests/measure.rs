@@ -37,7 +37,7 @@ fn line() -> Sim {
         links: vec![(0, 1, mbit(100)), (1, 2, mbit(100))],
         services: Vec::new(),
         delay: (Duration::from_millis(1), Duration::from_millis(5)),
-        ..Plan::default()
+        ..sim::Plan::default()
     };
     let mut world = Sim::new(7, &plan);
     (0..3).for_each(|peer| world.schedule(Time(0), Fault::Start(peer)));

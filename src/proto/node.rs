@@ -20,6 +20,7 @@ use super::view::{ChannelView, LinkState, LinkView, PeerState, PeerView, TreeVie
 use super::{
     Action, Answer, Event, Input, LinkConfig, MeasureRequest, NodeConfig, Rejection, Request, Timer,
 };
+use crate::limits;
 use crate::types::{
     Bandwidth, Incarnation, Label, LinkId, PeerName, Reject, RequestId, SessionId, Time, WorkerId,
 };
@@ -45,6 +46,7 @@ enum Leaving {
     /// Channels that cross it move away, until then.
     Draining {
         until: Time,
+        again: Time,
         asked: Vec<RequestId>,
     },
     Gone,
@@ -136,7 +138,7 @@ impl Node {
         // Who leaves computes no tree of one.
         let sessions = if self.is_gone() { None } else { self.sessions.poll_timeout() };
         let leave = match &self.leaving {
-            Leaving::Draining { until, .. } => Some((*until, Timer::Leave)),
+            Leaving::Draining { until, again, .. } => Some(((*until).min(*again), Timer::Leave)),
             Leaving::No | Leaving::Gone => None,
         };
         [
@@ -176,8 +178,13 @@ impl Node {
         let ways = Ways { sessions: &self.sessions, links: &self.links };
         self.channels.handle_timeout(now, &ways, out);
         self.measurements.handle_timeout(now, out);
-        if matches!(&self.leaving, Leaving::Draining { until, .. } if *until <= now) {
-            self.depart(now, out);
+        if let Leaving::Draining { until, again, .. } = &mut self.leaving {
+            if *until <= now {
+                self.depart(now, out);
+            } else if *again <= now {
+                *again = now + limits::LEAVE_ASK_AGAIN;
+                self.channels.drain(out);
+            }
         }
         self.settle(now, out);
     }
@@ -494,10 +501,11 @@ impl Node {
     fn leave(&mut self, now: Time, id: RequestId, until: Time, out: &mut Vec<Action>) {
         match &mut self.leaving {
             Leaving::No => {
-                self.leaving = Leaving::Draining { until, asked: vec![id] };
+                let again = now + limits::LEAVE_ASK_AGAIN;
+                self.leaving = Leaving::Draining { until, again, asked: vec![id] };
                 self.channels.drain(out);
             }
-            Leaving::Draining { until: before, asked } => {
+            Leaving::Draining { until: before, asked, .. } => {
                 *before = until.min(*before);
                 asked.push(id);
             }

@@ -81,6 +81,7 @@ impl Channels {
         relay: PeerName,
         out: &mut Vec<Action>,
     ) {
+        let asked_before = source.avoid.relays.contains(&relay);
         source.avoid.relay(relay.clone());
         let stands_by = |attempt: &mut Attempt| attempt.number == number;
         if let Some(standby) = source.standby.take_if(stands_by) {
@@ -89,8 +90,10 @@ impl Channels {
         }
         if source.current.as_ref().is_some_and(|current| current.number == number) {
             source.away.get_or_insert((now, now));
-            let why = format!("{relay} leaves");
-            out.push(Action::Event(Event::ChannelMoving { channel: source.id.clone(), why }));
+            if !asked_before {
+                let why = format!("{relay} leaves");
+                out.push(Action::Event(Event::ChannelMoving { channel: source.id.clone(), why }));
+            }
         }
     }
 
