@@ -7,6 +7,7 @@ pub(crate) mod netns;
 pub(crate) mod overlay;
 pub(crate) mod ports;
 pub(crate) mod program;
+pub(crate) mod seeds;
 pub(crate) mod source;
 pub(crate) mod stream;
 pub(crate) mod transport_stream;
