@@ -38,6 +38,8 @@ fn one_message(criterion: &mut Criterion) {
 fn one_session(criterion: &mut Criterion) {
     let mut sim = Sim::new(1, &plan(1_000));
     for peer in 0..1_000 {
+        // Only the tree: no facts about the overlay.
+        sim.speaks(peer, 2);
         sim.strike(Fault::Start(peer));
     }
     rest(&mut sim);

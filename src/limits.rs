@@ -186,8 +186,47 @@ pub const SESSION_INTERVAL_MIN: Duration = Duration::from_millis(200);
 pub const FACTS_PER_MESSAGE: usize = 60;
 /// Origins of one GRAPH_SUMMARY: a name and two numbers each.
 pub const ORIGINS_PER_SUMMARY: usize = 200;
-/// Highest version of a fact: far above any honest one, with room above it.
+/// Highest version of a fact: guess, above any honest one (one a microsecond for 100,000 years).
 pub const FACT_VERSION_MAX: u64 = 1 << 62;
+/// A peer that was not heard of for this long is gone, with all that it said (spec 2.9 rule 4 has the
+/// same time for what is dead) ...
+pub const FACT_LIFE: Duration = Duration::from_secs(60);
+/// ... and its facts are remembered as long again, so that old ones cannot return; withdrawn links, too.
+pub const FACT_MEMORY: Duration = Duration::from_secs(120);
+/// A peer says again that it lives after a time between these: three chances within [`FACT_LIFE`].
+pub const ALIVE_INTERVAL: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(20));
+/// Neighbours compare digests of their pictures after a time between these: about every 2 s.
+pub const DIGEST_INTERVAL: (Duration, Duration) =
+    (Duration::from_millis(1_500), Duration::from_millis(2_500));
+/// Digests in a row that may differ while facts come and go; if neither moves, two are enough: guess.
+pub const DIGESTS_DIFFER_MAX: u32 = 5;
+/// Digests that are waited for between two whole comparisons that did not help: half a minute.
+pub const COMPARE_PATIENCE_MAX: u32 = 16;
+/// A question that was not answered for this long is asked again: several times the longest answer on
+/// a slow link.
+pub const COMPARE_MAX: Duration = Duration::from_secs(10);
+/// Pieces of a neighbour's summary that are answered at once, and a second: a large picture has some
+/// hundred pieces, and comparing it again and again shall cost the neighbour more than us.
+pub const ANSWERS_BURST: u32 = 128;
+pub const ANSWERS_PER_SECOND: u32 = 8;
+/// Facts with a wrong signature that one link may bring at once, and a second: two peers of one name
+/// make honest neighbours disagree; each costs 50 us to see.
+pub const FORGERIES_BURST: u32 = 256;
+pub const FORGERIES_PER_SECOND: u32 = 8;
+/// Facts of one answer, and those of one more origin: below 800 KiB, so that the send queue holds it.
+pub const FACTS_PER_ANSWER: usize = 960;
+/// Free capacity is told at most this often for a link ... (spec, decision 9)
+pub const FREE_INTERVAL: Duration = Duration::from_millis(500);
+/// ... and if it changed by more than this part of the usable capacity.
+pub const FREE_CHANGE_PERCENT: u64 = 5;
+/// Link facts of one peer: its links, and as many that it withdrew.
+pub const LINK_FACTS_MAX: usize = 2 * LINKS_MAX;
+/// Facts of one picture: 10,000 peers with six links each, twice over; about 60 MB.
+pub const FACTS_MAX: usize = 1 << 17;
+/// New facts of one origin (guess: a burst of channels on a few links) ...
+pub const FACTS_PER_SECOND: u32 = 32;
+/// ... and at once: a peer with all its links starts, finds facts of its earlier life, starts again.
+pub const FACTS_BURST: u32 = 4 * LINKS_MAX as u32;
 
 // --- Links ---
 
@@ -402,6 +441,13 @@ pub const PROXY_FILES: u64 = 64 + 8 * WORKERS_MAX as u64;
 
 const _: () = {
     assert!(EDGES_PER_PIECE * (2 * (NAME_BYTES_MAX + 1) + 8) + 512 <= MESSAGE_BYTES_MAX);
+    assert!(
+        (FACTS_PER_ANSWER + LINK_FACTS_MAX) * (2 * (NAME_BYTES_MAX + 1) + 128)
+            < SEND_QUEUE_BYTES_MAX
+    );
+    assert!(FACT_MEMORY.as_millis() > FACT_LIFE.as_millis());
+    assert!(FACT_LIFE.as_millis() >= 3 * ALIVE_INTERVAL.1.as_millis());
+    assert!(LINKS_MAX < u32::MAX as usize / 4);
     assert!(FACTS_PER_MESSAGE * (2 * (NAME_BYTES_MAX + 1) + 128) + 512 <= MESSAGE_BYTES_MAX);
     assert!(ORIGINS_PER_SUMMARY * (NAME_BYTES_MAX + 1 + 16) + 256 <= MESSAGE_BYTES_MAX);
     assert!(REFRESH_TXS_MAX * (NAME_BYTES_MAX + 1 + 20) + 512 <= MESSAGE_BYTES_MAX);

@@ -52,6 +52,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "config",
         &[
+            "proto::Budgets",
             "proto::LinkConfig",
             "proto::NodeConfig",
             "proto::Recovery",

@@ -19,6 +19,8 @@ pub enum Request {
     Peers,
     Links,
     Tree,
+    /// The picture of the whole overlay: [`GraphReply`].
+    Graph,
     Verify,
     Channels,
     /// The ledger of frames: [`LedgerReply`].
@@ -146,6 +148,7 @@ pub struct StatusReply {
     pub channels: usize,
     /// Watches of channels that are running (`spanway latency --watch`).
     pub watches: usize,
+    pub facts: FactsStatus,
     /// Things a person should look at: a link neither end can dial, a small socket buffer, ...
     pub warnings: Vec<String>,
 }
@@ -211,6 +214,64 @@ pub struct TreeReply {
     pub edges: Vec<EdgeRow>,
     pub parent: Option<PeerName>,
     pub next_hops: BTreeMap<PeerName, PeerName>,
+}
+
+/// The overlay as this peer knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GraphReply {
+    /// Sixteen hexadecimal digits, equal at peers whose pictures are.
+    pub digest: String,
+    /// Grows here with every change of the picture; means nothing at other peers.
+    pub version: u64,
+    pub peers: Vec<GraphPeer>,
+    /// Those both ends say are up.
+    pub links: Vec<GraphLink>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GraphPeer {
+    pub name: PeerName,
+    /// Since it last said that it lives.
+    pub age_ms: u64,
+    /// It takes nothing new.
+    pub leaving: bool,
+    /// What all links of its host together may carry.
+    pub egress_bps: Option<Bandwidth>,
+    pub ingress_bps: Option<Bandwidth>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GraphLink {
+    pub a: PeerName,
+    pub b: PeerName,
+    /// The smaller of what its ends say, each way.
+    pub capacity_bps: Bandwidth,
+    /// As the sending end says, within 5 % and half a second.
+    pub free_ab_bps: Bandwidth,
+    pub free_ba_bps: Bandwidth,
+    pub max_payload_bytes: u16,
+    /// An edge of the tree in use.
+    pub tree: bool,
+    /// Since one of its ends last said something new of it.
+    pub age_ms: u64,
+}
+
+/// What happened to facts about the overlay since this peer started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FactsStatus {
+    /// Of others: new here, known already, and refused, by reason.
+    pub applied: u64,
+    pub duplicates: u64,
+    pub refused: BTreeMap<String, u64>,
+    /// Own ones, and those of them that an earlier life of this peer made necessary.
+    pub told: u64,
+    pub retold: u64,
+    /// Messages to neighbours, and facts in them.
+    pub messages: u64,
+    pub facts: u64,
+    /// Digests of neighbours that differed, and questions because of them.
+    pub differed: u64,
+    pub summaries: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`setup`] | `run`, `init`, `key`, `config` |
 //! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify`, `events` |
+//! | [`graph`] | `graph` |
 //! | [`latency`] | `latency` |
 //! | [`ledger`] | `channels --ledger` |
 //! | [`open`] | `open`, `close`, `reload`, `recompute`, `leave` |
@@ -20,6 +21,7 @@ mod clock;
 mod demo;
 mod drawing;
 mod forward;
+mod graph;
 mod interrupt;
 mod latency;
 mod ledger;
@@ -107,6 +109,8 @@ enum Command {
     Links(Target),
     /// Draw the spanning tree
     Tree(Target),
+    /// Show the whole overlay as this peer knows it: every peer, every link, what is free
+    Graph(GraphArgs),
     /// Show how the daemon is doing
     Status(Target),
     /// List the services of a peer
@@ -203,6 +207,7 @@ enum ConfigAction {
 Examples:
   spanway open peer-03/video --bandwidth 20Mbit/s
   spanway open peer-03/game --bandwidth 5Mbit/s --bandwidth-back same --listen 127.0.0.1:5000
+  spanway open peer-03/video --bandwidth 20Mbit/s --path peer-02,peer-03
 Programs then send their datagrams to the printed address.")]
 struct OpenArgs {
     /// The service, as PEER/SERVICE
@@ -299,6 +304,18 @@ struct LatencyArgs {
 const WATCH_SECONDS_MAX: i64 = limits::WATCH_MAX.as_secs().cast_signed();
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  spanway graph --dot | dot -Tsvg > overlay.svg")]
+struct GraphArgs {
+    /// Print it for Graphviz
+    #[arg(long, conflicts_with = "json")]
+    dot: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
 struct ServicesArgs {
     /// Whose services
     peer: PeerName,
@@ -374,6 +391,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Peers(target) => read::peers(&target),
         Command::Links(target) => read::links(&target),
         Command::Tree(target) => read::tree(&target),
+        Command::Graph(args) => graph::graph(&args),
         Command::Status(target) => read::status(&target),
         Command::Services(args) => read::services(args),
         Command::Verify(target) => read::verify(&target),

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 pub use self::error::{ConfigError, Position};
 use crate::limits;
-use crate::proto::{LinkConfig, NodeConfig, Recovery, ServiceConfig, ServiceKind};
+use crate::proto::{Budgets, LinkConfig, NodeConfig, Recovery, ServiceConfig, ServiceKind};
 use crate::types::{Bandwidth, Dscp, LinkId, PeerName, PublicKey, ServiceName};
 
 /// A configuration with every key and its default, commented; what `spanway config print-default`
@@ -90,7 +90,7 @@ pub struct EngineSection {
     pub latency: bool,
 }
 
-/// Budgets of the host over all its links; accepted now, enforced by admission later.
+/// Budgets of the host over all its links: today each link is bound by them, later their sum.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct HostSection {
     pub egress: Option<Bandwidth>,
@@ -188,6 +188,7 @@ impl Config {
             data_port: self.listen.port(),
             workers: u8::try_from(workers).expect("at most WORKERS_MAX workers pass the parser"),
             recovery: self.recovery,
+            budgets: Budgets { egress: self.host.egress, ingress: self.host.ingress },
         }
     }
 

@@ -65,6 +65,9 @@ impl Control {
             dto::Request::Peers => answers.ok(&rows(self.node.peers(), views::peer_row)),
             dto::Request::Links => answers.ok(&rows(self.node.links(), views::link_row)),
             dto::Request::Tree => answers.ok(&views::tree_reply(self.node.tree())),
+            dto::Request::Graph => {
+                answers.ok(&views::graph_reply(self.node.graph_view(self.now())));
+            }
             dto::Request::Channels => answers.ok(&self.channel_rows()),
             dto::Request::Latency { channel, watch } => self.latency(&channel, watch, &answers),
             dto::Request::Watch { channel, seconds } => {
@@ -242,6 +245,9 @@ impl Control {
                 limits::OPEN_DEADLINE_MAX
             ));
         }
+        if let Some(path) = &open.path {
+            check_path(path, &self.config.name, &open.peer)?;
+        }
         let from = open.from.as_deref().map(ends::parse_prefix).transpose()?;
         Ok(OpenerAddresses { listen: open.listen, deliver: open.deliver, from })
     }
@@ -363,6 +369,7 @@ impl Control {
             links: links.len(),
             channels: self.node.channels().len(),
             watches: self.watches.len(),
+            facts: views::facts_status(&self.node.graph().counters()),
             warnings: self.warnings(),
         }
     }
@@ -393,6 +400,27 @@ impl Control {
                 dropped: views::drops(worker.stats.drops()),
             })
             .collect()
+    }
+}
+
+/// A path that a person wrote: whether its links are there is the node's to say.
+fn check_path(path: &[PeerName], me: &PeerName, to: &PeerName) -> Result<(), String> {
+    if path.last() != Some(to) {
+        return Err(format!(
+            "the path must end at {to}: write the peers behind {me} in order, {to} last"
+        ));
+    }
+    if path.len() >= limits::PATH_PEERS_MAX {
+        return Err(format!(
+            "a path of {} peers is too long: at most {} are possible, {me} included",
+            path.len() + 1,
+            limits::PATH_PEERS_MAX
+        ));
+    }
+    let twice = |(at, peer): &(usize, &PeerName)| *peer == me || path[..*at].contains(peer);
+    match path.iter().enumerate().find(twice) {
+        Some((_, peer)) => Err(format!("the path comes to {peer} twice: leave out the way round")),
+        None => Ok(()),
     }
 }
 
@@ -433,4 +461,30 @@ fn refuse(answers: &Answers, rejection: &Rejection) {
     let late = rejection.reason == Reject::Timeout;
     let kind = if late { FailureKind::Timeout } else { FailureKind::Rejected };
     answers.failed(kind, format!("{}: {}", rejection.reason, rejection.detail));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_none_is_refused_with_what_to_write() {
+        let name = |text: &str| PeerName::new(text).expect("a name");
+        let path = |text: &str| text.split(',').map(name).collect::<Vec<_>>();
+        let check = |text: &str| check_path(&path(text), &name("a"), &name("d"));
+        assert_eq!(check("b,c,d"), Ok(()));
+        assert_eq!(check("d"), Ok(()));
+        for (text, words) in [
+            ("b,c", "must end at d"),
+            ("a,b,d", "comes to a twice"),
+            ("b,c,b,d", "comes to b twice"),
+            ("d,b,d", "comes to d twice"),
+        ] {
+            let error = check(text).expect_err(text);
+            assert!(error.contains(words), "{text}: {error}");
+        }
+        let long: Vec<_> = (0..limits::PATH_PEERS_MAX).map(|at| format!("p{at}")).collect();
+        let error = check(&format!("{},d", long.join(","))).expect_err("too long");
+        assert!(error.contains("too long"), "{error}");
+    }
 }

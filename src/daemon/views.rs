@@ -4,14 +4,19 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::api::dto::{
-    ChannelRow, Distribution, EdgeRow, EventLine, LedgerRow, LedgerWorker, LinkRow, MeasureReply,
-    MeasureTrain, MeasureWay, OpenReply, PeerRow, ServiceRow, TreeReply, VerifyReply,
+    ChannelRow, Distribution, EdgeRow, EventLine, FactsStatus, GraphLink, GraphPeer, GraphReply,
+    LedgerRow, LedgerWorker, LinkRow, MeasureReply, MeasureTrain, MeasureWay, OpenReply, PeerRow,
+    ServiceRow, TreeReply, VerifyReply,
 };
 use crate::limits;
+use crate::proto::graph::{Counters, Refusal};
 use crate::proto::measure::{Limit, Point};
-use crate::proto::view::{ChannelView, LinkView, PeerView, TreeView};
+use crate::proto::view::{
+    ChannelView, GraphLinkView, GraphPeerView, GraphView, LinkView, PeerView, TreeView,
+};
 use crate::proto::{Event, Measured, MeasuredWay, Opened, Purpose, Rejection, Side};
 use crate::sim::check;
 use crate::stats::histogram::Reading;
@@ -52,6 +57,51 @@ pub(crate) fn tree_reply(view: TreeView) -> TreeReply {
         parent: view.parent,
         next_hops: view.next_hops.into_iter().collect(),
     }
+}
+
+pub(crate) fn graph_reply(view: GraphView) -> GraphReply {
+    let peer = |peer: GraphPeerView| GraphPeer {
+        name: peer.name,
+        age_ms: millis(peer.age),
+        leaving: peer.leaving,
+        egress_bps: peer.egress,
+        ingress_bps: peer.ingress,
+    };
+    let link = |link: GraphLinkView| GraphLink {
+        a: link.lower,
+        b: link.higher,
+        capacity_bps: link.capacity,
+        free_ab_bps: link.free_up,
+        free_ba_bps: link.free_down,
+        max_payload_bytes: link.max_payload,
+        tree: link.tree,
+        age_ms: millis(link.age),
+    };
+    GraphReply {
+        digest: format!("{:016x}", view.digest),
+        version: view.version,
+        peers: view.peers.into_iter().map(peer).collect(),
+        links: view.links.into_iter().map(link).collect(),
+    }
+}
+
+pub(crate) fn facts_status(counters: &Counters) -> FactsStatus {
+    let refused = Refusal::ALL.map(|reason| (reason.as_str().to_owned(), counters.refused(reason)));
+    FactsStatus {
+        applied: counters.applied,
+        duplicates: counters.duplicates,
+        refused: refused.into_iter().filter(|(_, count)| *count > 0).collect(),
+        told: counters.told,
+        retold: counters.retold,
+        messages: counters.messages,
+        facts: counters.facts,
+        differed: counters.differed,
+        summaries: counters.summaries,
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(crate) fn verify_reply(found: check::Differences) -> VerifyReply {
@@ -170,7 +220,7 @@ pub(crate) fn measure_reply(measured: Measured) -> MeasureReply {
     let warnings = measure_warnings(&measured);
     MeasureReply {
         peer: measured.peer,
-        took_ms: u64::try_from(measured.took.as_millis()).unwrap_or(u64::MAX),
+        took_ms: millis(measured.took),
         suggested_bps: lower.map(suggested).filter(|rate| *rate > Bandwidth::ZERO),
         configured_bps: measured.configured,
         max_bps: measured.max,
@@ -418,7 +468,7 @@ mod tests {
         });
         Measured {
             peer: "b".parse().expect("a name"),
-            took: std::time::Duration::from_millis(3_210),
+            took: Duration::from_millis(3_210),
             max: Bandwidth::from_bps(400_000_000),
             configured: Bandwidth::from_bps(100_000_000),
             usable: Bandwidth::from_bps(95_000_000),

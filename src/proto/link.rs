@@ -58,12 +58,15 @@ enum State {
 #[derive(Clone, Debug)]
 pub struct Link {
     config: LinkConfig,
+    /// What the host allows (decision 2).
+    budget: Bandwidth,
     state: State,
 }
 
 impl Link {
-    pub fn new(config: LinkConfig) -> Self {
-        Self { config, state: State::Down }
+    /// `budget` is what the host allows any of its links.
+    pub fn new(config: LinkConfig, budget: Bandwidth) -> Self {
+        Self { config, budget, state: State::Down }
     }
 
     pub fn config(&self) -> &LinkConfig {
@@ -88,7 +91,7 @@ impl Link {
 
     /// This end's view of the usable capacity (decision 2).
     pub fn capacity_ours(&self) -> Bandwidth {
-        self.config.capacity.usable()
+        self.config.capacity.min(self.budget).usable()
     }
 
     /// The usable capacity that counts: the smaller of both ends; our own view while down.
@@ -97,9 +100,9 @@ impl Link {
         self.capacity_ours().min(theirs)
     }
 
-    /// The operator changed this end's capacity.
-    pub fn set_capacity(&mut self, capacity: Bandwidth) {
-        self.config.capacity = capacity;
+    /// The operator changed this end's capacity, or what its host allows.
+    pub fn set_capacity(&mut self, capacity: Bandwidth, budget: Bandwidth) {
+        (self.config.capacity, self.budget) = (capacity, budget);
     }
 
     /// The neighbour changed its end's capacity; only after its Hello.
@@ -265,13 +268,14 @@ mod tests {
     }
 
     fn link() -> Link {
-        Link::new(LinkConfig {
+        let config = LinkConfig {
             link: LinkId(3),
             peer: name("b"),
             key: PublicKey([0; 32]),
             capacity: Bandwidth::from_bps(100_000_000),
             mtu: 1_500,
-        })
+        };
+        Link::new(config, Bandwidth::MAX)
     }
 
     fn greeting(ipv6: bool) -> Greeting {
@@ -324,6 +328,16 @@ mod tests {
             link.on_capacity(Bandwidth::from_bps(10)).unwrap();
             assert_eq!(link.capacity().bps(), 10);
         }
+    }
+
+    /// Decision 2: what the host allows bounds each of its links, before the control share.
+    #[test]
+    fn a17_no_link_carries_more_than_its_host_may() {
+        let mut link = link();
+        link.set_capacity(Bandwidth::from_bps(100_000_000), Bandwidth::from_bps(40_000_000));
+        assert_eq!(link.capacity_ours().bps(), 38_000_000);
+        link.set_capacity(Bandwidth::from_bps(20_000_000), Bandwidth::from_bps(40_000_000));
+        assert_eq!(link.capacity_ours().bps(), 19_000_000);
     }
 
     #[test]

@@ -16,7 +16,8 @@
 //!
 //! Files: [`link`] one link's greeting and death, [`session`], [`start`], [`ghs`] and [`wave`] the tree,
 //! [`overlay`] what a committed tree tells, [`query`] questions to other peers, [`channel`] the life
-//! of a channel, [`reservation`] the ledger, [`measure`] the capacity of a link. They meet only in [`node`].
+//! of a channel, [`reservation`] the ledger, [`measure`] the capacity of a link, [`graph`] the picture of the
+//! whole overlay. They meet only in [`node`].
 
 pub mod channel;
 pub mod ghs;
@@ -52,6 +53,7 @@ pub struct NodeConfig {
     pub data_port: u16,
     pub workers: u8,
     pub recovery: Recovery,
+    pub budgets: Budgets,
 }
 
 /// What a failure does to the channels that were asked for here (`[recovery] mode`).
@@ -63,6 +65,24 @@ pub enum Recovery {
     /// Each new session closes every path; they are asked for again on its tree. What older systems
     /// did, kept to measure the difference.
     Everything,
+}
+
+/// What all links of the host together may carry, if there is a limit (decision 2).
+///
+/// Today a bound on each single link, which no channel over several links of the host can break by
+/// itself; the sum over all links is the admission's to hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Budgets {
+    pub egress: Option<Bandwidth>,
+    pub ingress: Option<Bandwidth>,
+}
+
+impl Budgets {
+    /// No link carries more than its host, and a link carries the same both ways (decision 4).
+    pub fn bound(self) -> Bandwidth {
+        let none = Bandwidth::MAX;
+        self.egress.unwrap_or(none).min(self.ingress.unwrap_or(none))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -498,4 +518,6 @@ pub enum Timer {
     Second,
     /// This peer waits for the channels that cross it to move.
     Leave,
+    /// The picture of the overlay: this peer says that it lives, digests are compared, facts die.
+    Gossip,
 }

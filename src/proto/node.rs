@@ -4,19 +4,20 @@
 //! Assumes its driver follows the contract of [`super`]: actions in their order, no input of a
 //! connection after it was closed or replaced, time that never goes backwards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::channel::{Channels, Paths, Terms};
+use super::graph::{self, Graph, Wanted};
 use super::link::{Greeting, Link, Misconduct, MyEnd};
 use super::measure::{Facts, Measurements};
 use super::overlay::Overlay;
 use super::query::{Here, Queries};
 use super::session::{Counters, LinkFacts, Sessions};
-use super::view::{ChannelView, LinkState, LinkView, PeerState, PeerView, TreeView};
+use super::view::{ChannelView, GraphView, LinkState, LinkView, PeerState, PeerView, TreeView};
 use super::{
     Action, Answer, Event, Input, LinkConfig, MeasureRequest, NodeConfig, Rejection, Request, Timer,
 };
@@ -52,6 +53,13 @@ enum Leaving {
     Gone,
 }
 
+/// What the channels may know of the way to other peers.
+macro_rules! ways {
+    ($node:expr) => {
+        Ways { sessions: &$node.sessions, links: &$node.links, graph: &$node.graph }
+    };
+}
+
 /// One peer's control plane.
 #[derive(Debug)]
 pub struct Node {
@@ -66,6 +74,9 @@ pub struct Node {
     leaving: Leaving,
     /// The highest session that the channels were told of.
     told: Option<SessionId>,
+    graph: Graph,
+    /// The picture that the channels were told of.
+    pictured: u64,
     last: Time,
 }
 
@@ -77,10 +88,10 @@ impl Node {
         let boot = rng.next_u64();
         let mut node = Self {
             boot,
-            sessions: Sessions::new(name.clone(), identity, fork(&mut rng), now),
+            sessions: Sessions::new(name.clone(), identity.clone(), fork(&mut rng), now),
             queries: Queries::new(fork(&mut rng)),
             channels: Channels::new(
-                name,
+                name.clone(),
                 boot,
                 seed_of(&mut rng),
                 config.workers,
@@ -88,10 +99,12 @@ impl Node {
                 config.services.clone(),
             ),
             measurements: Measurements::new(fork(&mut rng)),
+            graph: Graph::new(name, identity, fork(&mut rng), now, config.budgets),
             rng,
             links: BTreeMap::new(),
             leaving: Leaving::No,
             told: None,
+            pictured: 0,
             last: now,
             config,
         };
@@ -118,7 +131,7 @@ impl Node {
             Input::Request { id, request } => self.on_request(now, id, request, out),
             Input::Configured(config) => self.on_configured(now, config, out),
             Input::EndOpened { channel, result } => {
-                let ways = Ways { sessions: &self.sessions, links: &self.links };
+                let ways = ways!(self);
                 self.channels.end_opened(now, &channel, result, &ways, out);
             }
             Input::TrainSent { link, sent, rtt } => {
@@ -134,6 +147,17 @@ impl Node {
 
     /// When to call [`Node::handle_timeout`], and what for.
     pub fn poll_timeout(&self) -> Option<(Time, Timer)> {
+        let talks = !self.is_gone() || self.links.values().any(|l| l.state() == LinkState::Up);
+        let gossip = if talks { self.graph.poll_timeout() } else { None };
+        self.work_timeout().into_iter().chain(gossip).min()
+    }
+
+    /// Nothing is going on here but gossip, which goes on for ever.
+    pub fn at_rest(&self) -> bool {
+        self.work_timeout().is_none()
+    }
+
+    fn work_timeout(&self) -> Option<(Time, Timer)> {
         let greeting = self.links.values().filter_map(Link::greeting_deadline).min();
         // Who leaves computes no tree of one.
         let sessions = if self.is_gone() { None } else { self.sessions.poll_timeout() };
@@ -175,7 +199,7 @@ impl Node {
             }
         }
         self.queries.handle_timeout(now, &myself!(self), out);
-        let ways = Ways { sessions: &self.sessions, links: &self.links };
+        let ways = ways!(self);
         self.channels.handle_timeout(now, &ways, out);
         self.measurements.handle_timeout(now, out);
         if let Leaving::Draining { until, again, .. } = &mut self.leaving {
@@ -186,6 +210,7 @@ impl Node {
                 self.channels.drain(out);
             }
         }
+        self.graph.handle_timeout(now);
         self.settle(now, out);
     }
 
@@ -195,6 +220,7 @@ impl Node {
         self.queries.invariants();
         self.channels.invariants();
         self.measurements.invariants();
+        self.graph.invariants();
     }
 
     pub fn links(&self) -> Vec<LinkView> {
@@ -261,6 +287,22 @@ impl Node {
             parent: tree.and_then(|tree| tree.parent().cloned()),
             next_hops: tree.map(|tree| tree.next_hops().map(hop).collect()).unwrap_or_default(),
         }
+    }
+
+    /// The picture of the whole overlay.
+    pub fn graph_view(&self, now: Time) -> GraphView {
+        let edges = self.overlay().map(Overlay::edges).unwrap_or_default();
+        let branches: BTreeSet<_> = edges.iter().map(|edge| (&edge.lower, &edge.higher)).collect();
+        self.graph.view(now, |lower, higher| branches.contains(&(lower, higher)))
+    }
+
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// See [`Graph::check_with`].
+    pub fn check_signatures_with(&mut self, check: graph::Check) {
+        self.graph.check_with(check);
     }
 
     pub fn channels(&self) -> Vec<ChannelView> {
@@ -378,8 +420,10 @@ impl Node {
                 self.measurements.message(now, id, measure, facts, out);
                 Ok(())
             }
-            // No build that knows this message says it yet.
-            Message::Gossip(_) => Err(Misconduct { link: id, why: "a message of a later version" }),
+            Message::Gossip(gossip) => {
+                let result = self.graph.message(now, id, gossip, out);
+                result.map_err(|why| Misconduct { link: id, why })
+            }
             Message::Hello(_) | Message::Bye(_) => unreachable!("handled by on_message"),
         }
     }
@@ -398,6 +442,14 @@ impl Node {
                     max_payload: up.max_payload,
                     version: up.version,
                 };
+                let end = graph::End {
+                    peer: peer.clone(),
+                    key: link.config().key,
+                    version: up.version,
+                    usable: link.capacity_ours(),
+                    free_out: capacity,
+                    max_payload: up.max_payload,
+                };
                 let facts = LinkFacts {
                     incarnation: greeted.incarnation,
                     capacity: link.capacity_ours(),
@@ -406,6 +458,7 @@ impl Node {
                 };
                 out.push(Action::LinkUp { link: id, data: greeted.data });
                 out.push(Action::Event(Event::LinkUp { peer: peer.clone(), capacity }));
+                self.graph.link_up(now, id, end);
                 self.channels.link_up(now, id, terms, out);
                 self.sessions.link_up(now, id, peer, facts);
             }
@@ -428,8 +481,17 @@ impl Node {
                 return self.queries.collect(now, id, &myself!(self), out);
             }
             Request::Open(request) => {
-                let ways = Ways { sessions: &self.sessions, links: &self.links };
-                return self.channels.open(now, id, request, &ways, out);
+                let path = request.path.as_deref().unwrap_or_default();
+                match self.graph.broken_hop(path) {
+                    None => {
+                        let ways = ways!(self);
+                        return self.channels.open(now, id, request, &ways, out);
+                    }
+                    Some((one, other)) => {
+                        let detail = format!("{one} and {other} have no live link");
+                        Answer::Rejected(Rejection { reason: Reject::Unreachable, detail })
+                    }
+                }
             }
             Request::Close { channel } => return self.channels.close(now, id, &channel, out),
             Request::Finish { channel, frames } => {
@@ -503,6 +565,7 @@ impl Node {
             Leaving::No => {
                 let again = now + limits::LEAVE_ASK_AGAIN;
                 self.leaving = Leaving::Draining { until, again, asked: vec![id] };
+                self.graph.set_leaving(now);
                 self.channels.drain(out);
             }
             Leaving::Draining { until: before, asked, .. } => {
@@ -537,6 +600,8 @@ impl Node {
     /// A reload: links that are gone say Bye, changed ones say so, new ones wait for a connection.
     fn on_configured(&mut self, now: Time, config: NodeConfig, out: &mut Vec<Action>) {
         assert_eq!(config.name, self.config.name, "a reload keeps the name");
+        self.config.budgets = config.budgets;
+        self.graph.set_budgets(now, config.budgets);
         let wanted: BTreeMap<LinkId, &LinkConfig> =
             config.links.iter().map(|link| (link.link, link)).collect();
         for id in self.links.keys().copied().collect::<Vec<_>>() {
@@ -568,11 +633,11 @@ impl Node {
             if link.state() != LinkState::Down {
                 self.close(now, id, "its mtu was changed", out);
             }
-            self.links.insert(id, Link::new(new));
+            self.links.insert(id, Link::new(new, self.config.budgets.bound()));
             return;
         }
         let before = link.capacity_ours();
-        link.set_capacity(new.capacity);
+        link.set_capacity(new.capacity, self.config.budgets.bound());
         self.channels.capacity_changed(id, link.capacity());
         let capacity = link.capacity_ours();
         if capacity == before {
@@ -592,12 +657,15 @@ impl Node {
     }
 
     fn add_link(&mut self, config: LinkConfig) {
-        self.links.entry(config.link).or_insert_with(|| Link::new(config));
+        let budget = self.config.budgets.bound();
+        self.links.entry(config.link).or_insert_with(|| Link::new(config, budget));
     }
 
     fn configure_keys(&mut self) {
         let key = |link: &Link| (link.config().peer.clone(), link.config().key);
-        self.sessions.configure(self.links.values().map(key).collect());
+        let keys: BTreeMap<_, _> = self.links.values().map(key).collect();
+        self.graph.configure(keys.clone());
+        self.sessions.configure(keys);
     }
 
     /// Bye, then closed.
@@ -628,6 +696,8 @@ impl Node {
         let peer = link.config().peer.clone();
         if before == LinkState::Up {
             out.push(Action::LinkDown { link: id });
+            // First, so that what moves now does not move to this link again.
+            self.graph.link_down(now, id);
             self.channels.link_down(now, id, out);
             self.measurements.link_down(id, out);
             self.sessions.link_down(now, id);
@@ -642,12 +712,22 @@ impl Node {
             self.channels.tear_down(now, out);
         }
         if self.sessions.take_fresh() {
-            let ways = Ways { sessions: &self.sessions, links: &self.links };
+            let ways = ways!(self);
             self.channels.tree_committed(now, &ways, out);
         }
         if matches!(self.leaving, Leaving::Draining { .. }) && self.channels.crossing() == 0 {
             self.depart(now, out);
         }
+        if self.graph.version() != self.pictured {
+            self.pictured = self.graph.version();
+            self.channels.picture_changed(now);
+        }
+        for link in self.links.values().filter(|link| link.state() == LinkState::Up) {
+            let id = link.config().link;
+            let free_out = self.channels.free(id).map_or(Bandwidth::ZERO, |(out, _)| out);
+            self.graph.link_changed(now, id, link.capacity_ours(), free_out);
+        }
+        self.graph.flush(now, out);
     }
 
     fn advance(&mut self, now: Time) {
@@ -695,10 +775,11 @@ impl Here for Myself<'_> {
     }
 }
 
-/// What the channels may know of the way to other peers: the tree that is in use.
+/// What the channels may know of the way to other peers: the tree that is in use, and the picture.
 struct Ways<'a> {
     sessions: &'a Sessions,
     links: &'a BTreeMap<LinkId, Link>,
+    graph: &'a Graph,
 }
 
 impl Paths for Ways<'_> {
@@ -706,9 +787,15 @@ impl Paths for Ways<'_> {
         self.sessions.committed()?.path(to)
     }
 
+    fn widest(&self, wanted: &Wanted<'_>) -> Option<Vec<PeerName>> {
+        self.graph.widest(wanted)
+    }
+
     fn knows(&self, peer: &PeerName) -> bool {
         let in_tree = self.sessions.committed().is_some_and(|tree| tree.knows(peer));
-        in_tree || self.links.values().any(|link| link.config().peer == *peer)
+        in_tree
+            || self.graph.knows(peer)
+            || self.links.values().any(|link| link.config().peer == *peer)
     }
 }
 
@@ -728,9 +815,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::proto::Recovery;
+    use crate::proto::{Budgets, Recovery};
     use crate::types::PublicKey;
-    use crate::wire::control::{Ghs, VERSIONS};
+    use crate::wire::control::Ghs;
 
     const T: Time = Time(0);
     const LINK: LinkId = LinkId(0);
@@ -754,6 +841,7 @@ mod tests {
             data_port: 7_000,
             workers: 1,
             recovery: Recovery::default(),
+            budgets: Budgets::default(),
         }
     }
 
@@ -762,8 +850,9 @@ mod tests {
     }
 
     fn hello() -> Message {
+        // A neighbour that knows no facts, so that none are among the actions.
         Message::Hello(Hello {
-            versions: VERSIONS,
+            versions: (1, 2),
             name: name("b"),
             incarnation: Incarnation(1),
             capacity: Bandwidth::from_bps(5_000_000),

@@ -7,11 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Peer;
+use super::{Peer, Sim};
+use crate::limits;
 use crate::proto::node::Node;
-use crate::proto::view::LinkState;
+use crate::proto::view::{GraphLinkView, LinkState};
 use crate::proto::{Collected, Target};
-use crate::types::{Bandwidth, ChannelId, EdgeKey, LinkId, PeerName};
+use crate::types::{Bandwidth, ChannelId, EdgeKey, LinkId, PeerName, Time};
 use crate::wire::control::LinkInfo;
 
 /// The maximum spanning forest of the overlay with these edges (Kruskal).
@@ -174,6 +175,58 @@ fn oversold_at(name: &PeerName, node: &Node) -> Vec<String> {
     wrong
 }
 
+/// I9: the pictures of the members of each component are equal, and they are the truth: every live
+/// peer, every live link with its capacity, and what its ends' ledgers have free, up to the change that
+/// need not be told. Returns what is wrong. A component with a hung link is nobody's truth.
+pub fn wrong_pictures(sim: &Sim) -> Vec<String> {
+    let (peers, links) = sim.truth();
+    let hung: BTreeSet<&PeerName> = sim.hung().flatten().collect();
+    let nodes = sim.peers().iter().filter_map(|peer| Some((&peer.name, peer.node.as_ref()?)));
+    let nodes: BTreeMap<&PeerName, &Node> = nodes.collect();
+    let components = components(&peers, &links);
+    let whole = components.iter().filter(|members| !members.iter().any(|m| hung.contains(m)));
+    whole.flat_map(|members| wrong_in_component(sim.now(), members, &links, &nodes)).collect()
+}
+
+fn wrong_in_component(
+    now: Time,
+    members: &[PeerName],
+    links: &[EdgeKey],
+    nodes: &BTreeMap<&PeerName, &Node>,
+) -> Vec<String> {
+    let first = &members[0];
+    let view = nodes[first].graph_view(now);
+    let mut wrong = Vec::new();
+    for name in members {
+        if nodes[name].graph().digest() != view.digest {
+            wrong.push(format!("the pictures of {first} and {name} differ"));
+        }
+        if !view.peers.iter().any(|peer| peer.name == *name) {
+            wrong.push(format!("{first} does not know {name}"));
+        }
+    }
+    let inside = links.iter().filter(|edge| members.contains(&edge.lower));
+    let truth: BTreeSet<EdgeKey> = inside.cloned().collect();
+    let edge =
+        |link: &GraphLinkView| EdgeKey::new(link.capacity, link.lower.clone(), link.higher.clone());
+    let seen: BTreeSet<EdgeKey> = view.links.iter().map(edge).collect();
+    wrong.extend(truth.difference(&seen).map(|edge| format!("{first} lacks {edge:?}")));
+    wrong.extend(seen.difference(&truth).map(|edge| format!("{first} has {edge:?} too much")));
+    for link in &view.links {
+        let ends = [(&link.lower, &link.higher, link.free_up)];
+        let ends = ends.into_iter().chain([(&link.higher, &link.lower, link.free_down)]);
+        for (from, to, told) in ends {
+            let own = nodes.get(from).map(|node| node.links()).unwrap_or_default();
+            let Some(own) = own.iter().find(|own| own.peer == *to) else { continue };
+            let told_late = told.bps().abs_diff(own.free_out.bps());
+            if told_late > own.capacity.bps() / 100 * limits::FREE_CHANGE_PERCENT + 100 {
+                wrong.push(format!("{from} to {to}: {told} told, {} free", own.free_out));
+            }
+        }
+    }
+    wrong
+}
+
 /// Where a frame that enters at the end of a channel at `from` comes out: a peer's position and the
 /// channel it is delivered for. `None`: it is dropped on the way.
 ///
@@ -273,7 +326,6 @@ mod tests {
     use rand_core::{Rng, SeedableRng};
 
     use super::*;
-    use crate::limits;
 
     fn name(at: usize) -> PeerName {
         PeerName::new(&format!("p{at:02}")).unwrap()
@@ -387,7 +439,7 @@ mod tests {
     fn a22_a_label_that_leads_into_another_channel_is_seen() {
         use crate::proto::{OpenRequest, Request, ServiceConfig, ServiceKind};
         use crate::sim::{Fault, Plan, Sim};
-        use crate::types::{ServiceName, Time};
+        use crate::types::ServiceName;
 
         let service = ServiceName::new("tv").unwrap();
         let capacity = Bandwidth::from_bps(100_000_000);

@@ -13,6 +13,7 @@
 
 pub mod check;
 mod frames;
+mod memo;
 mod probes;
 mod queue;
 pub mod scenario;
@@ -32,13 +33,13 @@ use self::queue::{Happening, Scheduled};
 use crate::limits;
 use crate::proto::node::Node;
 use crate::proto::{
-    Action, Answer, DataLink, Entry, Event, Input, LinkConfig, NodeConfig, OpenRequest, Recovery,
-    Request, ServiceConfig, Target,
+    Action, Answer, Budgets, DataLink, Entry, Event, Input, LinkConfig, NodeConfig, OpenRequest,
+    Recovery, Request, ServiceConfig, Target,
 };
 use crate::types::{
     Bandwidth, ChannelId, EdgeKey, Label, LinkId, PeerName, PublicKey, RequestId, SessionId, Time,
 };
-use crate::wire::control::{self, Hello, Message};
+use crate::wire::control::{self, Message};
 
 /// An overlay to be built: peers by position, and the links between them.
 #[derive(Clone, Debug)]
@@ -141,6 +142,8 @@ pub struct Peer {
     wake: Option<Time>,
     /// It does nothing before this.
     stopped: Option<Time>,
+    /// It says that it speaks no later control version.
+    speaks: Option<u16>,
 }
 
 #[derive(Debug)]
@@ -182,12 +185,15 @@ pub struct Sim {
     rng: ChaCha20Rng,
     heap: BinaryHeap<Reverse<Scheduled>>,
     sequence: u64,
+    /// Of what is in the heap, all but wake-ups and gossip.
+    pending: usize,
+    /// The last peer that was not at rest.
+    restless: usize,
     peers: Vec<Peer>,
     wires: Vec<Wire>,
     delay: (Duration, Duration),
     tails: bool,
     queue: Option<usize>,
-    version: u16,
     frames: Frames,
     /// Frames enter channels of a scenario until then.
     frames_until: Time,
@@ -225,12 +231,13 @@ impl Sim {
             rng: ChaCha20Rng::seed_from_u64(seed),
             heap: BinaryHeap::new(),
             sequence: 0,
+            pending: 0,
+            restless: 0,
             peers: Vec::new(),
             wires: Vec::new(),
             delay: plan.delay,
             tails: plan.tails,
             queue: plan.queue,
-            version: plan.version,
             frames: Frames::default(),
             frames_until: Time(u64::MAX),
             calm: false,
@@ -247,7 +254,8 @@ impl Sim {
         for name in &plan.peers {
             let mut secret = [0; 32];
             sim.rng.fill_bytes(&mut secret);
-            sim.peers.push(Peer::new(name.clone(), &secret, &plan.services));
+            let version = plan.version;
+            sim.peers.push(Peer::new(name.clone(), &secret, &plan.services, version));
         }
         for &(one, other, capacity) in &plan.links {
             sim.add_wire(one, other, capacity);
@@ -362,14 +370,43 @@ impl Sim {
         self.carry_out(peer, out);
     }
 
-    /// Lets the next thing happen; false if nothing is left.
+    /// Lets the next thing happen; false once the world is at rest: nothing is left but gossip, which
+    /// goes on for ever.
     pub fn step(&mut self) -> bool {
+        !self.rests() && self.happen()
+    }
+
+    /// Links that carry nothing although both their ends believe in them.
+    pub fn hung(&self) -> impl Iterator<Item = [&PeerName; 2]> {
+        let hung = |wire: &&Wire| wire.newest <= wire.lost && wire.at == [Some(wire.newest); 2];
+        let wires = self.wires.iter().filter(hung);
+        wires.map(|wire| wire.ends.map(|(peer, _)| &self.peers[peer].name))
+    }
+
+    /// From its next connection on the peer says that it speaks no later control version.
+    pub fn speaks(&mut self, peer: usize, highest: u16) {
+        self.peers[peer].speaks = Some(highest);
+    }
+
+    fn rests(&mut self) -> bool {
+        let restless = |peer: &Peer| peer.node.as_ref().is_some_and(|node| !node.at_rest());
+        if self.pending > 0 || self.peers.get(self.restless).is_some_and(restless) {
+            return false;
+        }
+        let found = self.peers.iter().position(restless);
+        self.restless = found.unwrap_or(0);
+        found.is_none()
+    }
+
+    /// Lets the next thing happen, gossip included; false if there is nothing.
+    pub fn happen(&mut self) -> bool {
         let Some(Reverse(next)) = self.heap.pop() else { return false };
         self.now = next.at;
         if let Some(until) = self.waits_for(&next.happening) {
             self.push(until, next.happening);
             return true;
         }
+        self.pending -= usize::from(next.happening.is_work());
         match next.happening {
             Happening::Dial { wire } => self.dial(wire),
             Happening::Attach { wire, side, connection, life } => {
@@ -434,13 +471,13 @@ impl Sim {
 
     pub fn run_until(&mut self, at: Time) {
         while self.heap.peek().is_some_and(|Reverse(next)| next.at <= at) {
-            self.step();
+            self.happen();
         }
         self.now = self.now.max(at);
     }
 
-    /// Until nothing is left to happen. Channels that are open keep the world busy for ever; use
-    /// [`Sim::run_until`] with them.
+    /// Until nothing is left to happen but gossip. Channels that are open keep the world busy for ever;
+    /// use [`Sim::run_until`] with them.
     pub fn run_to_rest(&mut self, events_max: u64) -> Result<(), Restless> {
         for _ in 0..events_max {
             if !self.step() {
@@ -677,7 +714,8 @@ impl Sim {
         // It lost its counter, so it may use the ids of its earlier life again.
         self.traffic.retain(|(session, _), _| session.initiator != peer.name);
         peer.life += 1;
-        let node = Node::new(peer.config.clone(), peer.identity.clone(), seed, self.now);
+        let mut node = Node::new(peer.config.clone(), peer.identity.clone(), seed, self.now);
+        node.check_signatures_with(memo::right);
         peer.node = Some(node);
         self.schedule_wake(at);
         for wire in self.wires_of(at) {
@@ -835,8 +873,13 @@ impl Sim {
     }
 
     fn carry_out(&mut self, at: usize, actions: Vec<Action>) {
-        for action in actions {
+        for mut action in actions {
             self.note_action(at, &action);
+            if let (Action::Send { message: Message::Hello(hello), .. }, Some(highest)) =
+                (&mut action, self.peers[at].speaks)
+            {
+                hello.versions.1 = highest;
+            }
             match action {
                 Action::Send { link, message } => self.send(at, link, &message),
                 Action::CloseLink { link, .. } => self.close(at, link),
@@ -943,14 +986,7 @@ impl Sim {
     fn send(&mut self, at: usize, link: LinkId, message: &Message) {
         self.count(at, message);
         let (wire, side) = self.wire_of(at, link);
-        let bytes = match message {
-            // As a peer of an earlier version would greet.
-            Message::Hello(hello) => {
-                let versions = (hello.versions.0, hello.versions.1.min(self.version));
-                Message::Hello(Hello { versions, ..hello.clone() }).emit()
-            }
-            message => message.emit(),
-        };
+        let bytes = message.emit();
         assert!(bytes.len() <= limits::MESSAGE_BYTES_MAX, "{message:?}");
         let Some(connection) = self.wires[wire].at[side] else { return };
         let to = 1 - side;
@@ -1023,6 +1059,7 @@ impl Sim {
     fn push(&mut self, at: Time, happening: Happening) {
         self.sequence += 1;
         let sequence = self.sequence;
+        self.pending += usize::from(happening.is_work());
         self.heap.push(Reverse(Scheduled { at, sequence, happening }));
     }
 
@@ -1074,7 +1111,7 @@ impl Peer {
         &self.config
     }
 
-    fn new(name: PeerName, secret: &[u8; 32], services: &[ServiceConfig]) -> Self {
+    fn new(name: PeerName, secret: &[u8; 32], services: &[ServiceConfig], version: u16) -> Self {
         let config = NodeConfig {
             name: name.clone(),
             links: Vec::new(),
@@ -1082,6 +1119,7 @@ impl Peer {
             data_port: 7_000,
             workers: 1,
             recovery: Recovery::default(),
+            budgets: Budgets::default(),
         };
         Self {
             name,
@@ -1097,6 +1135,7 @@ impl Peer {
             life: 0,
             wake: None,
             stopped: None,
+            speaks: Some(version),
         }
     }
 }

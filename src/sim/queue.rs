@@ -6,6 +6,7 @@ use super::Fault;
 use super::frames::{Arriving, Frame};
 use crate::proto::Input;
 use crate::types::{Bandwidth, ChannelId, Time};
+use crate::wire::facts::is_gossip;
 
 /// Something that the world does next.
 #[derive(Debug)]
@@ -65,6 +66,24 @@ pub(super) enum Happening {
         arriving: Arriving,
         frame: Box<Frame>,
     },
+}
+
+impl Happening {
+    /// Whoever waits for rest waits for it.
+    pub(super) fn is_work(&self) -> bool {
+        match self {
+            Self::Wake { .. } | Self::Enter { .. } | Self::Frame { .. } => false,
+            Self::Deliver { bytes, .. } => !is_gossip(bytes),
+            Self::Dial { .. }
+            | Self::Attach { .. }
+            | Self::Detach { .. }
+            | Self::Told { .. }
+            | Self::Configure { .. }
+            | Self::Gone { .. }
+            | Self::Resume { .. }
+            | Self::Strike(_) => true,
+        }
+    }
 }
 
 /// Earlier ones first; at the same time, in the order in which they were scheduled.

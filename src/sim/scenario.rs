@@ -11,6 +11,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::{Fault, Plan, Sim, Strike, Traffic, check};
+use crate::limits;
 use crate::proto::node::Node;
 use crate::types::{Bandwidth, EdgeKey, PeerName, SessionId, Time};
 
@@ -41,6 +42,8 @@ pub struct Outcome {
     pub strikes: Vec<Strike>,
     /// From the last fault (or start) to the last commit.
     pub settled: Duration,
+    /// From rest until all pictures were equal and true.
+    pub pictures: Duration,
     pub hash: u64,
 }
 
@@ -116,6 +119,7 @@ impl Scenario {
     pub fn judge(&self, sim: &mut Sim) -> Result<Outcome, String> {
         sim.run_to_rest(EVENTS_MAX).map_err(|restless| restless.to_string())?;
         let components = judge_rest(sim)?;
+        let pictures = settle_pictures(sim)?;
         let last = sim.strikes().iter().map(|strike| strike.at).max().unwrap_or_default();
         let commit = sim.commits().iter().map(|(at, _, _)| *at).max().unwrap_or_default();
         let (peers, links) = sim.truth();
@@ -125,6 +129,7 @@ impl Scenario {
             components,
             strikes: sim.strikes().to_vec(),
             settled: commit.since(last),
+            pictures,
             hash: sim.hash(),
         })
     }
@@ -165,6 +170,24 @@ pub fn judge_rest(sim: &Sim) -> Result<usize, String> {
         judge_traffic(sim.traffic(&session, members), members.len(), edges)?;
     }
     Ok(components.len())
+}
+
+/// I9: within ten rounds of comparing digests all pictures are equal and true. Returns how long it took.
+pub fn settle_pictures(sim: &mut Sim) -> Result<Duration, String> {
+    const ROUNDS: u32 = 10;
+    const LOOK: Duration = Duration::from_millis(20);
+    let since = sim.now();
+    loop {
+        let wrong = check::wrong_pictures(sim);
+        let waited = sim.now().since(since);
+        if wrong.is_empty() {
+            return Ok(waited);
+        }
+        if waited >= limits::DIGEST_INTERVAL.1 * ROUNDS {
+            return Err(format!("pictures after {waited:?}: {}", wrong.join("; ")));
+        }
+        sim.run_until(sim.now() + LOOK);
+    }
 }
 
 /// I2 for one component; returns its session.

@@ -148,7 +148,7 @@ impl Swarm {
     fn safely_until(&self, sim: &mut Sim, until: Time) -> Result<(), String> {
         let mut events = 0;
         while sim.next_at().is_some_and(|at| at <= until) {
-            sim.step();
+            sim.happen();
             events += 1;
             let books = sim.frame_books();
             if let Some(wrong) = books.wrong.first() {

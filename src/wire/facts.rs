@@ -251,6 +251,12 @@ impl Gossip {
     }
 }
 
+/// Is this an encoded message about the picture?
+pub fn is_gossip(message: &[u8]) -> bool {
+    let kind = message.first_chunk().map(|kind| u16::from_be_bytes(*kind));
+    kind.is_some_and(|kind| (kind::FACTS..=kind::COMPARED).contains(&kind))
+}
+
 fn parse_body(kind: u16, r: &mut Reader<'_>) -> Result<Gossip, ParseError> {
     Ok(match kind {
         kind::FACTS => Gossip::Facts(r.list(limits::FACTS_PER_MESSAGE, "facts", parse_told)?),
