@@ -32,9 +32,10 @@ use self::frames::Frames;
 use self::queue::{Happening, Scheduled};
 use crate::limits;
 use crate::proto::node::Node;
+use crate::proto::view::ChannelView;
 use crate::proto::{
     Action, Answer, Budgets, DataLink, Entry, Event, Input, LinkConfig, NodeConfig, OpenRequest,
-    Recovery, Request, ServiceConfig, Target,
+    Recovery, Request, ServiceConfig, Side, Target,
 };
 use crate::types::{
     Bandwidth, ChannelId, EdgeKey, Label, LinkId, PeerName, PublicKey, RequestId, SessionId, Time,
@@ -972,7 +973,8 @@ impl Sim {
             links.into_iter().filter(|link| link.other_end(&name).is_none()).collect();
         let parts = check::components(&others, &links);
         let nodes = self.peers.iter().filter_map(|peer| peer.node.as_ref());
-        for view in nodes.flat_map(Node::channels) {
+        let asked_here = |view: &ChannelView| view.side == Some(Side::Source);
+        for view in nodes.flat_map(Node::channels).filter(asked_here) {
             let relays = view.path.get(1..view.path.len().max(2) - 1).unwrap_or_default();
             let ends = [view.path.first(), view.path.last()];
             let could =

@@ -533,6 +533,7 @@ fn a_path_of_its_own_needs_a_live_link_at_every_hop() {
     assert_eq!(graph.broken_hop(&path(&[2])), Some((name(0), name(2))));
     let asks = |request: &OpenRequest| request.path.clone();
     let request = OpenRequest {
+        protect: false,
         peer: name(3),
         service: "s".parse().unwrap(),
         name: None,
