@@ -980,7 +980,10 @@ impl Sim {
             let could =
                 parts.iter().any(|part| ends.iter().flatten().all(|end| part.contains(end)));
             if self.calm && could && relays.contains(&name) {
-                self.frames.books.wrong.push(format!("{name} left, and {view:?} was on it"));
+                let asker = self.peers.iter().find(|peer| view.path.first() == Some(&peer.name));
+                let picture = asker.and_then(|peer| Some(peer.node.as_ref()?.graph_view(self.now)));
+                let text = format!("{name} left, and {view:?} was on it; its picture: {picture:?}");
+                self.frames.books.wrong.push(text);
             }
         }
     }

@@ -2,8 +2,8 @@
 //! facts, until all names are compared.
 //!
 //! Each end asks for itself. A piece of a summary goes out only when the one before it was answered, and
-//! an answer is bounded, so no queue fills however large the pictures are. When a link comes up only what
-//! is newer is asked for; what still differs while nothing moves is asked for as a whole.
+//! an answer is bounded, so no queue fills however large the pictures are. It is asked when a link comes
+//! up, and later when the pictures differ while nothing moves.
 
 use super::store::{Bucket, Store};
 use crate::limits;
@@ -68,7 +68,8 @@ impl Comparing {
             return None;
         }
         if first {
-            return Some(self.ask(now, None, false, store));
+            // All of what differs: the newest fact of an origin says nothing about the ones before it.
+            return Some(self.ask(now, None, true, store));
         }
         self.differed += 1;
         self.wait = self.wait.saturating_sub(1);
