@@ -13,7 +13,7 @@ use crate::types::{EdgeKey, LinkId, PeerName};
 use crate::wire::control::{FragmentName, Ghs};
 
 /// SE of 2.2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum EdgeState {
     Basic,
     Branch,
@@ -21,14 +21,14 @@ enum EdgeState {
 }
 
 /// SN of 2.2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum State {
     Sleeping,
     Find,
     Found,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Edge {
     link: LinkId,
     key: EdgeKey,
@@ -49,7 +49,7 @@ enum Step {
 type Out = Vec<(LinkId, Ghs)>;
 
 /// The state of one peer (2.2). Edges are referred to by their position in `edges`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Computation {
     me: PeerName,
     /// Best first, so that "best Basic edge" is the first one.

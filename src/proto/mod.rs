@@ -496,6 +496,8 @@ pub enum Timer {
     StartAnswer,
     /// An event waits for the throttle before it starts a session.
     Throttle,
+    /// A START waits because its initiator started another session a moment ago.
+    Interval,
     /// A session should have been committed by now.
     Watchdog,
     /// A request must be answered.

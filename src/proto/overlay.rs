@@ -19,7 +19,7 @@ pub enum NotATree {
 }
 
 /// A peer of the tree, as seen from this one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Route {
     peer: PeerName,
     /// The peer before it on the path from here; itself here.
@@ -30,7 +30,7 @@ struct Route {
 }
 
 /// The tree that is in use.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Overlay {
     session: SessionId,
     me: usize,

@@ -10,6 +10,8 @@
 //! its peers after that peer's last event. Nothing on the way may drop a START for good: one that must
 //! wait is kept, one that is refused costs its link, and the new connection's Hello clears it.
 
+mod outline;
+
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -61,7 +63,7 @@ struct Live {
 }
 
 /// A link in a session's snapshot.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Edge {
     peer: PeerName,
     incarnation: Incarnation,
@@ -73,7 +75,7 @@ struct Edge {
     dead: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Phase {
     /// STARTs are missing; messages that came before, at most one an edge.
     Gate(Vec<(LinkId, Ghs)>),
@@ -85,7 +87,7 @@ enum Phase {
 }
 
 /// The session this peer is in.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Run {
     signed: Signed,
     adopted: Time,
@@ -95,7 +97,7 @@ struct Run {
 }
 
 /// When the next session of our own starts, and how quickly they may follow each other (rule 8).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Throttle {
     due: Option<(Time, String)>,
     doublings: u32,
@@ -103,7 +105,7 @@ struct Throttle {
 }
 
 /// The session layer of one peer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Sessions {
     me: PeerName,
     identity: SigningKey,
@@ -309,17 +311,21 @@ impl Sessions {
     }
 
     pub fn poll_timeout(&self) -> Option<(Time, Timer)> {
+        self.timers().min()
+    }
+
+    /// All that it waits for.
+    pub fn timers(&self) -> impl Iterator<Item = (Time, Timer)> {
         let waiting = self.waiting.values().map(|(at, _)| *at).min();
         let throttle = self.throttle.due.as_ref().map(|(at, _)| *at);
         [
             (self.answer_deadline(), Timer::StartAnswer),
-            (waiting, Timer::Throttle),
+            (waiting, Timer::Interval),
             (throttle, Timer::Throttle),
             (self.watchdog_deadline(), Timer::Watchdog),
         ]
         .into_iter()
         .filter_map(|(at, timer)| Some((at?, timer)))
-        .min()
     }
 
     /// Does what is due; returns the links whose neighbours owe an answer for too long.
@@ -332,6 +338,20 @@ impl Sessions {
         if !late.is_empty() {
             return Ok(late);
         }
+        self.admit_waiting(now, out)?;
+        if self.watchdog_deadline().is_some_and(|at| at <= now) {
+            self.counters.watchdog += 1;
+            let why = format!("the session was not committed in time ({})", self.describe());
+            self.start(now, why, out);
+        }
+        if self.throttle.due.as_ref().is_some_and(|(at, _)| *at <= now) {
+            self.start_due(now, out);
+        }
+        Ok(Vec::new())
+    }
+
+    /// STARTs that waited for long enough are judged again.
+    pub fn admit_waiting(&mut self, now: Time, out: &mut Vec<Action>) -> Result<(), Misconduct> {
         let due: Vec<LinkId> =
             self.waiting.iter().filter(|(_, (at, _))| *at <= now).map(|(link, _)| *link).collect();
         for link in due {
@@ -339,15 +359,14 @@ impl Sessions {
                 self.handle_start(now, link, start, out)?;
             }
         }
-        if self.watchdog_deadline().is_some_and(|at| at <= now) {
-            self.counters.watchdog += 1;
-            let why = format!("the session was not committed in time ({})", self.describe());
+        Ok(())
+    }
+
+    /// Starts the session that the throttle holds back, if any, whether or not its time has come.
+    pub fn start_due(&mut self, now: Time, out: &mut Vec<Action>) {
+        if let Some((_, why)) = self.throttle.due.take() {
             self.start(now, why, out);
         }
-        if let Some((_, why)) = self.throttle.due.take_if(|(at, _)| *at <= now) {
-            self.start(now, why, out);
-        }
-        Ok(Vec::new())
     }
 
     /// Panics if this machine broke its own rules.

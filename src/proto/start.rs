@@ -5,6 +5,7 @@
 //! what that neighbour really said.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
@@ -56,7 +57,7 @@ pub enum Verdict {
 }
 
 /// What a peer remembers to judge a START.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Guard {
     me: PeerName,
     /// Keys of this peer and its configured neighbours: these names have no other key.
@@ -145,6 +146,12 @@ impl Guard {
         self.adopted.insert(initiator.clone(), now);
     }
 
+    /// Initiators whose next session would have to wait, and how long ago their last one was adopted.
+    pub fn recent(&self, now: Time) -> impl Iterator<Item = (&PeerName, Duration)> {
+        let ages = self.adopted.iter().map(move |(name, at)| (name, now.since(*at)));
+        ages.filter(|(name, age)| **name != self.me && *age < limits::SESSION_INTERVAL_MIN)
+    }
+
     fn ahead(&self, session: &SessionId, highest: Option<&SessionId>) -> u64 {
         let own = highest.map_or(0, |session| session.counter).max(self.greeted);
         session.counter.saturating_sub(own)
@@ -152,7 +159,7 @@ impl Guard {
 
     fn refill(&mut self, now: Time) {
         let minutes = now.since(self.refilled).as_secs() / 60;
-        self.refilled = self.refilled + std::time::Duration::from_secs(minutes * 60);
+        self.refilled = self.refilled + Duration::from_secs(minutes * 60);
         let more = minutes.saturating_mul(limits::COUNTER_AHEAD_PER_MINUTE);
         self.allowance = self.allowance.saturating_add(more);
     }
@@ -186,8 +193,6 @@ fn signed_bytes(session: &SessionId) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn name(text: &str) -> PeerName {

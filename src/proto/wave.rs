@@ -12,7 +12,7 @@ use crate::types::{EdgeKey, LinkId, PeerName, SessionId};
 use crate::wire::control::Message;
 
 /// One peer between DONE and COMMIT.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Wave {
     session: SessionId,
     /// Towards the leader, and the edge there; `None` at the leader.
@@ -26,7 +26,7 @@ pub struct Wave {
     reported: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Child {
     edge: EdgeKey,
     /// It named its edge to us, as it must: branches are two-sided.

@@ -65,7 +65,7 @@ pub struct Start {
 pub type FragmentName = EdgeKey;
 
 /// The seven messages of the algorithm (2.2).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Ghs {
     Connect { level: u8 },
     Initiate { level: u8, fragment: FragmentName, find: bool },

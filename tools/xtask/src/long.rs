@@ -1,5 +1,6 @@
 //! `cargo xtask long`: what takes too long for CI, run by hand before a release: many more seeds of
-//! the simulator, the tests with real daemons again and again, and one long demo as a soak.
+//! the simulator, the larger model checks, the tests with real daemons again and again, and one long
+//! demo as a soak.
 
 #![allow(clippy::print_stdout, reason = "its output is for the developer at the terminal")]
 
@@ -30,6 +31,11 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
     if !sim::run_many(World::Tree, BEHIND_CI, arguments.seeds)
         || !sim::run_many(World::Swarm, 0, arguments.seeds)
     {
+        return false;
+    }
+    println!("=== every order of messages in small overlays");
+    let checks = ["--test", "model", "--", "--ignored", "--nocapture", "--test-threads", "1"];
+    if !cargo(["test", "--release"].into_iter().chain(checks)) {
         return false;
     }
     for round in 1..=arguments.rounds {
