@@ -1,4 +1,5 @@
-//! What the tree costs: one GHS message at one peer, and a whole session of 1,000 simulated peers.
+//! What the tree costs: one GHS message at one peer, a whole session of 1,000 simulated peers; and the
+//! widest path on the picture of as many.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -6,11 +7,14 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use spanway::proto::Request;
 use spanway::proto::ghs::Computation;
+use spanway::proto::graph::Wanted;
+use spanway::proto::graph::store::Store;
 use spanway::sim::{Fault, Plan, Sim};
-use spanway::types::{Bandwidth, EdgeKey, LinkId, PeerName};
+use spanway::types::{Bandwidth, EdgeKey, LinkId, PeerName, PublicKey, Time};
 use spanway::wire::control::Ghs;
+use spanway::wire::facts::{Fact, LinkFact, PeerFact};
 
-criterion_group!(benches, one_message, one_session);
+criterion_group!(benches, one_message, one_session, widest_path);
 criterion_main!(benches);
 
 /// Test from another fragment, answered with Accept, at a peer with 32 links.
@@ -52,6 +56,81 @@ fn one_session(criterion: &mut Criterion) {
         });
     });
     group.finish();
+}
+
+/// From one end of the overlay to another on a picture of 1,000 peers and 3,000 links; and with the graph
+/// made of the facts before, as after a change.
+fn widest_path(criterion: &mut Criterion) {
+    let plan = plan(1_000);
+    let wanted = Wanted {
+        to: &plan.peers[999],
+        rate: Bandwidth::from_bps(1_000_000),
+        rate_back: Bandwidth::from_bps(64_000),
+        max_payload: 1_400,
+        own: &[],
+        without_links: &[],
+        without_relays: &[],
+    };
+    let search = |store: &Store| store.picture().widest(&plan.peers[0], &[], &wanted);
+    let mut store = picture(&plan);
+    assert!(search(&store).is_some());
+    let mut group = criterion.benchmark_group("widest");
+    group.bench_function("1000_peers", |bencher| {
+        bencher.iter(|| black_box(search(&store)));
+    });
+    let mut version = 1;
+    group.bench_function("1000_peers_changed", |bencher| {
+        bencher.iter(|| {
+            version += 1;
+            let (one, other, capacity) = plan.links[0];
+            store.insert(Time(1), half(&plan, one, other, capacity, version), Duration::ZERO);
+            black_box(search(&store))
+        });
+    });
+    group.finish();
+}
+
+fn picture(plan: &Plan) -> Store {
+    let mut store = Store::new(plan.peers[0].clone());
+    for at in 0..plan.peers.len() {
+        let fact = PeerFact {
+            origin: plan.peers[at].clone(),
+            key: key_of(at),
+            version: 1,
+            leaving: false,
+            egress: None,
+            ingress: None,
+            signature: [0; 64],
+        };
+        store.insert(Time(0), Fact::Peer(fact), Duration::ZERO);
+    }
+    for &(one, other, capacity) in &plan.links {
+        for (from, to) in [(one, other), (other, one)] {
+            store.insert(Time(0), half(plan, from, to, capacity, 1), Duration::ZERO);
+        }
+    }
+    store
+}
+
+fn half(plan: &Plan, from: usize, to: usize, capacity: Bandwidth, version: u64) -> Fact {
+    Fact::Link(LinkFact {
+        origin: plan.peers[from].clone(),
+        neighbour: plan.peers[to].clone(),
+        neighbour_key: key_of(to),
+        version,
+        up: true,
+        capacity,
+        free_out: capacity,
+        max_payload: 1_408,
+        signature: [0; 64],
+    })
+}
+
+/// Nobody checks it here.
+fn key_of(peer: usize) -> PublicKey {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&peer.to_be_bytes());
+    PublicKey(key)
 }
 
 fn rest(sim: &mut Sim) {

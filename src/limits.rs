@@ -200,7 +200,7 @@ pub const DIGEST_INTERVAL: (Duration, Duration) =
     (Duration::from_millis(1_500), Duration::from_millis(2_500));
 /// Digests in a row that may differ while facts come and go; if neither moves, two are enough: guess.
 pub const DIGESTS_DIFFER_MAX: u32 = 5;
-/// Digests that are waited for between two whole comparisons that did not help: half a minute.
+/// Digests that are waited for between two comparisons that did not help: half a minute.
 pub const COMPARE_PATIENCE_MAX: u32 = 16;
 /// A question that was not answered for this long is asked again: several times the longest answer on
 /// a slow link.

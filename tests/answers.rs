@@ -52,12 +52,13 @@ fn a11_what_the_overlay_cannot_do_is_rejected_with_its_reason() {
 }
 
 #[test]
-fn a11_a_neighbour_that_is_down_is_unreachable_not_unknown() {
+fn a11_a_peer_that_was_there_a_moment_ago_is_unreachable_not_unknown() {
     let mut overlay = line(None);
     overlay.kill("z");
     overlay.settle();
     assert_eq!(rejected(overlay.peer("r"), &["z/video"], 3)["reason"], "unreachable");
-    assert_eq!(rejected(overlay.peer("a"), &["z/video"], 3)["reason"], "no_such_peer");
+    assert_eq!(rejected(overlay.peer("a"), &["z/video"], 3)["reason"], "unreachable");
+    assert_eq!(rejected(overlay.peer("a"), &["nobody/video"], 3)["reason"], "no_such_peer");
 }
 
 #[test]

@@ -228,7 +228,6 @@ fn gossip() -> [Message; 4] {
                 entry("tokyo", 0x5555_6666_7777_8888, 10),
             ],
             last: true,
-            whole: false,
         },
         Gossip::Compared { up_to: Some(peer("oslo")) },
     ]

@@ -22,7 +22,8 @@ use spanway::wire::control::Message;
 const SEEDS: u64 = 10_000;
 const EVENTS_MAX: u64 = 2_000_000;
 
-/// I1, I2, I3 at rest for every seed (`scenario::judge_rest`), half of the seeds with faults.
+/// I1, I2, I3 at rest for every seed (`scenario::judge_rest`), half of the seeds with faults; and I9: all
+/// pictures are equal and true within ten rounds (`scenario::settle_pictures`).
 #[test]
 fn a7_a4_random_overlays_with_faults_end_in_kruskals_forest() {
     let (first, commit) = seeds::fresh(SEEDS);
@@ -44,6 +45,8 @@ fn a7_a4_random_overlays_with_faults_end_in_kruskals_forest() {
     let mut settled: Vec<_> = told.map(|(_, outcome)| outcome.settled).collect();
     settled.sort();
     let (half, all) = (settled[settled.len() / 2], settled[settled.len() - 1]);
+    let pictures = outcomes.iter().map(|(_, outcome)| outcome.pictures).max();
+    println!("pictures are true after at most {pictures:?}");
     println!("{early} of {} struck before COMMIT; settled: {half:?}, all {all:?}", faulty.len());
     assert!(all <= Duration::from_secs(3), "{all:?} from the last event to the last COMMIT");
 }

@@ -445,8 +445,13 @@ impl Node {
                 let end = graph::End {
                     peer: peer.clone(),
                     key: link.config().key,
+<<<<<<< HEAD
                     version: up.version,
                     usable: link.capacity_ours(),
+=======
+                    version: link.established().map_or(0, |up| up.version),
+                    usable: capacity,
+>>>>>>> graph
                     free_out: capacity,
                     max_payload: up.max_payload,
                 };
@@ -725,7 +730,7 @@ impl Node {
         for link in self.links.values().filter(|link| link.state() == LinkState::Up) {
             let id = link.config().link;
             let free_out = self.channels.free(id).map_or(Bandwidth::ZERO, |(out, _)| out);
-            self.graph.link_changed(now, id, link.capacity_ours(), free_out);
+            self.graph.link_changed(now, id, link.capacity(), free_out);
         }
         self.graph.flush(now, out);
     }

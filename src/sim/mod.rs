@@ -40,7 +40,12 @@ use crate::proto::{
 use crate::types::{
     Bandwidth, ChannelId, EdgeKey, Label, LinkId, PeerName, PublicKey, RequestId, SessionId, Time,
 };
+<<<<<<< HEAD
 use crate::wire::control::{self, Message};
+=======
+use crate::wire::control::Message;
+use crate::wire::facts::is_gossip;
+>>>>>>> graph
 
 /// An overlay to be built: peers by position, and the links between them.
 #[derive(Clone, Debug)]
@@ -121,6 +126,14 @@ pub struct Traffic {
     pub ghs: usize,
     /// START, DONE, MEMBERS and COMMIT.
     pub around: usize,
+}
+
+/// What was said about the picture of the overlay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gossiped {
+    pub messages: u64,
+    /// As they are encoded, without what the connection adds.
+    pub bytes: u64,
 }
 
 /// A peer of the world, alive or not.
@@ -207,6 +220,7 @@ pub struct Sim {
     requests: u64,
     answers: BTreeMap<RequestId, Answer>,
     traffic: BTreeMap<(SessionId, usize), Traffic>,
+    gossiped: Gossiped,
     strikes: Vec<Strike>,
     commits: Vec<(Time, usize, SessionId)>,
     hash: u64,
@@ -247,6 +261,7 @@ impl Sim {
             requests: 0,
             answers: BTreeMap::new(),
             traffic: BTreeMap::new(),
+            gossiped: Gossiped::default(),
             strikes: Vec::new(),
             commits: Vec::new(),
             hash: 0xcbf2_9ce4_8422_2325,
@@ -307,6 +322,11 @@ impl Sim {
             }
         }
         sum
+    }
+
+    /// What all peers together have said about their pictures.
+    pub fn gossiped(&self) -> Gossiped {
+        self.gossiped
     }
 
     /// What the scheduled faults met, in order.
@@ -993,6 +1013,10 @@ impl Sim {
         let (wire, side) = self.wire_of(at, link);
         let bytes = message.emit();
         assert!(bytes.len() <= limits::MESSAGE_BYTES_MAX, "{message:?}");
+        if is_gossip(&bytes) {
+            self.gossiped.messages += 1;
+            self.gossiped.bytes += bytes.len() as u64;
+        }
         let Some(connection) = self.wires[wire].at[side] else { return };
         let to = 1 - side;
         if connection == self.wires[wire].newest {

@@ -92,8 +92,6 @@ pub enum Gossip {
         after: Option<PeerName>,
         origins: Vec<OriginDigest>,
         last: bool,
-        /// All facts of an origin that differs are wanted, not only those above `newest`.
-        whole: bool,
     },
     /// The last summary was compared up to this origin; without one, to its end.
     Compared {
@@ -227,7 +225,7 @@ impl Gossip {
                 w.u64(*digest);
                 w.u32(*facts);
             }
-            Self::Summary { after, origins, last, whole } => {
+            Self::Summary { after, origins, last } => {
                 w.u16(kind::SUMMARY);
                 w.option(after.as_ref(), Writer::peer);
                 w.list(origins, |w, entry| {
@@ -236,7 +234,6 @@ impl Gossip {
                     w.u64(entry.newest);
                 });
                 w.bool(*last);
-                w.bool(*whole);
             }
             Self::Compared { up_to } => {
                 w.u16(kind::COMPARED);
@@ -282,12 +279,7 @@ fn parse_summary(r: &mut Reader<'_>) -> Result<Gossip, ParseError> {
     if !names.is_sorted_by(|one, next| one < next) {
         return Err(r.error("summary order"));
     }
-    Ok(Gossip::Summary {
-        after,
-        origins,
-        last: r.bool("summary last")?,
-        whole: r.bool("summary whole")?,
-    })
+    Ok(Gossip::Summary { after, origins, last: r.bool("summary last")? })
 }
 
 fn emit_told(w: &mut Writer, told: &Told) {
@@ -425,7 +417,6 @@ mod tests {
             after: after.map(name),
             origins: origins.iter().map(|text| entry(text)).collect(),
             last: false,
-            whole: false,
         };
         assert!(read(summary(Some("a"), &["b", "c"])).is_ok());
         for wrong in [summary(None, &["b", "a"]), summary(Some("b"), &["b"])] {
@@ -444,7 +435,6 @@ mod tests {
             after: Some(long(0)),
             origins: (1..=limits::ORIGINS_PER_SUMMARY).map(entry).collect(),
             last: false,
-            whole: true,
         };
         for gossip in [facts, summary] {
             let message = Message::Gossip(gossip);

@@ -2,8 +2,8 @@
 //! facts, until all names are compared.
 //!
 //! Each end asks for itself. A piece of a summary goes out only when the one before it was answered, and
-//! an answer is bounded, so no queue fills however large the pictures are. It is asked when a link comes
-//! up, and later when the pictures differ while nothing moves.
+//! an answer is bounded, so no queue fills however large the pictures are. Asked is when a link comes up,
+//! then only when digests differ for longer than facts are under way.
 
 use super::store::{Bucket, Store};
 use crate::limits;
@@ -29,7 +29,6 @@ pub(super) struct Comparing {
 #[derive(Clone, Debug)]
 struct Asked {
     since: Time,
-    whole: bool,
     /// End of the piece that waits for its answer; without one it was the last.
     end: Option<PeerName>,
 }
@@ -68,8 +67,7 @@ impl Comparing {
             return None;
         }
         if first {
-            // All of what differs: the newest fact of an origin says nothing about the ones before it.
-            return Some(self.ask(now, None, true, store));
+            return Some(self.ask(now, None, store));
         }
         self.differed += 1;
         self.wait = self.wait.saturating_sub(1);
@@ -79,7 +77,7 @@ impl Comparing {
         }
         (self.differed, self.wait) = (0, self.patience);
         self.patience = (self.patience * 2).min(limits::COMPARE_PATIENCE_MAX);
-        Some(self.ask(now, None, true, store))
+        Some(self.ask(now, None, store))
     }
 
     /// The neighbour compared the last piece up to there: the next one, if there is one.
@@ -91,7 +89,7 @@ impl Comparing {
     ) -> Option<Gossip> {
         let asked = self.asked.take()?;
         let after = up_to.or(asked.end)?;
-        Some(self.ask(now, Some(after), asked.whole, store))
+        Some(self.ask(now, Some(after), store))
     }
 
     /// May another question of the neighbour be answered?
@@ -101,7 +99,7 @@ impl Comparing {
         may
     }
 
-    fn ask(&mut self, now: Time, after: Option<PeerName>, whole: bool, store: &Store) -> Gossip {
+    fn ask(&mut self, now: Time, after: Option<PeerName>, store: &Store) -> Gossip {
         let mut origins: Vec<OriginDigest> = store
             .live_after(after.as_ref())
             .take(limits::ORIGINS_PER_SUMMARY + 1)
@@ -110,8 +108,8 @@ impl Comparing {
         let last = origins.len() <= limits::ORIGINS_PER_SUMMARY;
         origins.truncate(limits::ORIGINS_PER_SUMMARY);
         let end = if last { None } else { origins.last().map(|entry| entry.origin.clone()) };
-        self.asked = Some(Asked { since: now, whole, end });
-        Gossip::Summary { after, origins, last, whole }
+        self.asked = Some(Asked { since: now, end });
+        Gossip::Summary { after, origins, last }
     }
 }
 
@@ -122,7 +120,6 @@ pub(super) fn answer(
     after: Option<&PeerName>,
     origins: &[OriginDigest],
     last: bool,
-    whole: bool,
 ) -> (Vec<Told>, Option<PeerName>) {
     let end = origins.last().map(|entry| &entry.origin).filter(|_| !last);
     let mut facts = Vec::new();
@@ -133,7 +130,8 @@ pub(super) fn answer(
         let theirs = origins.binary_search_by(|entry| entry.origin.cmp(name));
         let above = match theirs.map(|at| &origins[at]) {
             Ok(theirs) if theirs.digest == Store::summary(name, origin).digest => continue,
-            Ok(theirs) if !whole => theirs.newest,
+            // It has all that we have up to there, so what is newer is enough.
+            Ok(theirs) if theirs.digest == origin.digest_up_to(theirs.newest) => theirs.newest,
             Ok(_) | Err(_) => 0,
         };
         facts.extend(origin.facts(now, above));

@@ -65,7 +65,7 @@ pub struct End {
     pub key: PublicKey,
     /// Highest control version that both ends speak.
     pub version: u16,
-    /// Usable capacity, and what of it can still be reserved towards the neighbour.
+    /// Usable capacity as both ends agreed, and what of it can still be reserved towards the neighbour.
     pub usable: Bandwidth,
     pub free_out: Bandwidth,
     pub max_payload: u16,
@@ -254,9 +254,8 @@ impl Graph {
         let capacity_changed = end.usable != usable;
         (end.usable, end.free_out) = (usable, free_out);
         let peer = end.peer.clone();
-        if capacity_changed {
-            self.tell_link(now, &peer);
-        } else if self.free_due(link).is_some_and(|at| at <= now) && self.free_changes.ready(now) {
+        let due = self.free_due(link).is_some_and(|at| at <= now);
+        if capacity_changed || (due && self.free_changes.ready(now)) {
             self.tell_link(now, &peer);
         }
     }
@@ -282,11 +281,11 @@ impl Graph {
                 side.comparing.digest(now, digest, &self.store)
             }
             Gossip::Compared { up_to } => side.comparing.compared(now, up_to, &self.store),
-            Gossip::Summary { after, origins, last, whole } => {
+            Gossip::Summary { after, origins, last } => {
                 if side.comparing.may_answer(now) {
                     let store = &self.store;
                     let (facts, up_to) =
-                        compare::answer(now, store, after.as_ref(), &origins, last, whole);
+                        compare::answer(now, store, after.as_ref(), &origins, last);
                     self.say_facts(link, &facts, out);
                     self.say(link, Gossip::Compared { up_to }, out);
                 }

@@ -118,6 +118,13 @@ impl Origin {
         !self.dormant
     }
 
+    /// The digest of a peer that has heard nothing above this version, and all that still stands below.
+    pub fn digest_up_to(&self, version: u64) -> u64 {
+        let heard = |held: &&Held<LinkFact>| held.fact.version <= version;
+        let links = self.links.values().filter(heard);
+        links.fold(self.peer.digest, |sum, held| sum.wrapping_add(held.digest))
+    }
+
     /// Its facts above this version.
     pub fn facts(&self, now: Time, above: u64) -> impl Iterator<Item = Told> {
         let links = self.links.values();
