@@ -9,9 +9,9 @@
 //! ```
 //!
 //! An end has one *current* label, over which the last frame came that left; before any did, it is the
-//! one added first. Its frames leave as they come. A frame over another label leaves if it is the next one, and its label becomes the current
-//! one; if frames are missing in front of it, it waits; if later ones have left already, it is late.
-//! Nothing but the frames decides: no mark in them, no clock.
+//! one added first. Its frames leave as they come. A frame over another label leaves if it is the next
+//! one, and its label becomes the current one; if frames are missing in front of it, it waits; if later
+//! ones have left already, it is late. Nothing but the frames decides: no mark in them, no clock.
 //!
 //! Assumes that a sender goes from one path to the next between two frames and not back to a label it
 //! left, and that each path keeps the order, but for a few frames. If it does not, frames may be late,
@@ -468,7 +468,8 @@ mod tests {
 
         fn frame(&mut self, via: Via, sequence: u64) {
             let current = self.current == Some(via);
-            if !current && sequence < self.next || !current && self.waits.contains_key(&sequence) {
+            let useless = sequence < self.next || self.waits.contains_key(&sequence);
+            if !current && useless {
                 return self.late.push(sequence);
             }
             if !current && self.current.is_some() && sequence > self.next {

@@ -70,6 +70,11 @@ pub enum Command {
         to: Option<EntrySpec>,
     },
     /// Frames with this label, from this link only, go there.
+    ///
+    /// Several labels may lead to one end: the old path's and the new one's while a channel moves, and that
+    /// of a path it keeps for later. Frames of a new one wait for those of the old one ([`merge`]), with
+    /// the counters of the end. So a label whose path the sender has left is to be removed soon: frames
+    /// behind a loss wait until then. A sender never goes back to a label it left.
     AddLabel {
         label: Label,
         from: LinkId,
@@ -80,6 +85,8 @@ pub enum Command {
         hop: u8,
         stats: Arc<ChannelStats>,
     },
+    /// What waited for frames of this label at an end has left when the command is applied. Frames that
+    /// still come are dropped as `unknown_label`.
     RemoveLabel(Label),
     /// Count the probes that come over the link, or no more; then send none any more either. For worker
     /// 0, like all that measures.
@@ -101,10 +108,11 @@ pub enum Command {
         full: Arc<FullHistogram>,
     },
     Unwatch(u64),
-    /// These labels, and the end of the channel if it has one here, go over to another worker with all
-    /// they have. No frame is lost or reordered; those that still arrive here are passed on. Later
-    /// commands to that worker wait until it is done. A label is moved once, from the worker that drew
-    /// it: frames that come back would overtake those on their way in the rings.
+    /// These labels, and the end of the channel if it has one here and all labels that lead to it, go over
+    /// to another worker with all they have; frames that wait at the end leave before. No frame is lost or
+    /// reordered; those that still arrive here are passed on. Later commands to that worker wait until it
+    /// is done. A label is moved once, from the worker that drew it: frames that come back would overtake
+    /// those on their way in the rings.
     MoveChannel {
         channel: ChannelId,
         labels: Vec<Label>,

@@ -445,13 +445,8 @@ impl Node {
                 let end = graph::End {
                     peer: peer.clone(),
                     key: link.config().key,
-<<<<<<< HEAD
                     version: up.version,
-                    usable: link.capacity_ours(),
-=======
-                    version: link.established().map_or(0, |up| up.version),
                     usable: capacity,
->>>>>>> graph
                     free_out: capacity,
                     max_payload: up.max_payload,
                 };

@@ -40,12 +40,8 @@ use crate::proto::{
 use crate::types::{
     Bandwidth, ChannelId, EdgeKey, Label, LinkId, PeerName, PublicKey, RequestId, SessionId, Time,
 };
-<<<<<<< HEAD
 use crate::wire::control::{self, Message};
-=======
-use crate::wire::control::Message;
 use crate::wire::facts::is_gossip;
->>>>>>> graph
 
 /// An overlay to be built: peers by position, and the links between them.
 #[derive(Clone, Debug)]

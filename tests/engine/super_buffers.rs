@@ -223,6 +223,29 @@ mod checks {
         assert_books_balance(&[stats], 7);
     }
 
+    pub(super) fn headers_of_datagrams_that_go_nowhere_need_no_room(backend: BackendChoice) {
+        let neighbour = program();
+        let mut engine = relay(backend, &neighbour);
+        let stats: Arc<ChannelStats> = Arc::default();
+        let (from, deliver) = (AllowedFrom::Loopback, Deliver::LastSender);
+        let at = add_end(&mut engine, 0, channel(), from, deliver, &stats);
+        // The link to the next hop is down.
+        let to = Target::Hop { link: LinkId(9), label: Label(8), port: 1 };
+        set_entry(&mut engine, 0, channel(), to, 100);
+        settle(&mut engine);
+        let (sender, datagrams) = (program(), vec![vec![7; 100]; 60]);
+        for round in 1..=40 {
+            send_super(&sender, at, &datagrams);
+            wait_until("dropped", || stats.dropped(DropReason::NoLink) == round * 60);
+        }
+        let port = neighbour.local_addr().unwrap().port();
+        let to = Target::Hop { link: LinkId(1), label: Label(6), port };
+        set_entry(&mut engine, 0, channel(), to, 100);
+        settle(&mut engine);
+        send_super(&sender, at, &datagrams);
+        (0..60).for_each(|_| assert_eq!(next_frame(&neighbour).label, Label(6)));
+    }
+
     pub(super) fn a_program_that_takes_super_buffers_gets_them(backend: BackendChoice) {
         let (neighbour, service) = (program(), program());
         set_option(&service, libc::SOL_UDP, libc::UDP_GRO, 1);
@@ -623,6 +646,7 @@ for_both_backends! {
     a_super_buffer_of_128_segments_leaves_as_runs_of_64,
     frames_of_two_channels_in_one_super_buffer_part,
     bad_frames_in_a_super_buffer_harm_no_other,
+    headers_of_datagrams_that_go_nowhere_need_no_room,
     a_program_that_takes_super_buffers_gets_them,
     a_segment_larger_than_the_mtu_goes_alone,
     a_refusal_of_an_earlier_datagram_costs_no_later_one,

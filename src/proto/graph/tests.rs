@@ -530,21 +530,6 @@ fn a_path_of_its_own_needs_a_live_link_at_every_hop() {
     assert_eq!(graph.broken_hop(&path(&[1, 2, 3])), None);
     assert_eq!(graph.broken_hop(&path(&[1, 3])), Some((name(1), name(3))));
     assert_eq!(graph.broken_hop(&path(&[2])), Some((name(0), name(2))));
-<<<<<<< HEAD
-    let asks = |request: &OpenRequest| request.path.clone();
-    let request = OpenRequest {
-        protect: false,
-        peer: name(3),
-        service: "s".parse().unwrap(),
-        name: None,
-        rate: RATE,
-        rate_back: RATE,
-        path: Some(path(&[1, 2, 3])),
-        deadline: Duration::ZERO,
-    };
-    assert_eq!(asks(&request).map(|path| graph.broken_hop(&path)), Some(None));
-=======
->>>>>>> graph
 }
 
 /// What one origin may say of itself and two links, in any version.
