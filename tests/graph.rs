@@ -106,6 +106,7 @@ fn b3_what_channels_take_is_in_the_picture() {
     let service: ServiceName = "tv".parse().expect("a name");
     for at in 1..8 {
         let request = OpenRequest {
+            protect: false,
             peer: name(at),
             service: service.clone(),
             name: None,
@@ -250,6 +251,7 @@ fn world(seed: u64, peers: usize, links: Vec<(usize, usize, Bandwidth)>) -> Sim 
         links,
         services: vec![service],
         delay: (Duration::from_millis(1), Duration::from_millis(3)),
+        ..sim::Plan::default()
     };
     let mut sim = Sim::new(seed, &plan);
     (0..peers).for_each(|peer| sim.strike(Fault::Start(peer)));

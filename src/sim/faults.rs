@@ -1,0 +1,317 @@
+//! What may happen to the simulated world from outside, and what it does there.
+
+use std::time::Duration;
+
+use rand_core::Rng;
+
+use super::queue::Happening;
+use super::{Node, Sim, check, memo};
+use crate::limits;
+use crate::proto::view::ChannelView;
+use crate::proto::{OpenRequest, Request, Side};
+use crate::types::Bandwidth;
+
+/// Something that happens to the world from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The wire carries nothing any more; both ends notice after a while.
+    Cut(usize),
+    Restore(usize),
+    /// The connection stays, its messages vanish: a hung neighbour.
+    Mute(usize),
+    /// The peer is gone, with all its state.
+    Crash(usize),
+    /// The peer joins, or starts again knowing nothing.
+    Start(usize),
+    /// The peer leaves with Bye.
+    Leave(usize),
+    /// Both ends of the wire are configured anew, a moment apart.
+    Capacity(usize, Bandwidth),
+    /// Only the first end is; the smaller of both counts.
+    CapacityAtOneEnd(usize, Bandwidth),
+    /// This end of the wire misses heartbeats that were sent, and gives the link up.
+    Deaf(usize, usize),
+    /// Nothing comes through towards this end for so long; both notice.
+    OneWay(usize, usize, Duration),
+    /// The wire's connection stands still for so long; its heartbeats go on.
+    Stall(usize, Duration),
+    /// The peer does nothing for so long (SIGSTOP).
+    Stop(usize, Duration),
+    /// The peer leaves once its channels have moved, or after so long.
+    Drain(usize, Duration),
+    /// Somebody asks for a channel, and frames enter at both ends of it.
+    Open {
+        from: usize,
+        to: usize,
+        rate: Bandwidth,
+        protect: bool,
+    },
+    /// One of the channels that there are is closed.
+    Close(usize),
+}
+
+impl Sim {
+    pub(super) fn apply(&mut self, fault: Fault) -> bool {
+        match fault {
+            Fault::Cut(wire) => self.cut(wire),
+            Fault::Restore(wire) => {
+                let was_cut = std::mem::take(&mut self.wires[wire].cut);
+                self.redial(wire);
+                was_cut
+            }
+            Fault::Mute(wire) => {
+                let wire = &mut self.wires[wire];
+                let whole = wire.newest > wire.lost && wire.at == [Some(wire.newest); 2];
+                if whole {
+                    wire.lost = wire.newest;
+                }
+                whole
+            }
+            Fault::Crash(peer) => {
+                let alive = self.peers[peer].node.is_some();
+                let keeps = self.draw(2) == 0;
+                if alive {
+                    self.stop(peer, keeps);
+                }
+                alive
+            }
+            Fault::Start(peer) => self.start(peer),
+            Fault::Leave(peer) => {
+                let alive = self.peers[peer].node.is_some();
+                if alive {
+                    self.request(peer, Request::Leave { timeout: Duration::ZERO });
+                    self.stop(peer, true);
+                }
+                alive
+            }
+            Fault::Capacity(wire, capacity) => {
+                for (peer, _) in self.wires[wire].ends {
+                    let at = self.now + self.between((Duration::ZERO, Duration::from_millis(30)));
+                    self.push(at, Happening::Configure { peer, wire, capacity });
+                }
+                self.wires[wire].capacities[0] != capacity
+            }
+            Fault::CapacityAtOneEnd(wire, capacity) => {
+                let (peer, _) = self.wires[wire].ends[0];
+                self.push(self.now, Happening::Configure { peer, wire, capacity });
+                self.wires[wire].capacities[0] != capacity
+            }
+            Fault::Deaf(wire, side) => self.misses_heartbeats(wire, side),
+            Fault::OneWay(wire, side, time) => self.one_way(wire, side, time),
+            Fault::Stall(wire, time) => {
+                let wire = &mut self.wires[wire];
+                let until = self.now + time;
+                wire.arrival = wire.arrival.map(|at| at.max(until));
+                wire.newest > wire.lost
+            }
+            Fault::Stop(peer, time) => self.freeze(peer, time),
+            Fault::Drain(peer, timeout) => {
+                let alive = self.peers[peer].node.is_some();
+                if alive {
+                    self.request(peer, Request::Leave { timeout });
+                }
+                alive
+            }
+            Fault::Open { from, to, rate, protect } => self.open(from, to, rate, protect),
+            Fault::Close(which) => self.close_some(which),
+        }
+    }
+
+    /// One end gives the link up and closes it; the other end reads that.
+    pub(super) fn misses_heartbeats(&mut self, at: usize, side: usize) -> bool {
+        let wire = &self.wires[at];
+        let newest = wire.newest;
+        let up = newest > wire.lost && wire.at[side] == Some(newest);
+        if up {
+            let other = (self.now + self.hop()).max(self.wires[at].arrival[1 - side]);
+            self.push(self.now, Happening::Detach { wire: at, side, connection: newest });
+            self.push(other, Happening::Detach { wire: at, side: 1 - side, connection: newest });
+        }
+        up
+    }
+
+    pub(super) fn one_way(&mut self, at: usize, side: usize, time: Duration) -> bool {
+        let wire = &mut self.wires[at];
+        let up = !wire.cut && wire.newest > wire.lost;
+        if up {
+            let newest = wire.newest;
+            wire.deaf[side] = Some(newest);
+            wire.barred = wire.barred.max(self.now + time);
+            let again = wire.barred;
+            self.detach_later(at, 0, newest);
+            self.detach_later(at, 1, newest);
+            self.push(again, Happening::Dial { wire: at });
+        }
+        up
+    }
+
+    pub(super) fn freeze(&mut self, at: usize, time: Duration) -> bool {
+        let peer = &mut self.peers[at];
+        if peer.node.is_none() || peer.stopped.is_some() {
+            return false;
+        }
+        let until = self.now + time;
+        peer.stopped = Some(until);
+        let life = peer.life;
+        if time > Duration::from_millis(125) {
+            for wire in self.wires_of(at) {
+                let side = usize::from(self.wires[wire].ends[0].0 != at);
+                let connection = self.wires[wire].newest;
+                self.detach_later(wire, 1 - side, connection);
+                // It reads that its connections were closed when it goes on.
+                self.push(until, Happening::Detach { wire, side, connection });
+            }
+        }
+        // Behind what was scheduled for that moment before, so that it is read first.
+        self.push(until, Happening::Resume { peer: at, life });
+        true
+    }
+
+    pub(super) fn resume(&mut self, at: usize, life: u32) {
+        if self.peers[at].life != life || self.peers[at].stopped.is_none() {
+            return;
+        }
+        self.peers[at].stopped = None;
+        self.peers[at].wake = None;
+        self.schedule_wake(at);
+        for wire in self.wires_of(at) {
+            self.redial(wire);
+        }
+    }
+
+    pub(super) fn open(&mut self, from: usize, to: usize, rate: Bandwidth, protect: bool) -> bool {
+        let service = self.peers[to].config.services.first().map(|service| service.name.clone());
+        let (Some(service), true) = (service, self.peers[from].node.is_some()) else {
+            return false;
+        };
+        let request = OpenRequest {
+            peer: self.peers[to].name.clone(),
+            service,
+            name: None,
+            rate,
+            rate_back: Bandwidth::from_bps(rate.bps() / 10 + 64_000),
+            path: None,
+            deadline: limits::OPEN_DEADLINE,
+            protect,
+        };
+        let id = self.request(from, Request::Open(request));
+        self.opened.insert(id, to);
+        true
+    }
+
+    pub(super) fn close_some(&mut self, which: usize) -> bool {
+        let mut ends = Vec::new();
+        for (at, peer) in self.peers.iter().enumerate() {
+            let node = peer.node.as_ref().filter(|_| peer.stopped.is_none());
+            let views = node.map(Node::channels).unwrap_or_default();
+            let own = views.into_iter().filter(|view| view.side.is_some());
+            ends.extend(own.map(|view| (at, view.id)));
+        }
+        let Some((at, channel)) = ends.get(which % ends.len().max(1)).cloned() else {
+            return false;
+        };
+        self.touch_channel(&channel);
+        self.request(at, Request::Close { channel });
+        true
+    }
+
+    /// A peer that will notice the fault is in a session without COMMIT.
+    pub(super) fn computing_around(&self, fault: Fault) -> bool {
+        let computing = |peer: usize| self.node(peer).is_some_and(Node::computing);
+        let of_wire = |wire: usize| self.wires[wire].ends.iter().any(|(peer, _)| computing(*peer));
+        match fault {
+            Fault::Cut(wire)
+            | Fault::Restore(wire)
+            | Fault::Mute(wire)
+            | Fault::Capacity(wire, _)
+            | Fault::CapacityAtOneEnd(wire, _) => of_wire(wire),
+            Fault::Deaf(wire, _) | Fault::OneWay(wire, _, _) | Fault::Stall(wire, _) => {
+                of_wire(wire)
+            }
+            Fault::Crash(peer)
+            | Fault::Start(peer)
+            | Fault::Leave(peer)
+            | Fault::Stop(peer, _)
+            | Fault::Drain(peer, _) => self.wires_of(peer).into_iter().any(of_wire),
+            Fault::Open { .. } | Fault::Close(_) => false,
+        }
+    }
+
+    pub(super) fn start(&mut self, at: usize) -> bool {
+        if self.peers[at].node.is_some() {
+            return false;
+        }
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let peer = &mut self.peers[at];
+        // It lost its counter, so it may use the ids of its earlier life again.
+        self.traffic.retain(|(session, _), _| session.initiator != peer.name);
+        peer.life += 1;
+        let mut node = Node::new(peer.config.clone(), peer.identity.clone(), seed, self.now);
+        node.check_signatures_with(memo::right);
+        peer.node = Some(node);
+        self.schedule_wake(at);
+        for wire in self.wires_of(at) {
+            let at = self.now + self.between((Duration::ZERO, Duration::from_millis(20)));
+            self.push(at, Happening::Dial { wire });
+        }
+        true
+    }
+
+    /// The peer's process ends. What it sent before still arrives if `keeps`.
+    pub(super) fn stop(&mut self, at: usize, keeps: bool) {
+        self.peer_gone(at);
+        let peer = &mut self.peers[at];
+        peer.node = None;
+        peer.wake = None;
+        peer.stopped = None;
+        peer.data_links.clear();
+        peer.ends.clear();
+        peer.entries.clear();
+        peer.labels.clear();
+        for wire in self.wires_of(at) {
+            let side = usize::from(self.wires[wire].ends[0].0 != at);
+            self.wires[wire].at[side] = None;
+            if !keeps {
+                self.wires[wire].lost = self.wires[wire].newest;
+            }
+            self.detach_later(wire, 1 - side, self.wires[wire].newest);
+        }
+    }
+
+    pub(super) fn cut(&mut self, wire: usize) -> bool {
+        if self.wires[wire].cut {
+            return false;
+        }
+        self.wires[wire].cut = true;
+        let newest = self.wires[wire].newest;
+        self.wires[wire].lost = newest;
+        self.detach_later(wire, 0, newest);
+        self.detach_later(wire, 1, newest);
+        true
+    }
+
+    /// In a world without failures, a channel that could go another way is not left on a relay.
+    pub(super) fn judge_departure(&mut self, at: usize) {
+        let name = self.peers[at].name.clone();
+        let (peers, links) = self.truth();
+        let others: Vec<_> = peers.into_iter().filter(|peer| *peer != name).collect();
+        let links: Vec<_> =
+            links.into_iter().filter(|link| link.other_end(&name).is_none()).collect();
+        let parts = check::components(&others, &links);
+        let nodes = self.peers.iter().filter_map(|peer| peer.node.as_ref());
+        let asked_here = |view: &ChannelView| view.side == Some(Side::Source);
+        for view in nodes.flat_map(Node::channels).filter(asked_here) {
+            let relays = view.path.get(1..view.path.len().max(2) - 1).unwrap_or_default();
+            let ends = [view.path.first(), view.path.last()];
+            let could =
+                parts.iter().any(|part| ends.iter().flatten().all(|end| part.contains(end)));
+            if self.calm && could && relays.contains(&name) {
+                let asker = self.peers.iter().find(|peer| view.path.first() == Some(&peer.name));
+                let picture = asker.and_then(|peer| Some(peer.node.as_ref()?.graph_view(self.now)));
+                let text = format!("{name} left, and {view:?} was on it; its picture: {picture:?}");
+                self.frames.books.wrong.push(text);
+            }
+        }
+    }
+}
