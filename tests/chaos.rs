@@ -41,7 +41,7 @@ const AGREED: Duration = Duration::from_secs(60);
 
 #[test]
 fn a17_a16_channels_survive_a_nemesis_and_those_beside_it_lose_nothing() {
-    if !netns::available() {
+    if !netns::available_with(&["ip", "tc", "nft"]) {
         return;
     }
     let steps = number("SPANWAY_CHAOS_STEPS").map_or(STEPS, |steps| steps.try_into().expect("few"));

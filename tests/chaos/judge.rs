@@ -132,8 +132,11 @@ pub(crate) fn judge(world: &World, steps: &[Step]) {
         }
     }
     for step in steps {
+        let what = &step.strike.what;
+        wrong.extend(
+            step.alarms.iter().map(|alarm| format!("dead without a fault: {what}: {alarm}")),
+        );
         for (channel, why) in step.told.iter().filter(|(channel, _)| !step.is_on(**channel)) {
-            let what = &step.strike.what;
             wrong.push(format!("c{channel:02} ended beside {what}, which did not touch it: {why}"));
         }
     }

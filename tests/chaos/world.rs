@@ -35,6 +35,9 @@ pub(crate) const LEASE: Duration = spanway::limits::LEASE;
 const OPENED: Duration = Duration::from_secs(20);
 /// How long a daemon may take to see that a client has gone.
 const SEEN: Duration = Duration::from_millis(300);
+/// Twelve peers share a machine that may have other work: a link is dead after half a second and not
+/// after an eighth, so that a peer that waits for its turn is none.
+const PATIENCE: &str = "[control]\nheartbeats_missed = 20";
 const FIRST_PORT: u16 = 6_000;
 
 /// A path, by name; empty while there is none.
@@ -88,6 +91,7 @@ impl World {
             let service = format!("[service.c{channel:02}]\ndeliver = \"{}\"", receiver(channel));
             plan = plan.section(&names[into], &service);
         }
+        let plan = names.iter().fold(plan, |plan, name| plan.section(name, PATIENCE));
         let overlay = plan.in_namespaces(false);
         for (link, capacity) in overlay.links.iter().zip(capacities) {
             for (peer, interface) in &link.ends {

@@ -16,13 +16,17 @@ static SKIPPED: Once = Once::new();
 
 /// Whether namespaces can be made here. Says so loudly, once, if not; panics if they are required.
 pub(crate) fn available() -> bool {
+    available_with(&["ip", "ss", "ffmpeg", "srt-live-transmit"])
+}
+
+/// The same with these programs in place of the usual ones.
+pub(crate) fn available_with(programs: &[&str]) -> bool {
     let probe = Command::new("unshare").args(["--net", "true"]).output();
     let missing = if probe.is_ok_and(|out| out.status.success()) {
         let lacks = |program: &&str| {
             let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
             !found.is_ok_and(|out| out.status.success())
         };
-        let programs = ["ip", "ss", "ffmpeg", "srt-live-transmit"];
         programs.iter().find(|program| lacks(program)).map(|program| format!("no `{program}`"))
     } else {
         Some("this user may not make network namespaces (run as root)".to_owned())

@@ -1,6 +1,6 @@
 //! `cargo xtask long`: what takes too long for CI, run by hand before a release: many more seeds of
-//! the simulator, the larger model checks, the tests with real daemons again and again, and one long
-//! demo as a soak.
+//! the simulator, the larger model checks, the tests with real daemons again and again, chaos with many
+//! seeds, some trials of every way to recover, and one long demo as a soak.
 
 #![allow(clippy::print_stdout, reason = "its output is for the developer at the terminal")]
 
@@ -18,6 +18,12 @@ pub(crate) struct Arguments {
     /// Rounds of the tests with real daemons; one failure in any of them fails all.
     #[arg(long, default_value_t = 20)]
     rounds: u32,
+    /// Seeds of the chaos test, each with three faults of every kind.
+    #[arg(long, default_value_t = 20)]
+    chaos: u64,
+    /// Trials of each event of `cargo xtask recovery`.
+    #[arg(long, default_value_t = 10)]
+    trials: u32,
     /// Minutes that the demo streams, with a killed relay in the middle.
     #[arg(long, default_value_t = 10)]
     minutes: u32,
@@ -25,6 +31,8 @@ pub(crate) struct Arguments {
 
 /// Where the seeds of `tests/simulation.rs` end.
 const BEHIND_CI: u64 = 2_000;
+/// Of one seed of the chaos test: there are nine kinds of fault.
+const CHAOS_STEPS: &str = "27";
 
 pub(crate) fn run(arguments: &Arguments) -> bool {
     println!("=== {} seeds of the simulator", arguments.seeds);
@@ -46,14 +54,36 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
             return false;
         }
     }
+    for seed in 1..=arguments.chaos {
+        println!("=== chaos, seed {seed} of {}", arguments.chaos);
+        let seed = seed.to_string();
+        let variables =
+            [("SPANWAY_CHAOS_SEED", seed.as_str()), ("SPANWAY_CHAOS_STEPS", CHAOS_STEPS)];
+        let test = ["test", "--release", "--test", "chaos", "--", "--nocapture"];
+        if !cargo_with(variables, test) {
+            return false;
+        }
+    }
+    println!("=== {} trials of every way to recover", arguments.trials);
+    let trials = arguments.trials.to_string();
+    if !cargo(["xtask", "recovery", "--trials", &trials]) {
+        return false;
+    }
     let duration = format!("{}s", u64::from(arguments.minutes) * 60);
     println!("=== the demo for {duration}");
     cargo(["run", "--release", "--", "demo", "--duration", &duration])
 }
 
 fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> bool {
+    cargo_with([], arguments)
+}
+
+fn cargo_with<'a, const N: usize>(
+    variables: [(&str, &str); N],
+    arguments: impl IntoIterator<Item = &'a str>,
+) -> bool {
     let mut command = Command::new(env!("CARGO"));
-    command.args(arguments);
+    command.args(arguments).envs(variables);
     match command.status() {
         Ok(status) => status.success(),
         Err(error) => {

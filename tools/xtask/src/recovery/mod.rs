@@ -14,6 +14,8 @@ mod flow;
 mod plan;
 mod record;
 mod report;
+mod rival;
+mod rivals;
 mod stream;
 mod strike;
 mod trial;
@@ -29,6 +31,8 @@ use clap::Args;
 
 use plan::Plan;
 use record::{Record, Row, Settings};
+use rival::Rival;
+use rivals::Ring;
 use strike::Event;
 use trial::Bench;
 use variant::Variant;
@@ -69,6 +73,9 @@ pub(crate) struct Arguments {
     /// How long the overlay is loaded in search of a false alarm
     #[arg(long, default_value_t = 10)]
     minutes: u64,
+    /// Measure the rivals that are installed, in place of Spanway
+    #[arg(long)]
+    rivals: bool,
     /// Where recovery.json, recovery.md and recovery.svg go
     #[arg(long, default_value = "target/recovery")]
     out: PathBuf,
@@ -110,6 +117,9 @@ fn measure(arguments: &Arguments) -> Outcome<()> {
 
 impl Arguments {
     fn all(&self, tools: &Tools, record: &mut Record) -> Outcome<()> {
+        if self.rivals {
+            return self.rivals(tools, record);
+        }
         let events = if self.event.is_empty() { &Event::ALL[..] } else { &self.event };
         let variants = match (&*self.mode, self.protect) {
             (_, true) => &[Variant::Protect],
@@ -129,6 +139,44 @@ impl Arguments {
             }
         }
         Ok(())
+    }
+
+    fn rivals(&self, tools: &Tools, record: &mut Record) -> Outcome<()> {
+        for rival in Rival::ALL {
+            if !rival.is_installed() {
+                let why = format!("{}: not installed", rival.name());
+                println!("{why}");
+                record.absent.push(why);
+                continue;
+            }
+            println!("=== {}, {}", rival.event().words(), rival.name());
+            let mut row = Row::new(rival.event(), rival.name());
+            let result = self.rival(rival, tools, &mut row);
+            record.rows.push(row);
+            write(record, &self.out)?;
+            result?;
+        }
+        Ok(())
+    }
+
+    /// A rival that fails is not measured further.
+    fn rival(&self, rival: Rival, tools: &Tools, row: &mut Row) -> Outcome<()> {
+        let measured = Ring::start(rival, &tools.interrupt).and_then(|mut ring| {
+            for turn in 0..self.trials {
+                let trial = ring.trial()?;
+                println!("{}", in_words(&trial, turn));
+                row.trials.push(trial);
+            }
+            Ok(())
+        });
+        match measured {
+            Err(Failure::Failed(why)) => {
+                println!("{why}");
+                row.failures.push(why);
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     fn one(
@@ -151,12 +199,7 @@ impl Arguments {
             record.alarms.push(alarm);
             return Ok(());
         }
-        record.rows.push(Row {
-            event,
-            who: variant.name().to_owned(),
-            trials: Vec::new(),
-            failures: Vec::new(),
-        });
+        record.rows.push(Row::new(event, variant.name()));
         let mut done = 0;
         while done < self.trials {
             let seed = self.seed + u64::from(done / TRIALS_PER_WORLD);

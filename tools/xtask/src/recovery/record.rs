@@ -81,6 +81,10 @@ pub(crate) struct Alarm {
 }
 
 impl Row {
+    pub(crate) fn new(event: Event, who: &str) -> Self {
+        Self { event, who: who.to_owned(), trials: Vec::new(), failures: Vec::new() }
+    }
+
     /// Gaps in ms; one that did not end is longer than any.
     pub(crate) fn gap(&self, at: f64) -> Option<f64> {
         let gap = |trial: &Trial| trial.flow.gap_ms.unwrap_or(f64::INFINITY);

@@ -8,11 +8,10 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -61,22 +60,19 @@ impl Stream {
     /// The receiver listens before the sender begins. `mark` tells streams apart.
     pub(crate) fn start(route: &Route, mark: u16) -> Outcome<Self> {
         let shared = Arc::new(Shared::default());
-        let (ready, is_ready) = channel();
-        let (told, namespace, at) = (shared.clone(), route.into_namespace.clone(), route.at);
+        let (at, to) = (route.at, route.to);
+        let into = socket(&route.into_namespace, move || listen(at))?;
+        let from = socket(&route.from_namespace, move || connect(to))?;
+        let told = Arc::clone(&shared);
         let receiver = thread::spawn(move || {
-            let socket = enter(&namespace).and_then(|()| listen(at));
-            let Some(socket) = hand_over(socket, &ready) else { return Vec::new() };
-            receive(&socket, mark, &told)
+            ask_for_turns();
+            receive(&into, mark, &told)
         });
-        wait_until(&is_ready)?;
-        let (ready, is_ready) = channel();
-        let (told, namespace, to) = (shared.clone(), route.from_namespace.clone(), route.to);
+        let told = Arc::clone(&shared);
         let sender = thread::spawn(move || {
-            let socket = enter(&namespace).and_then(|()| connect(to));
-            let Some(socket) = hand_over(socket, &ready) else { return (Vec::new(), 0) };
-            send(&socket, mark, &told)
+            ask_for_turns();
+            send(&from, mark, &told)
         });
-        wait_until(&is_ready)?;
         Ok(Self { shared, sender, receiver })
     }
 
@@ -167,39 +163,34 @@ fn listen(at: SocketAddr) -> Outcome<UdpSocket> {
 
 fn connect(to: SocketAddr) -> Outcome<UdpSocket> {
     let wrong = || Failure::of(format!("the sender's socket towards {to}"));
-    let own = if to.ip().is_loopback() { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+    let own: IpAddr = match to.ip() {
+        IpAddr::V4(ip) if ip.is_loopback() => ip.into(),
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
     let socket = UdpSocket::bind((own, 0)).map_err(wrong())?;
     socket.connect(to).map_err(wrong())?;
     Ok(socket)
 }
 
-/// Moves this thread into a network namespace; sockets it makes from now on belong there.
-fn enter(namespace: &str) -> Outcome<()> {
+/// A socket of a network namespace: it belongs where it was made, whoever uses it.
+fn socket(
+    namespace: &str,
+    make: impl FnOnce() -> Outcome<UdpSocket> + Send + 'static,
+) -> Outcome<UdpSocket> {
     let path = format!("/run/netns/{namespace}");
-    let file = File::open(&path).map_err(Failure::of(&path))?;
-    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-        .map_err(io::Error::from)
-        .map_err(Failure::of(&path))?;
-    ask_for_turns();
-    Ok(())
+    let made = thread::spawn(move || {
+        let file = File::open(&path).map_err(Failure::of(&path))?;
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(io::Error::from)
+            .map_err(Failure::of(&path))?;
+        make()
+    });
+    made.join().map_err(|_| Failure::new("a thread of a stream panicked"))?
 }
 
 fn ask_for_turns() {
     let thread = gettid().as_raw_nonzero().to_string();
     // Refused where there are no real-time turns to have.
     let _ = Command::new("chrt").args(["--fifo", "--pid", "10", &thread]).output();
-}
-
-fn hand_over<T>(made: Outcome<T>, ready: &std::sync::mpsc::Sender<Outcome<()>>) -> Option<T> {
-    let (made, said) = match made {
-        Ok(made) => (Some(made), Ok(())),
-        Err(failure) => (None, Err(failure)),
-    };
-    // The one who waits for it may have given up.
-    let _ = ready.send(said);
-    made
-}
-
-fn wait_until(ready: &Receiver<Outcome<()>>) -> Outcome<()> {
-    ready.recv().map_err(|_| Failure::new("a thread of a stream panicked"))?
 }

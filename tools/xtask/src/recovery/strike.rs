@@ -1,13 +1,14 @@
 //! What is done to the overlay, the proof that it struck, and how it is undone.
 
 use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::plan::name;
 use super::stream::{now, wait_while};
-use super::world::World;
+use super::world::{World, interface};
 use crate::perf::failure::{Failure, Outcome};
 use crate::perf::net::{output, run};
 use crate::perf::process::{Interrupt, Running};
@@ -81,9 +82,7 @@ impl Strike {
                 let link = link.ok_or_else(|| Failure::new("the path leaves the overlay"))?;
                 let ends = world.plan.links[link].ends;
                 let namespaces = ends.map(|end| world.namespace(end).to_owned());
-                for namespace in &namespaces {
-                    drop_input(namespace, &World::interface(link))?;
-                }
+                black_hole(&namespaces, &interface(link))?;
                 Ok(Self::BlackHole { link, namespaces })
             }
         }
@@ -146,21 +145,33 @@ impl Strike {
     }
 }
 
-/// Drops, from now on, all that arrives at an interface. At the receiver, so that the sender sees
-/// no error: a rule on the way out is one.
-pub(crate) fn drop_input(namespace: &str, interface: &str) -> Outcome<()> {
+/// Drops, from now on, all that arrives at these two ends of a link, as nearly at once as can be. At the
+/// receivers, so that senders see no error: a rule on the way out is one.
+pub(crate) fn black_hole(namespaces: &[String; 2], interface: &str) -> Outcome<()> {
     let rules = format!(
         "table inet {TABLE} {{ chain arriving {{ type filter hook prerouting priority raw; \
          iifname \"{interface}\" counter drop; }}; }}"
     );
-    run(&["ip", "netns", "exec", namespace, "nft", &rules])
+    let start = |namespace: &String| {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, "nft", &rules]).stderr(Stdio::inherit());
+        command.spawn().map_err(Failure::of("nft"))
+    };
+    let mut started = [start(&namespaces[0])?, start(&namespaces[1])?];
+    for child in &mut started {
+        let status = child.wait().map_err(Failure::of("nft"))?;
+        if !status.success() {
+            return Err(Failure::new(format!("nft {rules}: {status}")));
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn pass_input(namespace: &str) -> Outcome<()> {
     run(&["ip", "netns", "exec", namespace, "nft", "delete", "table", "inet", TABLE])
 }
 
-/// Packets that [`drop_input`] dropped in this namespace.
+/// Packets that [`black_hole`] dropped in this namespace.
 pub(crate) fn dropped(namespace: &str) -> Outcome<u64> {
     let rules = output(&["ip", "netns", "exec", namespace, "nft", "list", "table", "inet", TABLE])?;
     let words: Vec<&str> = rules.split_whitespace().collect();

@@ -17,7 +17,7 @@ use crate::perf::process::Interrupt;
 /// 200 bytes and the headers, each millisecond, twice over.
 const RATE: &str = "5Mbit/s";
 /// Of the stream before the strike.
-const WARM: Duration = Duration::from_millis(1_200);
+pub(crate) const WARM: Duration = Duration::from_millis(1_200);
 /// What counts as before and after for the latency of bystanders.
 const BESIDE: Duration = Duration::from_secs(1);
 /// The stream is said to be back when this much of it came without a pause.
@@ -26,7 +26,7 @@ const STEADY_MIN: u64 = 190;
 /// A stream that is not back by then never comes back.
 const BACK_MAX: Duration = Duration::from_secs(30);
 /// Recorded after the stream is back.
-const AFTER: Duration = Duration::from_millis(1_000);
+pub(crate) const AFTER: Duration = Duration::from_millis(1_000);
 const BYSTANDERS: u16 = 2;
 /// Channels that are tried until one has bystanders.
 const PAIRS_MAX: usize = 20;

@@ -3,6 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "waits for real daemons")]
 
+use std::borrow::Borrow;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -90,7 +91,8 @@ impl World {
         });
         let hosts = hosts.collect::<Outcome<_>>()?;
         let mut world = Self { hosts, plan, tools: tools.clone(), folder };
-        world.wire()?;
+        let namespaces = world.hosts.iter().map(|host| &host.namespace);
+        wire(&world.plan, &namespaces.collect::<Vec<_>>())?;
         world.configure(variant)?;
         for peer in (0..world.plan.peers).filter(|peer| !without.contains(peer)) {
             world.start_daemon(peer)?;
@@ -115,11 +117,6 @@ impl World {
 
     pub(crate) fn namespace(&self, peer: usize) -> &str {
         self.hosts[peer].namespace.name()
-    }
-
-    /// The interface of one end of a link, in the namespace of that peer.
-    pub(crate) fn interface(link: usize) -> String {
-        format!("wire{link}")
     }
 
     pub(crate) fn running(&self) -> impl Iterator<Item = usize> {
@@ -238,23 +235,6 @@ impl World {
         (Ipv4Addr::LOCALHOST, FIRST_SERVICE_PORT + service).into()
     }
 
-    fn wire(&self) -> Outcome<()> {
-        for (link, wire) in self.plan.links.iter().enumerate() {
-            let [one, other] = wire.ends.map(|end| self.namespace(end));
-            let interface = Self::interface(link);
-            run(&[
-                "ip", "link", "add", &interface, "netns", one, "type", "veth", "peer", "name",
-                &interface, "netns", other,
-            ])?;
-            for (end, namespace) in [one, other].into_iter().enumerate() {
-                let own = format!("{}/24", address(link, end));
-                run(&["ip", "-n", namespace, "address", "add", &own, "dev", &interface])?;
-                run(&["ip", "-n", namespace, "link", "set", &interface, "up"])?;
-            }
-        }
-        Ok(())
-    }
-
     fn configure(&self, variant: Variant) -> Outcome<()> {
         let key = |host: &Host| {
             let file = host.config.with_extension("key");
@@ -286,6 +266,29 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The interface of either end of a link.
+pub(crate) fn interface(link: usize) -> String {
+    format!("wire{link}")
+}
+
+/// Lays all wires of a plan between the namespaces of its peers.
+pub(crate) fn wire<N: Borrow<Namespace>>(plan: &Plan, hosts: &[N]) -> Outcome<()> {
+    for (link, ends) in plan.links.iter().map(|link| link.ends).enumerate() {
+        let [one, other] = ends.map(|end| hosts[end].borrow().name());
+        let interface = interface(link);
+        run(&[
+            "ip", "link", "add", &interface, "netns", one, "type", "veth", "peer", "name",
+            &interface, "netns", other,
+        ])?;
+        for (end, namespace) in [one, other].into_iter().enumerate() {
+            let own = format!("{}/24", address(link, end));
+            run(&["ip", "-n", namespace, "address", "add", &own, "dev", &interface])?;
+            run(&["ip", "-n", namespace, "link", "set", &interface, "up"])?;
+        }
+    }
+    Ok(())
 }
 
 /// Removed when dropped.
