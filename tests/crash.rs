@@ -223,7 +223,7 @@ fn a28_the_log_of_a_peer_tells_in_fields_what_happened_to_its_links_and_channels
     has("r", &["\"tree committed\"", "\"peers\":5", "\"session\":"]);
     has("a", &["\"worker is running\"", "\"buffer_asked\":4194304", "\"buffer_granted\":"]);
     has("a", &["\"channel moving\"", "\"channel\":\"a:", "\"why\":"]);
-    has("a", &["\"channel open\"", "\"path\":\"[a, r, m, z]\""]);
+    has("a", &["\"channel moved\"", "\"path\":\"[a, r, m, z]\""]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
-use super::scenario::judge_rest;
+use super::scenario::{judge_rest, settle_pictures};
 use super::{Fault, Plan, Sim, check};
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{Request, ServiceConfig, ServiceKind};
@@ -117,6 +117,9 @@ impl Swarm {
             self.safely_until(sim, until)?;
         }
         judge_rest(sim)?;
+        if self.plan.version >= control::FACTS_VERSION {
+            settle_pictures(sim)?;
+        }
         let channels = judge_channels(sim)?;
         self.judge_frames(sim)?;
         let hits = sim.strikes().iter().filter(|strike| strike.hit).count();

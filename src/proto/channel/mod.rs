@@ -347,6 +347,7 @@ impl Channels {
     /// Closes everything that ends here and gives back everything that crosses; takes nothing new.
     pub fn leave(&mut self, now: Time, out: &mut Vec<Action>) {
         self.leaving = true;
+        self.seconds = None;
         let why = format!("{} leaves", self.me);
         while let Some(id) = self.sources.keys().next().cloned() {
             let source = self.take_source(&id).expect("just seen");

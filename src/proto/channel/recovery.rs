@@ -285,10 +285,15 @@ impl Channels {
         }
     }
 
-    /// The picture changed, or a channel has a new path: second paths are looked for again soon.
+    /// The picture changed: second paths are looked for again soon.
     pub fn picture_changed(&mut self, now: Time) {
-        let at = now + limits::SECOND_WAIT;
-        self.seconds.get_or_insert((at, None));
+        if !self.sources.is_empty() {
+            self.look_soon(now);
+        }
+    }
+
+    pub(super) fn look_soon(&mut self, now: Time) {
+        self.seconds.get_or_insert((now + limits::SECOND_WAIT, None));
     }
 
     /// Looks for second paths of some channels; the others have their turn a little later.

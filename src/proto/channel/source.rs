@@ -315,7 +315,7 @@ impl Channels {
         }));
         source.avoid = Avoid::default();
         source.second = None;
-        self.picture_changed(now);
+        self.look_soon(now);
         send_finish(now, source, out);
     }
 
