@@ -226,7 +226,7 @@ pub const FACTS_MAX: usize = 1 << 17;
 /// New facts of one origin (guess: a burst of channels on a few links) ...
 pub const FACTS_PER_SECOND: u32 = 32;
 /// ... and at once: a peer with all its links starts, finds facts of its earlier life, starts again.
-pub const FACTS_BURST: u32 = 4 * LINKS_MAX as u32;
+pub const FACTS_BURST: u32 = 4 * 1_024;
 
 // --- Links ---
 
@@ -464,6 +464,7 @@ const _: () = {
                 + REFRESH_PASS.as_millis() * PATH_PEERS_MAX as u128
     );
     assert!(HOLD.as_millis() >= OPEN_DEADLINE.as_millis());
+    assert!(FACTS_BURST as usize >= 4 * LINKS_MAX);
     assert!(MTU_MIN <= MTU_DEFAULT);
     assert!(POLICE_BURST_BYTES_MIN > u16::MAX as u64);
     assert!(LENT_MAX <= BUFFERS_PER_WORKER);

@@ -129,7 +129,16 @@ impl Story {
             Fault::Crash(peer) | Fault::Leave(peer) => self.lives[peer] += 1,
             Fault::Cut(wire) | Fault::Mute(wire) => drop(self.down.insert(wire)),
             Fault::Restore(wire) => drop(self.down.remove(&wire)),
-            _ => {}
+            Fault::Start(_)
+            | Fault::Capacity(..)
+            | Fault::CapacityAtOneEnd(..)
+            | Fault::Deaf(..)
+            | Fault::OneWay(..)
+            | Fault::Stall(..)
+            | Fault::Stop(..)
+            | Fault::Drain(..)
+            | Fault::Open { .. }
+            | Fault::Close(_) => {}
         }
         self.sim.strike(fault);
     }
@@ -342,17 +351,14 @@ fn a17_open_channels_come_back_if_any_path_is_left_and_others_stay_where_they_ar
         let name = |peer: usize| &story.sim.peers()[peer].name;
         for opened in &opened {
             let path = &opened.path;
-            let (ends_dead, crossed) = match fault {
-                Fault::Crash(dead) => {
-                    let dead = name(dead);
-                    (path.first() == Some(dead) || path.last() == Some(dead), path.contains(dead))
-                }
-                Fault::Cut(wire) => {
-                    let (a, b) = story.links[wire];
-                    let hop = |hop: &[PeerName]| hop.contains(name(a)) && hop.contains(name(b));
-                    (false, path.windows(2).any(hop))
-                }
-                _ => unreachable!("not drawn"),
+            let (ends_dead, crossed) = if let Fault::Crash(dead) = fault {
+                let dead = name(dead);
+                (path.first() == Some(dead) || path.last() == Some(dead), path.contains(dead))
+            } else {
+                let Fault::Cut(wire) = fault else { unreachable!("not drawn") };
+                let (a, b) = story.links[wire];
+                let hop = |hop: &[PeerName]| hop.contains(name(a)) && hop.contains(name(b));
+                (false, path.windows(2).any(hop))
             };
             if ends_dead {
                 lost += 1;

@@ -29,6 +29,7 @@ pub struct Ask {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are requests")]
 pub enum What {
     Request(Request, Answers),
     /// The client of an unfinished `receive`, `events` or `watch` went away.

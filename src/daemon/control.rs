@@ -283,7 +283,7 @@ impl Control {
         let until = self.now() + timeout + limits::LEAVE_MAX;
         self.stage = match self.stage {
             Stage::Leaving(before) => Stage::Leaving(before.min(until)),
-            _ => Stage::Leaving(until),
+            Stage::Running | Stage::Ended(_) => Stage::Leaving(until),
         };
         let id = self.next_request();
         self.asking.insert(id, Asking::Leave(answers));

@@ -381,11 +381,11 @@ impl Sim {
     pub fn happen(&mut self) -> bool {
         let Some(Reverse(next)) = self.heap.pop() else { return false };
         self.now = next.at;
+        self.pending -= usize::from(next.happening.is_work());
         if let Some(until) = self.waits_for(&next.happening) {
             self.push(until, next.happening);
             return true;
         }
-        self.pending -= usize::from(next.happening.is_work());
         match next.happening {
             Happening::Dial { wire } => self.dial(wire),
             Happening::Attach { wire, side, connection, life } => {
@@ -616,7 +616,13 @@ impl Sim {
                 let life = self.peers[at].life;
                 self.push(self.now, Happening::Gone { peer: at, life });
             }
-            _ => {}
+            Answer::Rejected(_)
+            | Answer::Closed
+            | Answer::Finished
+            | Answer::Services(_)
+            | Answer::Links(_)
+            | Answer::Recomputing(_)
+            | Answer::Measured(_) => {}
         }
     }
 

@@ -189,7 +189,10 @@ pub fn settle_pictures(sim: &mut Sim) -> Result<Duration, String> {
             return Ok(waited);
         }
         if waited >= limits::DIGEST_INTERVAL.1 * ROUNDS {
-            return Err(format!("pictures after {waited:?}: {}", wrong.join("; ")));
+            let nodes = sim.peers().iter().filter_map(|peer| peer.node.as_ref());
+            let counts: Vec<_> = nodes.map(|node| node.graph().counters()).collect();
+            let wrong = wrong.join("; ");
+            return Err(format!("pictures after {waited:?}: {wrong}; {counts:?}"));
         }
         sim.run_until(sim.now() + LOOK);
     }

@@ -83,7 +83,12 @@ impl Sim {
         let heard = wire.deaf[side].is_none_or(|deaf| connection > deaf);
         if wire.at[side] == Some(connection) && connection > wire.lost && heard {
             let (peer, link) = wire.ends[side];
-            let message = Message::parse(bytes).expect("what a peer emits can be parsed");
+            let mut message = Message::parse(bytes).expect("what a peer emits can be parsed");
+            if let (Message::Hello(hello), Some(highest)) = (&mut message, self.peers[peer].speaks)
+            {
+                // It would find no later version in common.
+                hello.versions.1 = hello.versions.1.min(highest);
+            }
             let name = self.peers[peer].name.clone();
             self.digest(name.as_str(), bytes);
             if self.lines.is_some() {

@@ -162,7 +162,7 @@ impl<'a> Reader<'a> {
         &mut self,
         tag: u16,
         what: &'static str,
-        value: impl FnOnce(&mut Reader<'a>) -> Result<T>,
+        value: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<Option<T>> {
         let next = self.bytes.get(self.at..self.at + 2);
         if next != Some(&tag.to_be_bytes()) {

@@ -357,14 +357,7 @@ impl Message {
             }
             Self::Reserve(reserve) => emit_reserve(&mut w, reserve),
             Self::Accept(accept) => emit_accept(&mut w, accept),
-            Self::Nack(nack) => {
-                w.u16(kind::NACK);
-                w.tx(&nack.tx);
-                w.peer(&nack.at);
-                w.u8(reject_code(nack.reason));
-                w.bandwidth(nack.free);
-                w.text(&nack.detail);
-            }
+            Self::Nack(nack) => emit_nack(&mut w, nack),
             Self::Release(release) => {
                 w.u16(kind::RELEASE);
                 w.tx(&release.tx);
@@ -631,6 +624,15 @@ fn emit_accept(w: &mut Writer, accept: &Accept) {
     w.u16(accept.port);
     w.u16(accept.max_payload);
     w.bandwidth(accept.width);
+}
+
+fn emit_nack(w: &mut Writer, nack: &Nack) {
+    w.u16(kind::NACK);
+    w.tx(&nack.tx);
+    w.peer(&nack.at);
+    w.u8(reject_code(nack.reason));
+    w.bandwidth(nack.free);
+    w.text(&nack.detail);
 }
 
 fn emit_routed(w: &mut Writer, routed: &Routed) {

@@ -230,7 +230,9 @@ impl Channels {
             }
             Stage::Moving(_) => self.try_later(now, source, detail),
             // It is only asked to leave its path: it stays if there is no other.
-            _ => source.away = source.away.filter(|_| learnt).map(|(since, _)| (since, now)),
+            Stage::OpeningEnd { .. } | Stage::Reserving { .. } | Stage::Open => {
+                source.away = source.away.filter(|_| learnt).map(|(since, _)| (since, now));
+            }
         }
     }
 

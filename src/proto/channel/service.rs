@@ -75,7 +75,7 @@ impl Served {
     pub(super) fn settled_leg(&self) -> Option<&Leg> {
         match &self.stage {
             Stage::Attached(taken) if taken.len() == 1 => Some(&taken[0].leg),
-            _ => None,
+            Stage::OpeningEnd { .. } | Stage::Attached(_) | Stage::Detached { .. } => None,
         }
     }
 
@@ -84,7 +84,7 @@ impl Served {
         let taken = self.taken().find(|taken| taken.tx == *tx).map(|taken| taken.leg.link);
         taken.or_else(|| match &self.stage {
             Stage::OpeningEnd { asked: Some((link, asked)), .. } if asked.tx == *tx => Some(*link),
-            _ => None,
+            Stage::OpeningEnd { .. } | Stage::Attached(_) | Stage::Detached { .. } => None,
         })
     }
 
@@ -541,13 +541,7 @@ impl Channels {
     }
 
     /// Paths are gone: another one is used, or the end waits for one.
-    fn after_loss(
-        &mut self,
-        now: Time,
-        served: &mut Served,
-        attached: bool,
-        out: &mut Vec<Action>,
-    ) {
+    fn after_loss(&self, now: Time, served: &mut Served, attached: bool, out: &mut Vec<Action>) {
         if served.taken().next().is_some() {
             let event = go_back_on_first(served, (Duration::ZERO, false), out);
             return out.push(Action::Event(event));
@@ -598,8 +592,8 @@ impl Served {
     /// An attempt that replaces everything came too late: a later one is here.
     fn is_later_than(&self, reserve: &Reserve) -> bool {
         let asked = match &self.stage {
-            Stage::OpeningEnd { asked: Some((_, asked)), .. } => Some(asked.tx.attempt),
-            _ => None,
+            Stage::OpeningEnd { asked, .. } => asked.as_ref().map(|(_, asked)| asked.tx.attempt),
+            Stage::Attached(_) | Stage::Detached { .. } => None,
         };
         let latest = self.taken().map(|taken| taken.tx.attempt).max().max(asked);
         reserve.manner == Manner::Replace && latest > Some(reserve.tx.attempt)
@@ -624,7 +618,7 @@ impl Served {
             Stage::Attached(taken) if taken.len() >= limits::ATTEMPTS_MAX => {
                 taken.split_off(limits::ATTEMPTS_MAX - 1)
             }
-            _ => Vec::new(),
+            Stage::OpeningEnd { .. } | Stage::Attached(_) | Stage::Detached { .. } => Vec::new(),
         }
     }
 }

@@ -508,7 +508,8 @@ impl Channels {
                 let why = format!("no other path within {:?}: {why}", limits::MOVE_DEADLINE);
                 return self.end_source(source, Some(Reject::Broken), &why, out);
             }
-            _ => {}
+            Stage::OpeningEnd { .. } | Stage::Reserving { .. } | Stage::Open | Stage::Moving(_) => {
+            }
         }
         if let Some((old, _)) = source.old.take_if(|(_, until)| *until <= now) {
             self.give_up(&source, &old, ReleaseCause::Moved, out);
@@ -539,7 +540,10 @@ impl Channels {
                     self.move_away(now, &mut source, paths, out);
                 }
                 Stage::Open if source.protects(now) => self.protect(now, &mut source, paths, out),
-                _ => {}
+                Stage::OpeningEnd { .. }
+                | Stage::Reserving { .. }
+                | Stage::Open
+                | Stage::Moving(_) => {}
             }
         }
         if source.finish.is_some_and(|finish| finish.next <= now) {
@@ -726,7 +730,8 @@ impl Source {
         let this = |attempt: &mut Attempt| attempt.number == number;
         let trying = self.trying.take_if(|trying| trying.attempt.number == number);
         let old = self.old.take_if(|(attempt, _)| attempt.number == number);
-        let others = trying.map(|trying| trying.attempt).or(old.map(|(attempt, _)| attempt));
+        let others = trying.map(|trying| trying.attempt);
+        let others = others.or_else(|| old.map(|(attempt, _)| attempt));
         others.or_else(|| self.current.take_if(this)).or_else(|| self.standby.take_if(this))
     }
 

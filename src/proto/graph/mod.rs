@@ -133,7 +133,8 @@ pub struct Graph {
 #[derive(Debug)]
 struct Side {
     end: End,
-    /// No change of the free capacity alone is told before this.
+    /// The free capacity that was told, and no change of it alone is told again before this.
+    free_told: Bandwidth,
     free_at: Time,
     /// The neighbour has not heard our digest yet.
     greet: bool,
@@ -218,6 +219,7 @@ impl Graph {
         }
         let peer = end.peer.clone();
         let side = Side {
+            free_told: end.free_out,
             end,
             free_at: now,
             greet: true,
@@ -254,7 +256,7 @@ impl Graph {
         let capacity_changed = end.usable != usable;
         (end.usable, end.free_out) = (usable, free_out);
         let peer = end.peer.clone();
-        let due = self.free_due(link).is_some_and(|at| at <= now);
+        let due = side.free_due().is_some_and(|at| at <= now);
         if capacity_changed || (due && self.free_changes.ready(now)) {
             self.tell_link(now, &peer);
         }
@@ -300,7 +302,7 @@ impl Graph {
     }
 
     pub fn poll_timeout(&self) -> Option<(Time, Timer)> {
-        let free = self.links.keys().filter_map(|link| self.free_due(*link)).min();
+        let free = self.links.values().filter_map(Side::free_due).min();
         let times = [self.digest_at, self.alive_at, self.store.next_due(), free];
         times.into_iter().flatten().min().map(|at| (at, Timer::Gossip))
     }
@@ -313,9 +315,8 @@ impl Graph {
         if self.digest_at.is_some_and(|at| at <= now) {
             self.digest_now = true;
         }
-        let due = |link: &&LinkId| self.free_due(**link).is_some_and(|at| at <= now);
-        let due: Vec<LinkId> = self.links.keys().filter(due).copied().collect();
-        for link in due {
+        let due = self.links.iter().filter(|(_, side)| side.free_due().is_some_and(|at| at <= now));
+        for link in due.map(|(link, _)| *link).collect::<Vec<_>>() {
             if self.free_changes.ready(now) {
                 let peer = self.links[&link].end.peer.clone();
                 self.tell_link(now, &peer);
@@ -328,6 +329,10 @@ impl Graph {
 
     /// Says what was collected: facts first, then the digest where it is due.
     pub fn flush(&mut self, now: Time, out: &mut Vec<Action>) {
+        let timed = self.digest_at.is_some() && self.alive_at.is_some();
+        if self.outbox.is_empty() && !self.digest_now && timed {
+            return;
+        }
         let outbox = std::mem::take(&mut self.outbox);
         let speaking = self.links.iter().filter(|(_, side)| side.speaks());
         let speaking: Vec<(LinkId, bool)> =
@@ -476,7 +481,7 @@ impl Graph {
         let next_free = now + limits::FREE_INTERVAL;
         let side = self.links.values_mut().find(|side| side.end.peer == *peer);
         let end = side.map(|side| {
-            side.free_at = next_free;
+            (side.free_told, side.free_at) = (side.end.free_out, next_free);
             side.end.clone()
         });
         let held = self.store.origin(&self.me).and_then(|origin| origin.links.get(peer));
@@ -510,16 +515,6 @@ impl Graph {
     fn next_version(&mut self) -> u64 {
         self.newest = (self.newest + 1).min(limits::FACT_VERSION_MAX);
         self.newest
-    }
-
-    /// When the free capacity of a link must be told, if it must.
-    fn free_due(&self, link: LinkId) -> Option<Time> {
-        let side = self.links.get(&link)?;
-        let mine = self.store.origin(&self.me)?;
-        let told = mine.links.get(&side.end.peer)?.fact.free_out.bps();
-        let now_free = side.end.free_out.min(side.end.usable).bps();
-        let threshold = side.end.usable.bps() / 100 * limits::FREE_CHANGE_PERCENT;
-        (told.abs_diff(now_free) > threshold).then_some(side.free_at)
     }
 
     // --- Facts of others ---
@@ -633,6 +628,13 @@ impl Graph {
 impl Side {
     fn speaks(&self) -> bool {
         self.end.version >= FACTS_VERSION
+    }
+
+    /// When the free capacity must be told, if it must.
+    fn free_due(&self) -> Option<Time> {
+        let changed = self.free_told.bps().abs_diff(self.end.free_out.bps());
+        let threshold = self.end.usable.bps() / 100 * limits::FREE_CHANGE_PERCENT;
+        (changed > threshold).then_some(self.free_at)
     }
 }
 

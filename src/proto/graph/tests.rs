@@ -209,11 +209,12 @@ fn a_fact_is_applied_once_and_passed_on_once_to_all_other_links() {
     let out = hear(&mut graph, T, facts.clone()).unwrap();
     let sent: Vec<(LinkId, usize)> = out
         .iter()
-        .map(|action| match action {
-            Action::Send { link, message: Message::Gossip(Gossip::Facts(facts)) } => {
-                (*link, facts.len())
-            }
-            other => panic!("{other:?}"),
+        .map(|action| {
+            let Action::Send { link, message: Message::Gossip(Gossip::Facts(facts)) } = action
+            else {
+                panic!("{action:?}")
+            };
+            (*link, facts.len())
         })
         .collect();
     assert_eq!(sent, [(link(2), 2), (link(3), 2)], "one message each");

@@ -31,8 +31,9 @@ fn picture(peers: usize, leaving: &[usize], links: &[Spec]) -> Picture {
         edges: Vec::new(),
     };
     for ((from, to), (free, capacity, max_payload)) in ends {
-        let back = keys.binary_search(&(to, from)).unwrap() as u32;
-        picture.edges.push(Edge { to: to as u32, back, capacity, free, max_payload });
+        let back = keys.binary_search(&(to, from)).unwrap();
+        let (to, back) = (u32::try_from(to).unwrap(), u32::try_from(back).unwrap());
+        picture.edges.push(Edge { to, back, capacity, free, max_payload });
         picture.first[from + 1] += 1;
     }
     for at in 1..=peers {
