@@ -50,7 +50,7 @@ pub struct Wanted<'a> {
     /// Links with a smaller largest payload are used only if there is no path without them.
     pub max_payload: u16,
     /// The path that the same channel has reserved now: what it has on a link of it counts as free
-    /// there, if the new path takes the link in the same direction.
+    /// there, each way.
     pub own: &'a [PeerName],
     /// Links that must not be used, by their ends in any order.
     pub without_links: &'a [(PeerName, PeerName)],
@@ -525,7 +525,18 @@ impl Graph {
         }
         match self.store.judge(now, &told) {
             Verdict::Duplicate => self.counters.duplicates += 1,
-            Verdict::Refused(reason) => self.refuse(reason),
+            Verdict::Refused(reason) => {
+                self.refuse(reason);
+                let origin = told.fact.origin();
+                let itself = self.links.get(&link).is_some_and(|side| side.end.peer == *origin);
+                if itself && reason == Refusal::Old {
+                    // It started again and does not know what it said before. Digests need not show
+                    // that: both lives may have said the same of their links.
+                    if let Some(told) = self.store.held(now, &told.fact) {
+                        self.outbox.push(Outgoing { told, from: None, only: Some(link) });
+                    }
+                }
+            }
             Verdict::New(key) => {
                 if !self.signed(now, link, &key, &told.fact)? {
                     return Ok(());

@@ -227,6 +227,18 @@ impl Store {
         self.origins.get(name).filter(|origin| origin.lives())
     }
 
+    /// The fact in the same cell, also one that is only remembered.
+    pub fn held(&self, now: Time, fact: &Fact) -> Option<Told> {
+        let origin = self.origins.get(fact.origin())?;
+        Some(match fact {
+            Fact::Peer(_) => told(Fact::Peer(origin.peer.fact.clone()), origin.peer.age(now)),
+            Fact::Link(fact) => {
+                let held = origin.links.get(&fact.neighbour)?;
+                told(Fact::Link(held.fact.clone()), held.age(now))
+            }
+        })
+    }
+
     /// Every peer that lives, in the order of names.
     pub fn live(&self) -> impl Iterator<Item = (&PeerName, &Origin)> {
         self.origins.iter().filter(|(_, origin)| origin.lives())

@@ -366,6 +366,31 @@ fn a_peer_that_starts_again_goes_above_what_it_said_in_its_earlier_life() {
     assert!(world.graphs[0].counters().retold > 0);
 }
 
+/// Both lives say the same of its only link, under the same version, so no digest shows that the new life
+/// does not know how often the old one said that it lives.
+#[test]
+fn a_leaf_that_starts_again_stays_in_the_picture() {
+    for away in [1, 50, 70, 110] {
+        let mut world = World::new(3);
+        for (one, other) in [(0, 1), (1, 2)] {
+            world.join(one, other);
+            world.settle();
+        }
+        world.pass(Duration::from_secs(200));
+        world.part(1, 2);
+        world.settle();
+        world.pass(Duration::from_secs(away));
+        world.graphs[2] = graph(2);
+        world.join(1, 2);
+        world.settle();
+        for _ in 0..20 {
+            world.pass(Duration::from_secs(10));
+            assert!(world.agree(), "away for {away} s");
+            assert_eq!(world.links(0), [pair(0, 1), pair(1, 2)], "away for {away} s");
+        }
+    }
+}
+
 #[test]
 fn a_peer_that_is_silent_for_a_minute_is_gone_and_its_old_facts_cannot_return() {
     let mut graph = with_neighbour();
