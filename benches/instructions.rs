@@ -13,11 +13,9 @@ use rig::{label, pass, sized_frame, table};
 use spanway::engine::pool::Pool;
 use spanway::engine::runs::Runs;
 use spanway::engine::shaper::Policer;
-use spanway::engine::table::SocketId;
-use spanway::engine::{AllowedFrom, Deliver, Target, forward};
 use spanway::stats::ChannelStats;
 use spanway::stats::histogram::{RelayHistograms, Watches};
-use spanway::types::{Bandwidth, ChannelId, Label, LinkId, PeerName, Time};
+use spanway::types::{Bandwidth, Label, LinkId, Time};
 use spanway::wire::frame;
 use spanway::wire::heartbeat::{Heartbeat, HeartbeatKey};
 
@@ -30,7 +28,6 @@ const WORKLOADS: &[(&str, Workload)] = &[
     ("heartbeat_verify", heartbeat),
     ("label_look_up_1000", |rounds| look_up(1_000, rounds)),
     ("label_look_up_100000", |rounds| look_up(100_000, rounds)),
-    ("leave_over_one_label", leave),
     ("police", police),
     ("histogram_one_way", one_way),
     ("histogram_inside", inside),
@@ -82,23 +79,6 @@ fn look_up(labels: u64, rounds: u64) {
     let table = table(labels);
     for number in 0..rounds {
         black_box(table.route(black_box(label(number * 7_919 % labels))).is_some());
-    }
-}
-
-/// What is asked of a frame at a channel's end: whether it leaves as it came, and to whom.
-fn leave(rounds: u64) {
-    let (mut table, stats) = (table(1_000), Arc::new(ChannelStats::default()));
-    let channel = ChannelId { source: PeerName::new("peer-1").expect("a name"), boot: 1, count: 1 };
-    let slot = table.reserve_end(&channel);
-    let deliver = Deliver::To(rig::neighbour());
-    let from = AllowedFrom::Loopback;
-    table.open_end(slot, SocketId(1), from, deliver, true, Arc::clone(&stats));
-    let policer = Policer::at_hop(Bandwidth::MAX, 1);
-    table.add_label(Label(7), LinkId(0), Target::Local(channel), policer, stats);
-    let (slot, via) = table.leads_to(Label(7)).expect("just added");
-    for _ in 0..rounds {
-        let end = table.end(black_box(slot)).filter(|end| end.merge.goes_straight(black_box(via)));
-        black_box(end.map(forward::leave)).expect("one label is enough").expect("to the service");
     }
 }
 

@@ -530,7 +530,8 @@ pub struct WorkerTimes {
 pub struct EventLine {
     pub at_ms: u64,
     /// `link_up`, `link_down`, `session_started`, `session_adopted`, `tree_committed`, `channel_open`,
-    /// `channel_moving`, `channel_trying`, `channel_moved`, `channel_protected`, `channel_closed`, `stream_finished`, `ignored`.
+    /// `channel_moving`, `channel_trying`, `channel_moved`, `channel_protected`, `channel_closed`,
+    /// `stream_finished`, `ignored`.
     pub event: String,
     pub text: String,
 }

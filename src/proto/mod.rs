@@ -22,6 +22,7 @@
 pub mod channel;
 pub mod ghs;
 pub mod graph;
+mod leaving;
 pub mod link;
 pub mod measure;
 pub mod node;

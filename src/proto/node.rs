@@ -12,6 +12,7 @@ use rand_core::{Rng, SeedableRng};
 
 use super::channel::{Channels, Paths, Terms};
 use super::graph::{self, Graph, Wanted};
+use super::leaving::Leaving;
 use super::link::{Greeting, Link, Misconduct, MyEnd};
 use super::measure::{Facts, Measurements};
 use super::overlay::Overlay;
@@ -38,19 +39,6 @@ macro_rules! myself {
             channels: &$node.channels,
         }
     };
-}
-
-/// How far this peer is gone.
-#[derive(Debug)]
-enum Leaving {
-    No,
-    /// Channels that cross it move away, until then.
-    Draining {
-        until: Time,
-        again: Time,
-        asked: Vec<RequestId>,
-    },
-    Gone,
 }
 
 /// What the channels may know of the way to other peers.

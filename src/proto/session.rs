@@ -397,13 +397,14 @@ impl Sessions {
         if !self.throttle.last.is_some_and(recent) {
             self.throttle.doublings = 0;
         }
+        if self.throttle.due.as_ref().is_some_and(|(due, _)| *due <= now + limits::THROTTLE_MAX) {
+            return;
+        }
         let (least, most) = limits::THROTTLE_FIRST;
         let span = u64::try_from((most - least).as_micros()).expect("milliseconds");
         let wait = least + Duration::from_micros(self.rng.next_u64() % (span + 1));
         let wait = (wait * (1 << self.throttle.doublings.min(16))).min(limits::THROTTLE_MAX);
-        if self.throttle.due.as_ref().is_none_or(|(due, _)| now + wait < *due) {
-            self.throttle.due = Some((now + wait, why.to_owned()));
-        }
+        self.throttle.due = Some((now + wait, why.to_owned()));
     }
 
     /// The neighbour waits for a START that only our next session can bring: it must come before

@@ -99,7 +99,7 @@ impl Scenario {
             }
         }
         // Facts about the overlay cost most of the time and change nothing about the tree.
-        let talks = seed.is_multiple_of(5);
+        let talks = seed.is_multiple_of(25);
         let plan = Plan { version: if talks { control::VERSIONS.1 } else { 2 }, ..plan };
         Self { seed, plan, faults, faulty }
     }

@@ -358,18 +358,7 @@ impl Message {
             Self::Reserve(reserve) => emit_reserve(&mut w, reserve),
             Self::Accept(accept) => emit_accept(&mut w, accept),
             Self::Nack(nack) => emit_nack(&mut w, nack),
-            Self::Release(release) => {
-                w.u16(kind::RELEASE);
-                w.tx(&release.tx);
-                w.u8(cause_code(release.cause));
-                w.peer(&release.at);
-                if let Some((here, there)) = &release.failed {
-                    w.optional_field(field::FAILED, |w| {
-                        w.peer(here);
-                        w.peer(there);
-                    });
-                }
-            }
+            Self::Release(release) => emit_release(&mut w, release),
             Self::Refresh(txs) => {
                 w.u16(kind::REFRESH);
                 w.list(txs, Writer::tx);
@@ -614,6 +603,19 @@ fn manner(r: &mut Reader<'_>) -> Result<Manner, ParseError> {
         1 => Ok(Manner::Beside),
         2 => Ok(Manner::Standby),
         _ => Err(r.error("reserve manner")),
+    }
+}
+
+fn emit_release(w: &mut Writer, release: &Release) {
+    w.u16(kind::RELEASE);
+    w.tx(&release.tx);
+    w.u8(cause_code(release.cause));
+    w.peer(&release.at);
+    if let Some((here, there)) = &release.failed {
+        w.optional_field(field::FAILED, |w| {
+            w.peer(here);
+            w.peer(there);
+        });
     }
 }
 
