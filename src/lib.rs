@@ -39,6 +39,7 @@ pub mod config;
 pub mod daemon;
 pub mod engine;
 pub mod limits;
+pub mod mutant;
 pub mod net;
 pub mod proto;
 pub mod sim;

@@ -19,7 +19,7 @@ use spanway::sim::{Fault, Plan, Sim};
 use spanway::types::{Bandwidth, LinkId, PeerName, SessionId, Time};
 use spanway::wire::control::Message;
 
-const SEEDS: u64 = 4_000;
+const SEEDS: u64 = 8_000;
 const EVENTS_MAX: u64 = 2_000_000;
 
 /// I1, I2, I3 at rest for every seed (`scenario::judge_rest`), half of the seeds with faults; and I9: all

@@ -18,11 +18,13 @@ use spanway::types::Reject;
 /// What each module may name of the crate besides itself. The rule with the longest `of` counts.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("limits", &[]),
+    // Planted bugs; not there without --cfg mutants.
+    ("mutant", &[]),
     ("types", &["limits"]),
     ("stats", &["types", "limits"]),
     ("wire", &["types", "limits"]),
-    ("proto", &["wire", "types", "limits"]),
-    ("sim", &["proto", "engine::merge", "wire", "types", "limits"]),
+    ("proto", &["wire", "types", "limits", "mutant"]),
+    ("sim", &["proto", "engine::merge", "wire", "types", "limits", "mutant"]),
     // The pure half of the engine: the contract in engine/mod.rs, never a worker or a socket.
     ("engine::forward", ENGINE_PURE),
     ("engine::table", ENGINE_PURE),

@@ -5,10 +5,12 @@
 //! order, and a gate in front ([`super::session`]), so that every peer of the session knows its edges.
 //! Does not know about sessions, time or routes. What an honest peer cannot send is [`Misconduct`].
 
+use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 
 use super::link::Misconduct;
 use crate::limits;
+use crate::mutant::{self, Mutant};
 use crate::types::{EdgeKey, LinkId, PeerName};
 use crate::wire::control::{FragmentName, Ghs};
 
@@ -84,6 +86,9 @@ impl Computation {
             })
             .collect();
         edges.sort_by(|a, b| b.key.cmp(&a.key));
+        if mutant::on(Mutant::TiesWithoutNames) {
+            edges.sort_by_key(|edge| (Reverse(edge.key.capacity), edge.link));
+        }
         let positions = edges.iter().enumerate().map(|(at, edge)| (edge.link, at)).collect();
         Self {
             me,
@@ -259,9 +264,14 @@ impl Computation {
             self.edges[at].connected = true;
             self.edges[at].state = EdgeState::Branch;
             self.initiate(at, out);
+            if mutant::on(Mutant::AbsorbUncounted) && std::mem::take(&mut self.edges[at].awaited) {
+                self.find_count -= 1;
+            }
             return Ok(Step::Handled);
         }
-        if basic {
+        if basic && mutant::on(Mutant::ConnectAccepted) && level == self.level {
+            self.edges[at].state = EdgeState::Branch;
+        } else if basic {
             return Ok(Step::Defer);
         }
         if level > self.level || self.edges[at].state == EdgeState::Rejected {
@@ -352,10 +362,10 @@ impl Computation {
         if level > limits::LEVEL_MAX {
             return self.misconduct(at, "a level above the bound");
         }
-        if level > self.level {
+        if level > self.level && !mutant::on(Mutant::TestAnswered) {
             return Ok(Step::Defer);
         }
-        if self.fragment.as_ref() != Some(fragment) {
+        if !same(self.fragment.as_ref(), Some(fragment)) {
             out.push((self.edges[at].link, Ghs::Accept));
             return Ok(Step::Handled);
         }
@@ -396,7 +406,7 @@ impl Computation {
 
     /// Keeps the better of what was found so far and `key`, found beyond `at`. None is the worst.
     fn offer(&mut self, at: usize, key: Option<EdgeKey>) {
-        if key > self.best_key {
+        if compare(key.as_ref(), self.best_key.as_ref()).is_gt() {
             self.best_edge = Some(at);
             self.best_key = key;
         }
@@ -418,6 +428,10 @@ impl Computation {
         best: Option<&EdgeKey>,
         out: &mut Out,
     ) -> Result<Step, Misconduct> {
+        if mutant::on(Mutant::HaltFirst) && best.is_none() && self.best_key.is_none() {
+            self.halted = true;
+            return Ok(Step::Handled);
+        }
         if self.in_branch != Some(at) {
             if !self.edges[at].awaited {
                 return self.misconduct(at, "Report that nobody asked for");
@@ -428,13 +442,13 @@ impl Computation {
             self.report(out);
             return Ok(Step::Handled);
         }
-        if self.fragment.as_ref() != Some(&self.edges[at].key) {
+        if !same(self.fragment.as_ref(), Some(&self.edges[at].key)) {
             return self.misconduct(at, "Report towards the leaves");
         }
-        if self.state == State::Find {
+        if self.state == State::Find && !mutant::on(Mutant::CoreReportEarly) {
             return Ok(Step::Defer);
         }
-        if best < self.best_key.as_ref() {
+        if compare(best, self.best_key.as_ref()).is_lt() {
             self.change_root(at, out)?;
         } else if best.is_none() && self.best_key.is_none() {
             // Both core peers see this: HALT.
@@ -465,6 +479,19 @@ impl Computation {
         self.change_root(at, out)?;
         Ok(Step::Handled)
     }
+}
+
+/// None is the worst.
+fn compare(one: Option<&EdgeKey>, other: Option<&EdgeKey>) -> Ordering {
+    if mutant::on(Mutant::TiesWithoutNames) {
+        return one.map(|key| key.capacity).cmp(&other.map(|key| key.capacity));
+    }
+    one.cmp(&other)
+}
+
+/// The name of the same fragment.
+fn same(one: Option<&FragmentName>, other: Option<&FragmentName>) -> bool {
+    compare(one, other).is_eq()
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use super::start::{Guard, Signed, Verdict};
 use super::wave::{Progress, Wave};
 use super::{Action, Event, Timer};
 use crate::limits;
+use crate::mutant::{self, Mutant};
 use crate::types::{Bandwidth, EdgeKey, Incarnation, LinkId, PeerName, PublicKey, SessionId, Time};
 use crate::wire::control::{Ghs, Message, Start};
 
@@ -211,9 +212,15 @@ impl Sessions {
 
     pub fn link_down(&mut self, now: Time, link: LinkId) {
         let Some(live) = self.links.remove(&link) else { return };
-        self.waiting.remove(&link);
+        if !mutant::on(Mutant::WaitingOutlivesLink) {
+            self.waiting.remove(&link);
+        }
         if let Some(edge) = self.run.as_mut().and_then(|run| run.edges.get_mut(&link)) {
             edge.dead = true;
+        }
+        let wave = self.run.as_ref().is_some_and(|run| matches!(run.phase, Phase::Wave(..)));
+        if mutant::on(Mutant::WaveIgnoresDeath) && wave {
+            return;
         }
         self.trigger(now, &format!("the link to {} went down", live.peer));
     }
@@ -222,6 +229,12 @@ impl Sessions {
     pub fn capacity_changed(&mut self, now: Time, link: LinkId, capacity: Bandwidth) {
         let Some(live) = self.links.get_mut(&link) else { return };
         live.capacity = capacity;
+        if mutant::on(Mutant::CapacityInGate)
+            && let Some(edge) = self.run.as_mut().and_then(|run| run.edges.get_mut(&link))
+            && edge.key.is_none()
+        {
+            edge.capacity = capacity;
+        }
         let why = format!("the capacity of the link to {} changed", live.peer);
         let said = self.run.as_ref().and_then(|run| run.edges.get(&link)).map(|e| e.capacity);
         if said == Some(capacity) {
@@ -292,14 +305,14 @@ impl Sessions {
             unreachable!("node.rs passes only messages of sessions")
         };
         match Some(session).cmp(&self.highest()) {
-            Ordering::Less => {
+            Ordering::Less if !mutant::on(Mutant::StaleHandled) => {
                 self.counters.stale += 1;
                 return Ok(());
             }
             Ordering::Greater => {
                 return Err(Misconduct { link, why: "a message of a session without its START" });
             }
-            Ordering::Equal => {}
+            Ordering::Less | Ordering::Equal => {}
         }
         let run = self.run.as_mut().expect("a session is the highest");
         let incarnation = self.links.get(&link).map(|live| live.incarnation);
@@ -443,12 +456,14 @@ impl Sessions {
             out.push(Action::Send { link, message: Message::Start(signed.start(live.capacity)) });
             live.owes_since.get_or_insert(now);
             let Live { peer, incarnation, capacity, .. } = live.clone();
-            edges.insert(link, Edge { peer, incarnation, capacity, key: None, dead: false });
+            let key = mutant::on(Mutant::NoGate)
+                .then(|| EdgeKey::new(capacity, self.me.clone(), peer.clone()));
+            edges.insert(link, Edge { peer, incarnation, capacity, key, dead: false });
         }
         let watchdog = now + self.watchdog_time();
         self.run =
             Some(Run { signed, adopted: now, watchdog, edges, phase: Phase::Gate(Vec::new()) });
-        if self.links.is_empty() {
+        if self.links.is_empty() || mutant::on(Mutant::NoGate) {
             self.pass_gate(now, out).expect("nothing was held");
         }
         self.settle_waiting(now, out);
@@ -491,12 +506,19 @@ impl Sessions {
             live.owes_since = live.owes_since.map(|_| now);
             return Ok(());
         }
+        if edge.key.is_some() && mutant::on(Mutant::NoGate) {
+            live.owes_since = None;
+            return Ok(());
+        }
         if edge.key.is_some() {
             return Err(Misconduct { link, why: "a second START of one session" });
         }
         live.owes_since = None;
         live.hop = live.hop.max(now.since(run.adopted));
-        let capacity = edge.capacity.min(start.capacity);
+        let mut capacity = edge.capacity.min(start.capacity);
+        if mutant::on(Mutant::EndsDisagree) && self.rng.next_u64() % 20 == 0 {
+            capacity = Bandwidth::from_bps(capacity.bps() + 1);
+        }
         edge.key = Some(EdgeKey::new(capacity, self.me.clone(), edge.peer.clone()));
         if run.edges.values().all(|edge| edge.key.is_some()) {
             self.pass_gate(now, out)?;
@@ -677,7 +699,7 @@ impl Sessions {
     /// Rule 9. While a session of our own is to come anyway, nobody watches this one.
     fn watchdog_deadline(&self) -> Option<Time> {
         let run = self.run.as_ref()?;
-        let over = matches!(run.phase, Phase::Committed);
+        let over = matches!(run.phase, Phase::Committed) || mutant::on(Mutant::WatchdogUnarmed);
         (!over && self.throttle.due.is_none()).then_some(run.watchdog)
     }
 
@@ -738,7 +760,7 @@ impl Run {
     /// Messages leave only on the connections that the session was started on (rule 2).
     fn send(&self, messages: Vec<(LinkId, Message)>, out: &mut Vec<Action>) {
         for (link, message) in messages {
-            if !self.edges[&link].dead {
+            if !self.edges[&link].dead || mutant::on(Mutant::NewerIncarnation) {
                 out.push(Action::Send { link, message });
             }
         }

@@ -12,6 +12,7 @@
 //! of a daemon would.
 
 pub mod check;
+pub mod cost;
 mod faults;
 mod frames;
 mod memo;
@@ -181,6 +182,7 @@ pub struct Sim {
     gossiped: Gossiped,
     strikes: Vec<Strike>,
     commits: Vec<(Time, usize, SessionId)>,
+    accusations: Vec<String>,
     hash: u64,
     lines: Option<Vec<String>>,
 }
@@ -222,6 +224,7 @@ impl Sim {
             gossiped: Gossiped::default(),
             strikes: Vec::new(),
             commits: Vec::new(),
+            accusations: Vec::new(),
             hash: 0xcbf2_9ce4_8422_2325,
             lines: None,
         };
@@ -295,6 +298,11 @@ impl Sim {
     /// Every commit: when, where, of which session.
     pub fn commits(&self) -> &[(Time, usize, SessionId)] {
         &self.commits
+    }
+
+    /// Protocol errors that peers saw in each other: here all are honest, so there should be none.
+    pub fn accusations(&self) -> &[String] {
+        &self.accusations
     }
 
     /// The peers that are alive, and the links between them as they really are: what an all-knowing
@@ -539,7 +547,13 @@ impl Sim {
             }
             match action {
                 Action::Send { link, message } => self.send(at, link, &message),
-                Action::CloseLink { link, .. } => self.close(at, link),
+                Action::CloseLink { link, why } => {
+                    if why.starts_with("protocol error") {
+                        let accuser = &self.peers[at].name;
+                        self.accusations.push(format!("{accuser} at {:?}: {why}", self.now));
+                    }
+                    self.close(at, link);
+                }
                 Action::LinkUp { link, data } => {
                     self.peers[at].data_links.insert(link, data);
                 }

@@ -144,6 +144,9 @@ impl Scenario {
 /// and tree, branches are two-sided, nothing is held back, the messages stay below their bound.
 /// Returns the number of components.
 pub fn judge_rest(sim: &Sim) -> Result<usize, String> {
+    if let Some(accusation) = sim.accusations().first() {
+        return Err(format!("an honest peer is accused: {accusation}"));
+    }
     let (peers, links) = sim.truth();
     let forest = check::maximum_forest(&links);
     let nodes: BTreeMap<&PeerName, &Node> =

@@ -28,6 +28,8 @@ const FRAMES_AFTER: Duration = Duration::from_millis(1_500);
 const ORDER_MIN: Duration = Duration::from_secs(14);
 /// No session waits longer than this.
 const ORDER_MAX: Duration = Duration::from_secs(60);
+/// More events than a swarm needs between two faults; one that reaches it goes round in circles.
+const EVENTS_MAX: u64 = 2_000_000;
 /// Events between two looks of the judges that look at everybody.
 const JUDGE_EVERY: u64 = 40;
 /// Events at the end of a failure that are shown.
@@ -154,6 +156,9 @@ impl Swarm {
         while sim.next_at().is_some_and(|at| at <= until) {
             sim.happen();
             events += 1;
+            if events > EVENTS_MAX {
+                return Err(format!("time stands still at {:?}: {EVENTS_MAX} events", sim.now()));
+            }
             let books = sim.frame_books();
             if let Some(wrong) = books.wrong.first() {
                 return Err(format!("I6: {wrong}"));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::queue::Happening;
 use super::{Fault, Sim};
 use crate::limits;
+use crate::mutant::{self, Mutant};
 use crate::proto::Input;
 use crate::types::LinkId;
 use crate::wire::control::Message;
@@ -116,7 +117,10 @@ impl Sim {
                 self.overflow(wire);
             }
         }
-        let arrival = (self.now + self.hop()).max(self.wires[wire].arrival[to]);
+        let mut arrival = self.now + self.hop();
+        if !mutant::on(Mutant::LinksNotFifo) {
+            arrival = arrival.max(self.wires[wire].arrival[to]);
+        }
         self.wires[wire].arrival[to] = arrival;
         self.push(arrival, Happening::Deliver { wire, side: to, connection, bytes });
     }

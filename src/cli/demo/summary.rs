@@ -166,9 +166,10 @@ impl Summary {
         };
         let fate = if lost == 0 { "and nothing was lost." } else { "and nothing else was lost." };
         let text = format!(
-            "{} died without a word. Its neighbours noticed, the peers computed a new tree, and \
-             after {} ms the stream went on by itself over {} {fate}",
+            "{} died without a word. Its neighbours noticed, {} reserved another path, and after \
+             {} ms the stream went on by itself over {} {fate}",
             kill.peer,
+            self.path_before.first().map_or("its source", PeerName::as_str),
             gap.as_millis(),
             relays(&self.path_after)
         );

@@ -3,10 +3,13 @@
 //! A channel may have several at a time: the one in use, one that is being tried, one that stands by, one
 //! that was just left. Which path to try is `recovery.rs`'s.
 
+use std::time::Duration;
+
 use super::relay::{add_label, hops, shortened};
 use super::source::Source;
 use super::{Channels, Key, Leg};
 use crate::limits;
+use crate::mutant::{self, Mutant};
 use crate::proto::reservation::{Crossing, Rates};
 use crate::proto::{Action, Entry, Event, Purpose, Rejection, Target};
 use crate::types::{Label, LinkId, PeerName, Reject, Time, TxId};
@@ -130,7 +133,7 @@ impl Channels {
         now: Time,
         source: &mut Source,
         attempt: Attempt,
-        drain: std::time::Duration,
+        drain: Duration,
         out: &mut Vec<Action>,
     ) {
         let to = attempt.target();
@@ -139,7 +142,10 @@ impl Channels {
         source.max_payload = attempt.max_payload;
         if let Some(left) = source.current.replace(attempt) {
             let drain = drain.clamp(limits::DRAIN_MIN, limits::DRAIN_MAX);
-            if let Some((older, _)) = source.old.replace((left, now + drain)) {
+            let drain = if mutant::on(Mutant::OldPathCutShort) { Duration::ZERO } else { drain };
+            if let Some((older, _)) = source.old.replace((left, now + drain))
+                && !mutant::on(Mutant::LeftTwiceKept)
+            {
                 self.give_up(source, &older, ReleaseCause::Moved, out);
             }
         }

@@ -18,6 +18,7 @@ use super::attempt::{Attempt, Trying, crosses};
 use super::source::{Moving, Protection, Source, Stage};
 use super::{Channels, Paths};
 use crate::limits;
+use crate::mutant::{self, Mutant};
 use crate::proto::graph::Wanted;
 use crate::proto::{Action, Event, Purpose, Recovery, Rejection};
 use crate::types::{ChannelId, PeerName, Reject, Time};
@@ -85,7 +86,9 @@ impl Channels {
         source.avoid.relay(relay.clone());
         let stands_by = |attempt: &mut Attempt| attempt.number == number;
         if let Some(standby) = source.standby.take_if(stands_by) {
-            self.give_up(source, &standby, ReleaseCause::Moved, out);
+            if !mutant::on(Mutant::StandbyKept) {
+                self.give_up(source, &standby, ReleaseCause::Moved, out);
+            }
             self.protect_again(now, source);
         }
         if source.current.as_ref().is_some_and(|current| current.number == number) {
@@ -387,6 +390,7 @@ impl Channels {
     ) {
         let trying = source.trying.take().map(|Trying { attempt, .. }| attempt);
         let old = source.old.take().map(|(attempt, _)| attempt);
+        let old = old.filter(|_| !mutant::on(Mutant::CloseKeepsOld));
         for attempt in [trying, source.standby.take(), old].into_iter().flatten() {
             self.give_up(source, &attempt, cause, out);
         }

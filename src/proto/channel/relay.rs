@@ -5,6 +5,7 @@
 
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, UNKNOWN, wake};
 use crate::limits;
+use crate::mutant::{self, Mutant};
 use crate::proto::reservation::{Crossing, Dead, Rates, Short};
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{Action, Target, Timer};
@@ -208,7 +209,9 @@ impl Channels {
         let prev = self.neighbour(link);
         if let Err(short) = prev.ledger.hold(&tx, back, Crossing::Back, until) {
             let refusal = Refusal::no_room(&prev.peer, back.out, short);
-            self.neighbour(next_link).ledger.release(&tx);
+            if !mutant::on(Mutant::HalfHeldKept) {
+                self.neighbour(next_link).ledger.release(&tx);
+            }
             return Err(refusal);
         }
         let worker = self.employ_relay(&tx, [reserve.rate, reserve.rate_back]);

@@ -12,7 +12,7 @@ use crate::sim::{self, World};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Random overlays of the simulator, from behind those that CI runs.
+    /// Random overlays of the simulator, of each world.
     #[arg(long, default_value_t = 100_000)]
     seeds: u64,
     /// Rounds of the tests with real daemons; one failure in any of them fails all.
@@ -29,14 +29,12 @@ pub(crate) struct Arguments {
     minutes: u32,
 }
 
-/// Where the seeds of `tests/simulation.rs` end.
-const BEHIND_CI: u64 = 2_000;
 /// Of one seed of the chaos test: there are nine kinds of fault.
 const CHAOS_STEPS: &str = "27";
 
 pub(crate) fn run(arguments: &Arguments) -> bool {
     println!("=== {} seeds of the simulator", arguments.seeds);
-    if !sim::run_many(World::Tree, BEHIND_CI, arguments.seeds)
+    if !sim::run_many(World::Tree, 0, arguments.seeds)
         || !sim::run_many(World::Swarm, 0, arguments.seeds)
     {
         return false;

@@ -1,8 +1,10 @@
 //! The developers' tool: `cargo xtask SUB-COMMAND`. One module per sub-command, each with its arguments
 //! and a `run` that returns whether all was well.
 
+mod cost;
 mod instructions;
 mod long;
+mod mutants;
 mod perf;
 mod recovery;
 mod sim;
@@ -24,6 +26,10 @@ enum Command {
     Sim(sim::Arguments),
     /// What takes too long for CI.
     Long(long::Arguments),
+    /// Simulate what trees cost in large overlays.
+    Cost(cost::Arguments),
+    /// Plant known bugs and see whether the simulator finds them.
+    Mutants(mutants::Arguments),
     /// Count the instructions of the frame path and compare them with the baseline.
     Instructions(instructions::Arguments),
     /// Measure the relay beside its rivals; compare revisions; profile.
@@ -36,6 +42,8 @@ fn main() -> ExitCode {
     let well = match Arguments::parse().command {
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Long(arguments) => long::run(&arguments),
+        Command::Cost(arguments) => cost::run(&arguments),
+        Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),
         Command::Recovery(arguments) => recovery::run(&arguments),

@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout, reason = "its output is for the developer at the terminal")]
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::{Args, ValueEnum};
@@ -21,6 +22,9 @@ pub(crate) struct Arguments {
     /// The first of them.
     #[arg(long, default_value_t = 0, conflicts_with = "seed")]
     from: u64,
+    /// Stop at the first of them that is wrong.
+    #[arg(long, conflicts_with = "seed")]
+    first: bool,
     /// Run this one seed.
     #[arg(long)]
     seed: Option<u64>,
@@ -47,7 +51,12 @@ impl World {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// As [`World::run`], where a panic is a mistake like others.
+    fn try_run(self, seed: u64) -> Result<String, String> {
+        std::panic::catch_unwind(|| self.run(seed)).unwrap_or_else(|_| Err("a panic".to_owned()))
+    }
+
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Tree => "tree",
             Self::Swarm => "swarm",
@@ -58,6 +67,7 @@ impl World {
 pub(crate) fn run(arguments: &Arguments) -> bool {
     match arguments.seed {
         Some(seed) => replay(arguments, seed),
+        None if arguments.first => run_to_first(arguments.world, arguments.from, arguments.seeds),
         None => run_many(arguments.world, arguments.from, arguments.seeds),
     }
 }
@@ -110,12 +120,7 @@ pub(crate) fn run_many(world: World, from: u64, seeds: u64) -> bool {
             if seed >= from + seeds {
                 return failures;
             }
-            let result = std::panic::catch_unwind(|| world.run(seed));
-            let wrong = match result {
-                Ok(Ok(_)) => continue,
-                Ok(Err(wrong)) => wrong,
-                Err(_) => "a panic (above)".to_owned(),
-            };
+            let Err(wrong) = world.try_run(seed) else { continue };
             failures += 1;
             let name = world.name();
             println!(
@@ -123,11 +128,46 @@ pub(crate) fn run_many(world: World, from: u64, seeds: u64) -> bool {
             );
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let failures: u64 = std::thread::scope(|scope| {
-        let others: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let others: Vec<_> = (0..threads()).map(|_| scope.spawn(work)).collect();
         others.into_iter().map(|thread| thread.join().expect("a run panicked")).sum()
     });
     println!("{seeds} seeds from {from}, {failures} wrong");
     failures == 0
+}
+
+/// Begins the line that names the first wrong seed.
+pub(crate) const FIRST_WRONG: &str = "first wrong seed: ";
+
+/// Prints the least seed that is wrong; the seeds before it are right.
+fn run_to_first(world: World, from: u64, seeds: u64) -> bool {
+    std::panic::set_hook(Box::new(|_| {}));
+    let next = AtomicU64::new(from);
+    let first = Mutex::new(None::<(u64, String)>);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            let known = || first.lock().expect("no holder panics");
+            if seed >= from + seeds || known().as_ref().is_some_and(|(least, _)| *least < seed) {
+                return;
+            }
+            if let Err(wrong) = world.try_run(seed) {
+                let mut first = known();
+                if first.as_ref().is_none_or(|(least, _)| seed < *least) {
+                    *first = Some((seed, wrong));
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..threads()).for_each(|_| drop(scope.spawn(work))));
+    let first = first.into_inner().expect("no holder panicked");
+    match &first {
+        Some((seed, wrong)) => println!("{FIRST_WRONG}{seed}: {wrong}"),
+        None => println!("{seeds} seeds from {from}, none wrong"),
+    }
+    first.is_none()
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

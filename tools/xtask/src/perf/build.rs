@@ -60,6 +60,18 @@ pub(crate) fn programs(kinds: &[Kind], given: &Given, profile: Profile) -> Outco
     })
 }
 
+/// The daemon and pktgen; nothing is built if both are given.
+pub(crate) fn daemon_and_pktgen(given: &Given) -> Outcome<[PathBuf; 2]> {
+    let wanted = [("spanway", &given.spanway), ("spanway-pktgen", &given.pktgen)];
+    let missing = wanted.iter().filter(|(_, given)| given.is_none());
+    let packages: Vec<&str> = missing.flat_map(|(name, _)| ["--package", name]).collect();
+    if !packages.is_empty() {
+        cargo(&root(), &target(), Profile::Release, &packages)?;
+    }
+    let built = |name| target().join("release").join(name);
+    Ok(wanted.map(|(name, given)| given.clone().unwrap_or_else(|| built(name))))
+}
+
 /// The daemon of a revision: its commit, and the program. Built once for each commit.
 pub(crate) fn revision(name: &str) -> Outcome<(String, PathBuf)> {
     let root = root().display().to_string();

@@ -19,7 +19,7 @@ mod load;
 mod metric;
 pub(crate) mod net;
 mod overlay;
-pub(crate) mod plan;
+mod plan;
 pub(crate) mod process;
 mod profile;
 mod progress;

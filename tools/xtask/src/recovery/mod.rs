@@ -38,11 +38,10 @@ use trial::Bench;
 use variant::Variant;
 use world::{Tools, World};
 
-use crate::perf::build::{Given, Profile, programs};
+use crate::perf::build::{Given, daemon_and_pktgen};
 use crate::perf::facts;
 use crate::perf::failure::{Failure, Outcome};
 use crate::perf::net::{available, remove_leftovers};
-use crate::perf::plan::Kind;
 use crate::perf::process::Interrupt;
 
 /// Trials in one overlay; then comes the next one.
@@ -92,8 +91,7 @@ fn measure(arguments: &Arguments) -> Outcome<()> {
     let interrupt = Interrupt::install()?;
     available()?;
     remove_leftovers();
-    let programs = programs(&[Kind::Uring], &arguments.given, Profile::Release)?;
-    let (spanway, pktgen) = (programs.spanway, programs.pktgen);
+    let [spanway, pktgen] = daemon_and_pktgen(&arguments.given)?;
     let tools = Tools { spanway, pktgen, interrupt };
     let mut record = Record {
         facts: facts::gather(),
