@@ -220,7 +220,7 @@ impl Control {
                     }
                 }
             }
-            self.settle().await;
+            self.settle(&event_fd).await;
             self.record_inside();
             if let Stage::Ended(result) = &self.stage {
                 let result = result.clone();
@@ -527,11 +527,11 @@ impl Control {
     // --- What waits for the engine ---
 
     /// Lets go what waits, once the workers have applied everything they were told.
-    async fn settle(&mut self) {
+    async fn settle(&mut self, event_fd: &AsyncFd<OwnedFd>) {
         while !self.later.is_empty() {
             if self.unsettled {
-                let applied = timeout(limits::APPLY_MAX, applied(&mut *self.engine)).await;
-                if applied.is_err() {
+                let applied = applied(&mut *self.engine, event_fd);
+                if timeout(limits::APPLY_MAX, applied).await.is_err() {
                     let bound = limits::APPLY_MAX;
                     tracing::error!(?bound, "a worker does not apply what it was told");
                 }
@@ -540,6 +540,8 @@ impl Control {
             while let Some(later) = self.later.pop_front() {
                 self.release(later);
             }
+            // Waiting took the sign that there are events.
+            self.engine_events();
             self.feed_waiting();
         }
         self.unsettled = self.unsettled && !self.engine.applied();
@@ -616,22 +618,21 @@ fn time_since(origin: Instant) -> Time {
 
 async fn until(origin: Instant, at: Option<Time>) {
     match at {
+        // A sleep is rounded up to the next millisecond, even one that is over.
+        Some(at) if at <= time_since(origin) => {}
         Some(at) => tokio::time::sleep_until((origin + at.since(Time::default())).into()).await,
         None => std::future::pending().await,
     }
 }
 
-/// Applied within microseconds as a rule, which is below what a timer can wait for.
-async fn applied(engine: &mut dyn DataPlane) {
-    const POLLS: u32 = 50;
-    for poll in 0.. {
-        if engine.applied() {
-            return;
-        }
-        if poll < POLLS {
-            tokio::task::yield_now().await;
-        } else {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+/// Waits until the workers have applied everything; each tells when it has applied something.
+async fn applied(engine: &mut dyn DataPlane, event_fd: &AsyncFd<OwnedFd>) {
+    while !engine.applied() {
+        // Within microseconds as a rule. A timer goes by milliseconds: it is for what has been missed.
+        let told = event_fd.readable();
+        match timeout(limits::APPLY_LOOK, told).await {
+            Ok(Ok(mut told)) => told.clear_ready(),
+            Ok(Err(_)) | Err(_) => {}
         }
     }
 }
