@@ -188,6 +188,9 @@ pub const FACTS_PER_MESSAGE: usize = 60;
 pub const ORIGINS_PER_SUMMARY: usize = 200;
 /// Highest version of a fact: guess, above any honest one (one a microsecond for 100,000 years).
 pub const FACT_VERSION_MAX: u64 = 1 << 62;
+/// A life counts its versions from anywhere below this: two lives of a peer hardly ever meet at one
+/// version, and nobody comes near the highest.
+pub const FIRST_VERSION_MAX: u64 = 1 << 48;
 /// A peer that was not heard of for this long is gone, with all that it said (spec 2.9 rule 4 has the
 /// same time for what is dead) ...
 pub const FACT_LIFE: Duration = Duration::from_secs(60);

@@ -148,7 +148,7 @@ impl Mutant {
             Self::OldPathCutShort => (
                 "old-path-cut-short",
                 "attempt",
-                "the old path is given back before its last frames have come",
+                "a path that is not the first is given back before its last frames have come",
             ),
             Self::LeftTwiceKept => (
                 "left-twice-kept",
@@ -168,7 +168,7 @@ impl Mutant {
             Self::HalfHeldKept => (
                 "half-held-kept",
                 "relay",
-                "a relay without room on the way back keeps what it held on the way there",
+                "a relay without room on the way back keeps what it held for a channel that moves",
             ),
         }
     }

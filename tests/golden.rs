@@ -217,7 +217,7 @@ fn gossip() -> [Message; 4] {
             Told { age_ms: 1_500, fact: Fact::Peer(peer_fact) },
             Told { age_ms: 250, fact: Fact::Link(link_fact) },
         ]),
-        Gossip::Hash { digest: 0x0123_4567_89ab_cdef, facts: 44 },
+        Gossip::Hash { digest: 0x0123_4567_89ab_cdef },
         Gossip::Summary {
             after: Some(peer("berlin")),
             origins: vec![

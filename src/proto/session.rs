@@ -230,7 +230,8 @@ impl Sessions {
         let Some(live) = self.links.get_mut(&link) else { return };
         live.capacity = capacity;
         if mutant::on(Mutant::CapacityInGate)
-            && let Some(edge) = self.run.as_mut().and_then(|run| run.edges.get_mut(&link))
+            && let Some(run) = self.run.as_mut().filter(|run| run.edges.len() > 2)
+            && let Some(edge) = run.edges.get_mut(&link)
             && edge.key.is_none()
         {
             edge.capacity = capacity;

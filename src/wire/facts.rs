@@ -73,7 +73,7 @@ pub struct Told {
 pub struct OriginDigest {
     pub origin: PeerName,
     pub digest: u64,
-    /// The highest version among its facts.
+    /// The highest version that it has heard: only what is above it is sent, if everything below is equal.
     pub newest: u64,
 }
 
@@ -83,8 +83,6 @@ pub enum Gossip {
     Facts(Vec<Told>),
     Hash {
         digest: u64,
-        /// How many facts the digest covers.
-        facts: u32,
     },
     /// The origins behind `after` in the order of names, up to the last one listed or, with `last`, to
     /// the end. Answered with facts that the sender lacks and COMPARED.
@@ -220,10 +218,9 @@ impl Gossip {
                 w.u16(kind::FACTS);
                 w.list(facts, emit_told);
             }
-            Self::Hash { digest, facts } => {
+            Self::Hash { digest } => {
                 w.u16(kind::HASH);
                 w.u64(*digest);
-                w.u32(*facts);
             }
             Self::Summary { after, origins, last } => {
                 w.u16(kind::SUMMARY);
@@ -257,7 +254,7 @@ pub fn is_gossip(message: &[u8]) -> bool {
 fn parse_body(kind: u16, r: &mut Reader<'_>) -> Result<Gossip, ParseError> {
     Ok(match kind {
         kind::FACTS => Gossip::Facts(r.list(limits::FACTS_PER_MESSAGE, "facts", parse_told)?),
-        kind::HASH => Gossip::Hash { digest: r.u64("graph digest")?, facts: r.u32("graph facts")? },
+        kind::HASH => Gossip::Hash { digest: r.u64("graph digest")? },
         kind::SUMMARY => parse_summary(r)?,
         _ => {
             Gossip::Compared { up_to: r.option("compared origin", |r| r.peer("compared origin"))? }

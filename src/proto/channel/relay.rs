@@ -209,7 +209,7 @@ impl Channels {
         let prev = self.neighbour(link);
         if let Err(short) = prev.ledger.hold(&tx, back, Crossing::Back, until) {
             let refusal = Refusal::no_room(&prev.peer, back.out, short);
-            if !mutant::on(Mutant::HalfHeldKept) {
+            if tx.attempt == 1 || !mutant::on(Mutant::HalfHeldKept) {
                 self.neighbour(next_link).ledger.release(&tx);
             }
             return Err(refusal);

@@ -9,9 +9,9 @@
 //! ```
 //!
 //! Every fact is applied once and passed on once; what a lost link or a bound swallowed is repaired by
-//! comparing digests ([`compare`]). Versions of a peer's facts come from one counter that starts at 1 with
-//! every life: who hears an own fact of an earlier life jumps above it and tells what is true now, so
-//! neither a clock nor a disk is needed.
+//! comparing digests ([`compare`]). Versions of a peer's facts come from one counter that starts anywhere
+//! with every life: who hears an own fact of an earlier life jumps above it and tells what is true now,
+//! so neither a clock nor a disk is needed ([`store`] says who tells it).
 //!
 //! Assumes authenticated links that deliver in order, and a time that never goes backwards. Does not
 //! choose who may be a member: who has a link is one.
@@ -161,10 +161,11 @@ impl Graph {
     pub fn new(
         me: PeerName,
         identity: SigningKey,
-        rng: ChaCha20Rng,
+        mut rng: ChaCha20Rng,
         now: Time,
         budgets: Budgets,
     ) -> Self {
+        let newest = rng.next_u64() % limits::FIRST_VERSION_MAX;
         let mut graph = Self {
             store: Store::new(me.clone()),
             key: PublicKey(identity.verifying_key().to_bytes()),
@@ -172,7 +173,7 @@ impl Graph {
             identity,
             rng,
             check: right,
-            newest: 0,
+            newest,
             leaving: false,
             budgets,
             links: BTreeMap::new(),
@@ -282,7 +283,7 @@ impl Graph {
             Gossip::Facts(facts) => {
                 return facts.into_iter().try_for_each(|told| self.heard(now, link, told));
             }
-            Gossip::Hash { digest, facts: _ } => {
+            Gossip::Hash { digest } => {
                 self.counters.differed += u64::from(digest != self.store.digest());
                 side.comparing.digest(now, digest, &self.store)
             }
@@ -307,7 +308,8 @@ impl Graph {
 
     pub fn poll_timeout(&self) -> Option<(Time, Timer)> {
         let free = self.links.values().filter_map(Side::free_due).min();
-        let times = [self.digest_at, self.alive_at, self.store.next_due(), free, self.quiet_until];
+        let digest = self.digest_at.map(|at| self.quiet_until.map_or(at, |quiet| at.max(quiet)));
+        let times = [digest, self.alive_at, self.store.next_due(), free, self.quiet_until];
         times.into_iter().flatten().min().map(|at| (at, Timer::Gossip))
     }
 
@@ -352,7 +354,7 @@ impl Graph {
         if self.alive_at.is_none() {
             self.alive_at = Some(now + self.between(limits::ALIVE_INTERVAL));
         }
-        let (digest, facts) = (self.store.digest(), self.store.visible());
+        let digest = self.store.digest();
         for (link, greet) in speaking {
             let here = |item: &&Outgoing| {
                 item.from != Some(link) && item.only.is_none_or(|only| only == link)
@@ -361,7 +363,7 @@ impl Graph {
                 outbox.iter().filter(here).map(|item| item.told.clone()).collect();
             self.say_facts(link, &facts_of_link, out);
             if greet || self.digest_now {
-                self.say(link, Gossip::Hash { digest, facts }, out);
+                self.say(link, Gossip::Hash { digest }, out);
                 self.links.get_mut(&link).expect("listed above").greet = false;
             }
         }
@@ -536,14 +538,15 @@ impl Graph {
             Verdict::Duplicate => self.counters.duplicates += 1,
             Verdict::Refused(reason) => {
                 self.refuse(reason);
-                let origin = told.fact.origin();
-                let itself = self.links.get(&link).is_some_and(|side| side.end.peer == *origin);
-                if itself && reason == Refusal::Old {
-                    // It started again and does not know what it said before. Digests need not show
-                    // that: both lives may have said the same of their links.
-                    if let Some(told) = self.store.held(now, &told.fact) {
-                        self.outbox.push(Outgoing { told, from: None, only: Some(link) });
-                    }
+                if reason == Refusal::Old {
+                    self.answer_old(now, link, &told.fact);
+                }
+            }
+            Verdict::EarlierLife(key) => {
+                self.refuse(Refusal::Expired);
+                if self.signed(now, link, &key, &told.fact)? {
+                    self.store.passed_on(&told.fact);
+                    self.outbox.push(Outgoing { told, from: Some(link), only: None });
                 }
             }
             Verdict::New(key) => {
@@ -557,6 +560,14 @@ impl Graph {
             }
         }
         Ok(())
+    }
+
+    /// Who says something old hears what is newer, dead or not: it, or the origin, must go above that. Of
+    /// two facts one is newer for everybody, so this comes to an end.
+    fn answer_old(&mut self, now: Time, link: LinkId, old: &Fact) {
+        if let Some(told) = self.store.held(now, old).filter(|held| held.fact != *old) {
+            self.outbox.push(Outgoing { told, from: None, only: Some(link) });
+        }
     }
 
     /// An own fact comes back. If it is not what this life said, an earlier one did: go above it, and say

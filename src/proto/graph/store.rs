@@ -5,6 +5,14 @@
 //! origin live as long as its peer fact does. Then they are remembered a while, out of sight: the peer
 //! fact must not return, and if the origin lives after all, what it said of its links still stands.
 //!
+//! An origin that starts again counts from anywhere, so two of its lives do not say the same under one
+//! version, and may be refused where facts of its earlier life are remembered. No age and no clock
+//! decides then, or a copy that was on its way for long would bring back what is dead: the higher version
+//! stands, dead or not, and its origin goes above it as soon as it hears of it. So who refuses a fact as
+//! old tells its sender the newer one; and a newer one that is dead enters nowhere, but is passed on among
+//! those to whom its origin lives ([`Verdict::EarlierLife`]), once for each time that the origin says so:
+//! that way it comes to the origin, and what is lost on the way is said again.
+//!
 //! Assumes that its caller has checked signatures ([`Store::judge`] says with which key). Knows nothing
 //! of links and messages.
 
@@ -72,6 +80,9 @@ impl Refusal {
 pub enum Verdict {
     /// It may enter if this key signed it.
     New(PublicKey),
+    /// It does not enter, but if this key signed it, its origin must hear it: the origin lives, and said
+    /// this in an earlier life, under a version that it has not come to again.
+    EarlierLife(PublicKey),
     Duplicate,
     Refused(Refusal),
 }
@@ -104,6 +115,8 @@ pub struct Origin {
     pub links: BTreeMap<PeerName, Held<LinkFact>>,
     /// Nobody has heard from it for too long: it is only remembered.
     dormant: bool,
+    /// Highest version of an earlier life that was passed on since the origin last said that it lives.
+    earlier_life: u64,
     digest: u64,
     newest: u64,
     bucket: Bucket,
@@ -152,9 +165,8 @@ pub struct Store {
     configured: BTreeMap<PeerName, PublicKey>,
     /// All facts, remembered ones included.
     held: usize,
-    /// Of the visible facts of live origins: their digest, and how many there are.
+    /// Of the visible facts of live origins.
     digest: u64,
-    visible: u32,
     version: u64,
     /// When a peer fact or a withdrawn link must be looked at; an entry may be early or for nothing.
     due: BTreeSet<(Time, PeerName, Option<PeerName>)>,
@@ -169,7 +181,6 @@ impl Store {
             configured: BTreeMap::new(),
             held: 0,
             digest: 0,
-            visible: 0,
             version: 0,
             due: BTreeSet::new(),
             picture: OnceCell::new(),
@@ -202,6 +213,12 @@ impl Store {
             Fact::Peer(fact) => self.insert_peer(Held { fact, digest, heard: now, age }),
             Fact::Link(fact) => self.insert_link(now, Held { fact, digest, heard: now, age }),
         }
+    }
+
+    /// A fact that [`Store::judge`] calls one of an earlier life is passed on.
+    pub fn passed_on(&mut self, fact: &Fact) {
+        let origin = self.origins.get_mut(fact.origin()).expect("judged before");
+        origin.earlier_life = fact.version();
     }
 
     /// Lets go of what nobody has confirmed for too long.
@@ -263,10 +280,6 @@ impl Store {
         self.digest
     }
 
-    pub fn visible(&self) -> u32 {
-        self.visible
-    }
-
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -278,7 +291,7 @@ impl Store {
 
     /// Panics if a sum is not that of its parts or a fact has nobody to look after it.
     pub fn invariants(&self) {
-        let (mut held, mut digest, mut visible) = (0, 0_u64, 0);
+        let (mut held, mut digest) = (0, 0_u64);
         for (name, origin) in &self.origins {
             held += 1 + origin.links.len();
             let sum = origin
@@ -288,10 +301,9 @@ impl Store {
             assert_eq!(origin.digest, sum, "digest of {name}");
             if origin.lives() {
                 digest = digest.wrapping_add(origin.digest);
-                visible += origin.visible();
             }
         }
-        assert_eq!((self.held, self.digest, self.visible), (held, digest, visible));
+        assert_eq!((self.held, self.digest), (held, digest));
         assert!(self.held <= limits::FACTS_MAX + limits::LINK_FACTS_MAX, "own facts come on top");
     }
 
@@ -327,7 +339,10 @@ impl Store {
         });
         match newer {
             false => refused(Refusal::Old),
-            true if age >= limits::FACT_LIFE => refused(Refusal::Expired),
+            true if age >= limits::FACT_LIFE => {
+                let unheard = origin.lives() && fact.version > origin.earlier_life;
+                if unheard { Verdict::EarlierLife(fact.key) } else { refused(Refusal::Expired) }
+            }
             true if !origin.bucket.ready(now) => refused(Refusal::TooFast),
             true => Verdict::New(fact.key),
         }
@@ -341,7 +356,6 @@ impl Store {
         let (dies, now) = (held.reaches(limits::FACT_LIFE), held.heard);
         let Some(origin) = self.origins.get_mut(&name) else {
             self.held += 1;
-            self.visible += 1;
             self.digest = self.digest.wrapping_add(held.digest);
             self.due.insert((dies, name.clone(), None));
             let origin = Origin {
@@ -350,17 +364,18 @@ impl Store {
                 peer: held,
                 links: BTreeMap::new(),
                 dormant: false,
+                earlier_life: 0,
                 bucket: Bucket::new(now, limits::FACTS_BURST, limits::FACTS_PER_SECOND),
             };
             self.origins.insert(name, origin);
             return self.touch();
         };
         origin.bucket.take(now);
+        origin.earlier_life = 0;
         origin.newest = origin.newest.max(held.fact.version);
         let (before, awakes) = (origin.peer.digest, std::mem::take(&mut origin.dormant));
         if awakes {
             self.digest = self.digest.wrapping_add(origin.digest);
-            self.visible += origin.visible();
         }
         let change = held.digest.wrapping_sub(before);
         origin.digest = origin.digest.wrapping_add(change);
@@ -415,14 +430,13 @@ impl Store {
         let origin = self.origins.get_mut(&name).expect("judged before");
         origin.bucket.take(now);
         origin.newest = origin.newest.max(held.fact.version);
-        let (digest, up) = (held.digest, held.fact.up);
+        let digest = held.digest;
         let before = origin.links.insert(neighbour, held);
-        let (old, was_up) = before.as_ref().map_or((0, false), |old| (old.digest, old.fact.up));
+        let old = before.as_ref().map_or(0, |old| old.digest);
         self.held += usize::from(before.is_none());
         let change = digest.wrapping_sub(old);
         origin.digest = origin.digest.wrapping_add(change);
         self.digest = self.digest.wrapping_add(change);
-        self.visible = self.visible + u32::from(up) - u32::from(was_up);
         if change != 0 {
             self.touch();
         }
@@ -441,7 +455,6 @@ impl Store {
         } else {
             if !std::mem::replace(&mut origin.dormant, true) {
                 self.digest = self.digest.wrapping_sub(origin.digest);
-                self.visible -= origin.visible();
                 self.touch();
             }
             self.due.insert((forgotten, name, None));
@@ -463,7 +476,6 @@ impl Store {
         self.held -= 1 + origin.links.len();
         if origin.lives() {
             self.digest = self.digest.wrapping_sub(origin.digest);
-            self.visible -= origin.visible();
             self.touch();
         }
     }
@@ -471,13 +483,6 @@ impl Store {
     fn touch(&mut self) {
         self.version += 1;
         self.picture.take();
-    }
-}
-
-impl Origin {
-    fn visible(&self) -> u32 {
-        let up = self.links.values().filter(|held| held.fact.up).count();
-        1 + u32::try_from(up).expect("links are bounded")
     }
 }
 

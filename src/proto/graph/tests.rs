@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use rand_core::SeedableRng;
 
@@ -24,7 +25,11 @@ fn key(at: usize) -> PublicKey {
 }
 
 fn graph(at: usize) -> Graph {
-    let rng = ChaCha20Rng::seed_from_u64(at as u64);
+    graph_of_life(at, 0)
+}
+
+fn graph_of_life(at: usize, life: u64) -> Graph {
+    let rng = ChaCha20Rng::seed_from_u64(at as u64 + 1_000 * life);
     Graph::new(name(at), identity(at), rng, Time(0), Budgets::default())
 }
 
@@ -89,10 +94,16 @@ impl World {
         }
     }
 
-    /// Until nobody says anything more.
+    /// Until nobody says anything more, those either who wait after a link went down.
     fn settle(&mut self) {
         for _ in 0..100_000 {
-            let Some((from, to, gossip)) = self.said.pop_front() else { return };
+            let Some((from, to, gossip)) = self.said.pop_front() else {
+                let waiting = self.graphs.iter().filter_map(|graph| graph.quiet_until).min();
+                let Some(until) = waiting else { return };
+                self.now = self.now.max(until);
+                (0..self.graphs.len()).for_each(|at| self.flush(at));
+                continue;
+            };
             let mut out = Vec::new();
             self.graphs[to].message(self.now, link(from), gossip, &mut out).expect("honest");
             self.carry(to, out);
@@ -113,7 +124,7 @@ impl World {
             self.flush(at);
             self.settle();
         }
-        self.now = until;
+        self.now = self.now.max(until);
     }
 
     fn links(&self, at: usize) -> Vec<(String, String)> {
@@ -275,7 +286,9 @@ fn a_forged_fact_never_enters() {
         let result = hear(&mut graph, T, vec![forged]);
         // A peer fact brings its key, so the neighbour must have seen that it is wrong.
         assert_eq!(result.is_err(), own_key, "{what}");
-        assert_eq!(result.unwrap_or_default(), [], "{what}: nothing is passed on");
+        // Who says something old hears the newer one.
+        let newer = usize::from(reason == Refusal::Old);
+        assert_eq!(result.unwrap_or_default().len(), newer, "{what}: nothing is passed on");
         assert_eq!(graph.view(T, |_, _| false), before, "{what}");
         assert_eq!(graph.counters().refused(reason), 1, "{what}");
     }
@@ -387,6 +400,101 @@ fn a_leaf_that_starts_again_stays_in_the_picture() {
             world.pass(Duration::from_secs(10));
             assert!(world.agree(), "away for {away} s");
             assert_eq!(world.links(0), [pair(0, 1), pair(1, 2)], "away for {away} s");
+        }
+    }
+}
+
+/// Only p0 remembers p3's earlier life, and p3 is not its neighbour: neither does p0 ask for what is dead,
+/// nor does p3's digest show that p0 holds something newer.
+#[test]
+fn a3_who_remembers_an_earlier_life_tells_its_origin_however_far_it_is() {
+    for away in [1, 40, 61, 100, 119] {
+        let mut world = World::new(4);
+        for (one, other) in [(0, 1), (1, 2), (2, 3)] {
+            world.join(one, other);
+            world.settle();
+        }
+        world.pass(Duration::from_secs(100));
+        for (one, other) in [(0, 1), (1, 2), (2, 3)] {
+            world.part(one, other);
+        }
+        let earlier = world.graphs[0].origin(&name(3)).unwrap().peer.fact.version;
+        world.pass(Duration::from_secs(away));
+        for at in 1..4 {
+            world.graphs[at] = graph(at);
+        }
+        world.join(2, 3);
+        world.settle();
+        world.join(1, 2);
+        world.settle();
+        assert!(world.graphs[2].origin(&name(3)).unwrap().peer.fact.version < earlier);
+        world.join(0, 1);
+        world.settle();
+        // Digests differ where what was dead is alive again; two rounds of them are enough.
+        world.pass(limits::DIGEST_INTERVAL.1 * 2);
+        for _ in 0..20 {
+            assert!(world.agree(), "away for {away} s");
+            assert_eq!(world.links(0), [pair(0, 1), pair(1, 2), pair(2, 3)], "away for {away} s");
+            world.pass(Duration::from_secs(10));
+        }
+        let retold = world.graphs[3].origin(&name(3)).unwrap().peer.fact.version;
+        assert!(retold > earlier, "{retold} after {earlier}, away for {away} s");
+    }
+}
+
+/// A copy that says to be dead changes no picture: its origin alone can say more.
+#[test]
+fn a_fact_of_an_earlier_life_enters_nowhere_and_is_passed_on_once_for_each_word_of_its_origin() {
+    let mut graph = with_neighbour();
+    graph.link_up(T, link(2), end(2));
+    graph.flush(T, &mut Vec::new());
+    let dead = |version: u64| {
+        let age_ms = u32::try_from(limits::FACT_LIFE.as_millis()).unwrap();
+        Told { age_ms, ..sign(Fact::Peer(peer_fact(5, version)), 5) }
+    };
+    let alive = |version: u64| sign(Fact::Peer(peer_fact(5, version)), 5);
+    let said = |out: Vec<Action>| -> Vec<(LinkId, u64)> {
+        let version = |action: &Action| {
+            let Action::Send { link, message: Message::Gossip(Gossip::Facts(facts)) } = action
+            else {
+                panic!("{action:?}")
+            };
+            (*link, facts[0].fact.version())
+        };
+        out.iter().map(version).collect()
+    };
+    let mut hears = |told: Told| said(hear(&mut graph, T, vec![told]).unwrap());
+    assert_eq!(hears(dead(9)), [], "nobody has heard of it, so it cannot hear this");
+    assert_eq!(hears(alive(1)), [(link(2), 1)]);
+    assert_eq!(hears(dead(9)), [(link(2), 9)]);
+    assert_eq!(hears(dead(9)), [], "once");
+    assert_eq!(hears(dead(8)), [], "less is no news");
+    assert_eq!(hears(alive(2)), [(link(2), 2)], "it still stands");
+    assert_eq!(hears(dead(9)), [(link(2), 9)], "it was lost on the way");
+    assert_eq!(hears(alive(10)), [(link(2), 10)]);
+    assert_eq!(hears(dead(9)), [(link(1), 10)], "who says something old hears the newer");
+    let forged = Told { fact: Fact::Peer(peer_fact(5, 11)), ..dead(1) };
+    assert_eq!(hear(&mut graph, T, vec![forged]), Err(FORGED));
+    assert_eq!(graph.origin(&name(5)).unwrap().peer.fact.version, 10);
+}
+
+/// Its first life ends before it says twice that it lives. If both lives said the same under the same
+/// version, the second one would die with the first.
+#[test]
+fn a3_a_short_life_does_not_cut_the_next_one_short() {
+    let mut world = World::new(3);
+    world.join(0, 1);
+    world.join(1, 2);
+    world.settle();
+    for life in 1..20 {
+        world.part(1, 2);
+        world.pass(Duration::from_secs(40 + 2 * life));
+        world.graphs[2] = graph_of_life(2, life);
+        world.join(1, 2);
+        world.settle();
+        for _ in 0..100 {
+            world.pass(Duration::from_millis(150));
+            assert!(world.graphs[0].knows(&name(2)), "life {life}");
         }
     }
 }
@@ -521,7 +629,8 @@ fn a_large_picture_is_compared_in_pieces() {
         world.flush(to);
     }
     assert!(world.agree());
-    assert_eq!(world.graphs[1].store.visible(), u32::try_from(6 * peers + 4).unwrap());
+    let held: usize = world.graphs[1].store.live().map(|(_, origin)| 1 + origin.links.len()).sum();
+    assert_eq!(held, 6 * peers + 4);
     let pieces = world.graphs[1].counters().summaries;
     assert!(pieces >= 3, "{pieces} pieces");
     assert!(longest <= limits::FACTS_PER_ANSWER / limits::FACTS_PER_MESSAGE + 2, "{longest}");
@@ -576,8 +685,11 @@ fn said() -> impl Strategy<Value = Told> {
 }
 
 fn merged(first: &[Told], then: &[Told]) -> Store {
-    let mut store = Store::new(name(0));
-    for told in first.iter().chain(then) {
+    added(added(Store::new(name(0)), first), then)
+}
+
+fn added(mut store: Store, facts: &[Told]) -> Store {
+    for told in facts {
         if let Verdict::New(_) = store.judge(T, told) {
             let age = Duration::from_millis(told.age_ms.into());
             store.insert(T, told.fact.clone(), age);
@@ -593,7 +705,60 @@ fn content(store: &Store) -> Vec<(Fact, u64)> {
     facts.map(|told| (told.fact, store.digest())).collect()
 }
 
+/// What everybody can see: no signatures, no versions of peer facts, nothing withdrawn.
+fn seen(store: &Store) -> Vec<(PeerName, Vec<Bytes>)> {
+    let visible = |told: Told| match told.fact {
+        Fact::Peer(fact) => Some(PeerFact { version: 0, ..fact }.signed_bytes()),
+        Fact::Link(fact) => fact.up.then(|| fact.signed_bytes()),
+    };
+    let bytes = |origin: &Origin| origin.facts(T, 0).filter_map(visible).collect();
+    store.live().map(|(name, origin)| (name.clone(), bytes(origin))).collect()
+}
+
+/// What `store` answers to somebody who has `other`.
+fn answers(store: &Store, other: &Store) -> Vec<Told> {
+    let origins = other.live().map(|(name, origin)| Store::summary(name, origin));
+    let (facts, up_to) = compare::answer(T, store, None, &origins.collect::<Vec<_>>(), true);
+    assert_eq!(up_to, None);
+    facts
+}
+
+/// A few things that two peers say, of both or of one of them.
+fn said_by_two() -> impl Strategy<Value = Vec<Told>> {
+    let one = (said(), any::<bool>()).prop_map(|(told, other)| {
+        let origin = name(if other { 3 } else { 1 });
+        let fact = match told.fact {
+            Fact::Peer(fact) => Fact::Peer(PeerFact { origin, ..fact }),
+            Fact::Link(fact) => Fact::Link(LinkFact { origin, ..fact }),
+        };
+        Told { fact, ..told }
+    });
+    proptest::collection::vec(one, 0..8)
+}
+
 proptest! {
+    /// Two pictures are equal if and only if their digests are, as a whole and of each origin; and when
+    /// each has heard what the other one answers, they are.
+    #[test]
+    fn i9_pictures_that_differ_never_compare_equal_and_answers_make_them_equal(
+        common in said_by_two(),
+        one in said_by_two(),
+        other in said_by_two(),
+    ) {
+        let (one, other) = (merged(&common, &one), merged(&common, &other));
+        prop_assert_eq!(seen(&one) == seen(&other), one.digest() == other.digest());
+        for (name, mine) in one.live() {
+            let Some(theirs) = other.origin(name) else { continue };
+            let of = |store: &Store| seen(store).into_iter().find(|(origin, _)| origin == name);
+            let same = Store::summary(name, mine).digest == Store::summary(name, theirs).digest;
+            prop_assert_eq!(of(&one) == of(&other), same, "{}", name);
+        }
+        let (to_one, to_other) = (answers(&other, &one), answers(&one, &other));
+        let (one, other) = (added(one, &to_one), added(other, &to_other));
+        prop_assert_eq!(seen(&one), seen(&other));
+        prop_assert_eq!(one.digest(), other.digest());
+    }
+
     /// F5. A peer fact comes first, as it does on every link.
     #[test]
     fn merging_facts_is_commutative_associative_and_idempotent(
@@ -632,7 +797,7 @@ proptest! {
         });
         let summary = Gossip::Summary { after: None, origins: origins.collect(), last };
         let up_to = names.first().map(|at| name(*at));
-        for gossip in [Gossip::Hash { digest, facts: 1 }, summary, Gossip::Compared { up_to }] {
+        for gossip in [Gossip::Hash { digest }, summary, Gossip::Compared { up_to }] {
             prop_assert_eq!(graph.message(T, link(1), gossip, &mut out), Ok(()));
         }
         graph.flush(T, &mut out);
