@@ -2,7 +2,7 @@
 //! control-plane specification) and some of our own that only simulation can find.
 //!
 //! Without `--cfg mutants` the question [`on`] is the constant `false`, so the product has not one
-//! instruction of this. With it, one bug is chosen for the whole process by [`VARIABLE`] or [`plant`].
+//! instruction of this. With it, one bug is chosen for the whole process by [`VARIABLE`] or `plant`.
 //! `cargo xtask mutants` builds that and runs the simulator on each.
 
 /// A planted bug.
@@ -21,13 +21,13 @@ pub enum Mutant {
     StaleHandled,
     NewerIncarnation,
     WaveIgnoresDeath,
-    CapacityInGate,
     WatchdogUnarmed,
     WaitingOutlivesLink,
     RefusedReplaceForgotten,
     OldPathCutShort,
     LeftTwiceKept,
     StandbyKept,
+    CloseKeepsTrying,
     CloseKeepsOld,
     HalfHeldKept,
 }
@@ -36,29 +36,124 @@ pub enum Mutant {
 pub const VARIABLE: &str = "SPANWAY_MUTANT";
 
 impl Mutant {
-    pub const ALL: [Self; 21] = [
-        Self::AbsorbUncounted,
-        Self::TestAnswered,
-        Self::CoreReportEarly,
-        Self::HaltFirst,
-        Self::ConnectAccepted,
-        Self::TiesWithoutNames,
-        Self::LinksNotFifo,
-        Self::EndsDisagree,
-        Self::NoGate,
-        Self::StaleHandled,
-        Self::NewerIncarnation,
-        Self::WaveIgnoresDeath,
-        Self::CapacityInGate,
-        Self::WatchdogUnarmed,
-        Self::WaitingOutlivesLink,
-        Self::RefusedReplaceForgotten,
-        Self::OldPathCutShort,
-        Self::LeftTwiceKept,
-        Self::StandbyKept,
-        Self::CloseKeepsOld,
-        Self::HalfHeldKept,
+    /// Each with its name, where it is and what it does wrong; in the order of their numbers.
+    const FACTS: [(Self, &str, &str, &str); 21] = [
+        (
+            Self::AbsorbUncounted,
+            "absorb-uncounted",
+            "ghs",
+            "a fragment absorbed while searching is not waited for",
+        ),
+        (
+            Self::TestAnswered,
+            "test-answered",
+            "ghs",
+            "a Test of a higher level is answered at once",
+        ),
+        (
+            Self::CoreReportEarly,
+            "core-report-early",
+            "ghs",
+            "the other core peer's Report counts while searching",
+        ),
+        (Self::HaltFirst, "halt-first", "ghs", "a leaf's empty Report ends the computation"),
+        (
+            Self::ConnectAccepted,
+            "connect-accepted",
+            "ghs",
+            "a Connect of the own level is accepted at once",
+        ),
+        (
+            Self::TiesWithoutNames,
+            "ties-without-names",
+            "ghs",
+            "edges and fragments are compared by capacity only",
+        ),
+        (Self::LinksNotFifo, "links-not-fifo", "sim", "messages of a link overtake each other"),
+        (
+            Self::EndsDisagree,
+            "ends-disagree",
+            "session",
+            "one end of every tenth link is off by one bit/s",
+        ),
+        (Self::NoGate, "no-gate", "session", "the algorithm does not wait for all STARTs"),
+        (
+            Self::StaleHandled,
+            "stale-handled",
+            "session",
+            "messages of an older session are not dropped",
+        ),
+        (
+            Self::NewerIncarnation,
+            "newer-incarnation",
+            "session",
+            "a session's messages leave on a later connection of the link",
+        ),
+        (
+            Self::WaveIgnoresDeath,
+            "wave-ignores-death",
+            "session",
+            "a link that goes down during the echo wave starts no session",
+        ),
+        (
+            Self::WatchdogUnarmed,
+            "watchdog-unarmed",
+            "session",
+            "nobody notices a session that does not end",
+        ),
+        (
+            Self::WaitingOutlivesLink,
+            "waiting-outlives-link",
+            "session",
+            "a START that waits is not forgotten when its link goes down",
+        ),
+        (
+            Self::RefusedReplaceForgotten,
+            "refused-replace-forgotten",
+            "service",
+            "an end whose new path finds no room does not know that it has none",
+        ),
+        (
+            Self::OldPathCutShort,
+            "old-path-cut-short",
+            "attempt",
+            "a path of several relays is given back before its last frames have come",
+        ),
+        (
+            Self::LeftTwiceKept,
+            "left-twice-kept",
+            "attempt",
+            "of two paths left in a row the first is never given back",
+        ),
+        (
+            Self::StandbyKept,
+            "standby-kept",
+            "recovery",
+            "a standby path through a relay that leaves is not given back",
+        ),
+        (
+            Self::CloseKeepsTrying,
+            "close-keeps-trying",
+            "recovery",
+            "a channel closed while it tries another path keeps that path",
+        ),
+        (
+            Self::CloseKeepsOld,
+            "close-keeps-old",
+            "recovery",
+            "a channel closed just after it moved keeps its old path",
+        ),
+        (
+            Self::HalfHeldKept,
+            "half-held-kept",
+            "relay",
+            "a relay without room on the way back keeps what it held for a channel that moves",
+        ),
     ];
+
+    pub fn all() -> impl Iterator<Item = Self> + Clone {
+        Self::FACTS.iter().map(|fact| fact.0)
+    }
 
     /// The faults of 2.5, which unit tests may find, too; the others are our own.
     pub fn is_of_the_table(self) -> bool {
@@ -76,101 +171,21 @@ impl Mutant {
     }
 
     pub fn as_str(self) -> &'static str {
-        self.facts().0
+        self.facts().1
     }
 
     /// Where it is.
     pub fn place(self) -> &'static str {
-        self.facts().1
+        self.facts().2
     }
 
     /// What it does wrong.
     pub fn sentence(self) -> &'static str {
-        self.facts().2
+        self.facts().3
     }
 
-    fn facts(self) -> (&'static str, &'static str, &'static str) {
-        match self {
-            Self::AbsorbUncounted => {
-                ("absorb-uncounted", "ghs", "a fragment absorbed while searching is not waited for")
-            }
-            Self::TestAnswered => {
-                ("test-answered", "ghs", "a Test of a higher level is answered at once")
-            }
-            Self::CoreReportEarly => {
-                ("core-report-early", "ghs", "the other core peer's Report counts while searching")
-            }
-            Self::HaltFirst => ("halt-first", "ghs", "a leaf's empty Report ends the computation"),
-            Self::ConnectAccepted => {
-                ("connect-accepted", "ghs", "a Connect of the own level is accepted at once")
-            }
-            Self::TiesWithoutNames => {
-                ("ties-without-names", "ghs", "edges and fragments are compared by capacity only")
-            }
-            Self::LinksNotFifo => {
-                ("links-not-fifo", "sim", "messages of a link overtake each other")
-            }
-            Self::EndsDisagree => {
-                ("ends-disagree", "session", "one end of every tenth link is off by one bit/s")
-            }
-            Self::NoGate => ("no-gate", "session", "the algorithm does not wait for all STARTs"),
-            Self::StaleHandled => {
-                ("stale-handled", "session", "messages of an older session are not dropped")
-            }
-            Self::NewerIncarnation => (
-                "newer-incarnation",
-                "session",
-                "a session's messages leave on a later connection of the link",
-            ),
-            Self::WaveIgnoresDeath => (
-                "wave-ignores-death",
-                "session",
-                "a link that goes down during the echo wave starts no session",
-            ),
-            Self::CapacityInGate => (
-                "capacity-in-gate",
-                "session",
-                "a capacity that changes before the gate opens counts at this end alone",
-            ),
-            Self::WatchdogUnarmed => {
-                ("watchdog-unarmed", "session", "nobody notices a session that does not end")
-            }
-            Self::WaitingOutlivesLink => (
-                "waiting-outlives-link",
-                "session",
-                "a START that waits is not forgotten when its link goes down",
-            ),
-            Self::RefusedReplaceForgotten => (
-                "refused-replace-forgotten",
-                "service",
-                "an end whose new path finds no room does not know that it has none",
-            ),
-            Self::OldPathCutShort => (
-                "old-path-cut-short",
-                "attempt",
-                "a path that is not the first is given back before its last frames have come",
-            ),
-            Self::LeftTwiceKept => (
-                "left-twice-kept",
-                "attempt",
-                "of two paths left in a row the first is never given back",
-            ),
-            Self::StandbyKept => (
-                "standby-kept",
-                "recovery",
-                "a standby path through a relay that leaves is not given back",
-            ),
-            Self::CloseKeepsOld => (
-                "close-keeps-old",
-                "recovery",
-                "a channel closed just after it moved keeps its old path",
-            ),
-            Self::HalfHeldKept => (
-                "half-held-kept",
-                "relay",
-                "a relay without room on the way back keeps what it held for a channel that moves",
-            ),
-        }
+    fn facts(self) -> (Self, &'static str, &'static str, &'static str) {
+        Self::FACTS[self as usize]
     }
 }
 
@@ -207,7 +222,7 @@ mod planted {
 
     fn from_environment() -> AtomicU8 {
         let Ok(name) = std::env::var(VARIABLE) else { return AtomicU8::new(NONE) };
-        let mutant = Mutant::ALL.into_iter().find(|mutant| mutant.as_str() == name);
+        let mutant = Mutant::all().find(|mutant| mutant.as_str() == name);
         AtomicU8::new(mutant.expect("SPANWAY_MUTANT names a planted bug") as u8)
     }
 }

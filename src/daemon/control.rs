@@ -630,9 +630,8 @@ async fn applied(engine: &mut dyn DataPlane, event_fd: &AsyncFd<OwnedFd>) {
     while !engine.applied() {
         // Within microseconds as a rule. A timer goes by milliseconds: it is for what has been missed.
         let told = event_fd.readable();
-        match timeout(limits::APPLY_LOOK, told).await {
-            Ok(Ok(mut told)) => told.clear_ready(),
-            Ok(Err(_)) | Err(_) => {}
+        if let Ok(Ok(mut told)) = timeout(limits::APPLY_LOOK, told).await {
+            told.clear_ready();
         }
     }
 }

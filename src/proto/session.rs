@@ -229,13 +229,6 @@ impl Sessions {
     pub fn capacity_changed(&mut self, now: Time, link: LinkId, capacity: Bandwidth) {
         let Some(live) = self.links.get_mut(&link) else { return };
         live.capacity = capacity;
-        if mutant::on(Mutant::CapacityInGate)
-            && let Some(run) = self.run.as_mut().filter(|run| run.edges.len() > 2)
-            && let Some(edge) = run.edges.get_mut(&link)
-            && edge.key.is_none()
-        {
-            edge.capacity = capacity;
-        }
         let why = format!("the capacity of the link to {} changed", live.peer);
         let said = self.run.as_ref().and_then(|run| run.edges.get(&link)).map(|e| e.capacity);
         if said == Some(capacity) {
@@ -517,7 +510,7 @@ impl Sessions {
         live.owes_since = None;
         live.hop = live.hop.max(now.since(run.adopted));
         let mut capacity = edge.capacity.min(start.capacity);
-        if mutant::on(Mutant::EndsDisagree) && self.rng.next_u64() % 20 == 0 {
+        if mutant::on(Mutant::EndsDisagree) && self.rng.next_u64().is_multiple_of(20) {
             capacity = Bandwidth::from_bps(capacity.bps() + 1);
         }
         edge.key = Some(EdgeKey::new(capacity, self.me.clone(), edge.peer.clone()));

@@ -282,6 +282,7 @@ impl World {
 
     fn carry_out(&mut self, peer: usize, out: Vec<Action>) {
         for action in out {
+            #[expect(clippy::wildcard_enum_match_arm, reason = "sessions do little else")]
             match action {
                 Action::Send { link, message } => self.send(peer, link, message),
                 Action::Event(Event::SessionStarted { session, .. }) => {
@@ -297,6 +298,7 @@ impl World {
     fn send(&mut self, peer: usize, link: LinkId, message: Message) {
         let (to, at) = self.peers[peer].links[usize::from(link.0)];
         let arrival = self.now + HOP;
+        #[expect(clippy::wildcard_enum_match_arm, reason = "sessions say nothing else")]
         let parcel = match &message {
             Message::Start(start) => {
                 self.count(&start.session, |sent| sent.around += 1);

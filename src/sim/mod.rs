@@ -548,10 +548,7 @@ impl Sim {
             match action {
                 Action::Send { link, message } => self.send(at, link, &message),
                 Action::CloseLink { link, why } => {
-                    if why.starts_with("protocol error") {
-                        let accuser = &self.peers[at].name;
-                        self.accusations.push(format!("{accuser} at {:?}: {why}", self.now));
-                    }
+                    self.note_accusation(at, &why);
                     self.close(at, link);
                 }
                 Action::LinkUp { link, data } => {
@@ -606,6 +603,13 @@ impl Sim {
         if let Some(node) = &self.peers[at].node {
             node.invariants();
             self.schedule_wake(at);
+        }
+    }
+
+    fn note_accusation(&mut self, accuser: usize, why: &str) {
+        if why.starts_with("protocol error") {
+            let accuser = &self.peers[accuser].name;
+            self.accusations.push(format!("{accuser} at {:?}: {why}", self.now));
         }
     }
 

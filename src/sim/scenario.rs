@@ -122,6 +122,7 @@ impl Scenario {
     /// Runs the world to rest and judges it.
     pub fn judge(&self, sim: &mut Sim) -> Result<Outcome, String> {
         sim.run_to_rest(EVENTS_MAX).map_err(|restless| restless.to_string())?;
+        judge_honesty(sim)?;
         let components = judge_rest(sim)?;
         let talks = self.plan.version >= control::FACTS_VERSION;
         let pictures = if talks { settle_pictures(sim)? } else { Duration::ZERO };
@@ -140,13 +141,16 @@ impl Scenario {
     }
 }
 
+/// Where nobody lies nobody is taken for a liar.
+pub fn judge_honesty(sim: &Sim) -> Result<(), String> {
+    let accused = |accusation: &String| format!("an honest peer is accused: {accusation}");
+    sim.accusations().first().map(accused).map_or(Ok(()), Err)
+}
+
 /// I1, I2 and I3 for a world at rest: the forest is Kruskal's, each component agrees on its session
 /// and tree, branches are two-sided, nothing is held back, the messages stay below their bound.
 /// Returns the number of components.
 pub fn judge_rest(sim: &Sim) -> Result<usize, String> {
-    if let Some(accusation) = sim.accusations().first() {
-        return Err(format!("an honest peer is accused: {accusation}"));
-    }
     let (peers, links) = sim.truth();
     let forest = check::maximum_forest(&links);
     let nodes: BTreeMap<&PeerName, &Node> =

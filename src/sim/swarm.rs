@@ -12,7 +12,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
-use super::scenario::{judge_rest, settle_pictures};
+use super::scenario::{judge_honesty, judge_rest, settle_pictures};
 use super::{Fault, Plan, Sim, check};
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{Request, ServiceConfig, ServiceKind};
@@ -118,6 +118,7 @@ impl Swarm {
             until = until + Duration::from_secs(1);
             self.safely_until(sim, until)?;
         }
+        judge_honesty(sim)?;
         judge_rest(sim)?;
         if self.plan.version >= control::FACTS_VERSION {
             settle_pictures(sim)?;

@@ -1,12 +1,13 @@
 //! Frames of two paths at a channel's end: what waits is copied here, and leaves from here.
 //!
-//! [`Merge`](crate::engine::merge::Merge) decides. A frame that has to wait is copied out of its buffer, so that buffers go home with
+//! [`Merge`] decides. A frame that has to wait is copied out of its buffer, so that buffers go home with
 //! their batch, and copied back into the outbox when its turn comes; one that leaves as it came is never
 //! copied. The room for them is one for all ends of the worker: most ends have a second label only for
 //! moments, or for a protected path that carries nothing. It is made by the command that first adds a
-//! second label to an end, and memory comes with the first use of each page.
+//! second label to an end, and memory comes with the first use of each page.  Does not decide anything
+//! about frames.
 //!
-//! Does not decide anything about frames.
+//! [`Merge`]: crate::engine::merge::Merge
 
 use std::io;
 

@@ -142,7 +142,7 @@ impl Channels {
         source.max_payload = attempt.max_payload;
         if let Some(left) = source.current.replace(attempt) {
             let drain = drain.clamp(limits::DRAIN_MIN, limits::DRAIN_MAX);
-            let cut = mutant::on(Mutant::OldPathCutShort) && left.number > 1;
+            let cut = mutant::on(Mutant::OldPathCutShort) && left.path.len() > 3;
             let drain = if cut { Duration::ZERO } else { drain };
             if let Some((older, _)) = source.old.replace((left, now + drain))
                 && !mutant::on(Mutant::LeftTwiceKept)

@@ -389,6 +389,7 @@ impl Channels {
         out: &mut Vec<Action>,
     ) {
         let trying = source.trying.take().map(|Trying { attempt, .. }| attempt);
+        let trying = trying.filter(|_| !mutant::on(Mutant::CloseKeepsTrying));
         let old = source.old.take().map(|(attempt, _)| attempt);
         let old = old.filter(|_| !mutant::on(Mutant::CloseKeepsOld));
         for attempt in [trying, source.standby.take(), old].into_iter().flatten() {

@@ -43,10 +43,10 @@ struct Hunt {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> bool {
-    let all = Mutant::ALL.into_iter();
+    let all = Mutant::all();
     let strange = |name: &&String| all.clone().all(|mutant| mutant.as_str() != *name);
     if let Some(name) = arguments.only.iter().find(strange) {
-        let names: Vec<_> = all.map(Mutant::as_str).collect();
+        let names: Vec<_> = all.clone().map(Mutant::as_str).collect();
         println!("there is no bug {name}; these are planted: {}", names.join(" "));
         return false;
     }
