@@ -33,6 +33,7 @@ pub mod session;
 pub mod start;
 pub mod view;
 pub mod wave;
+mod ways;
 
 use std::time::Duration;
 

@@ -10,8 +10,8 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
-use super::channel::{Channels, Paths, Terms};
-use super::graph::{self, Graph, Wanted};
+use super::channel::{Channels, Terms};
+use super::graph::{self, Graph};
 use super::leaving::Leaving;
 use super::link::{Greeting, Link, Misconduct, MyEnd};
 use super::measure::{Facts, Measurements};
@@ -19,6 +19,7 @@ use super::overlay::Overlay;
 use super::query::{Here, Queries};
 use super::session::{Counters, LinkFacts, Sessions};
 use super::view::{ChannelView, GraphView, LinkState, LinkView, PeerState, PeerView, TreeView};
+use super::ways::Ways;
 use super::{
     Action, Answer, Event, Input, LinkConfig, MeasureRequest, NodeConfig, Rejection, Request, Timer,
 };
@@ -760,30 +761,6 @@ impl Here for Myself<'_> {
             })
         };
         self.links.values().filter_map(info).collect()
-    }
-}
-
-/// What the channels may know of the way to other peers: the tree that is in use, and the picture.
-struct Ways<'a> {
-    sessions: &'a Sessions,
-    links: &'a BTreeMap<LinkId, Link>,
-    graph: &'a Graph,
-}
-
-impl Paths for Ways<'_> {
-    fn path(&self, to: &PeerName) -> Option<Vec<PeerName>> {
-        self.sessions.committed()?.path(to)
-    }
-
-    fn widest(&self, wanted: &Wanted<'_>) -> Option<Vec<PeerName>> {
-        self.graph.widest(wanted)
-    }
-
-    fn knows(&self, peer: &PeerName) -> bool {
-        let in_tree = self.sessions.committed().is_some_and(|tree| tree.knows(peer));
-        in_tree
-            || self.graph.knows(peer)
-            || self.links.values().any(|link| link.config().peer == *peer)
     }
 }
 

@@ -1,15 +1,20 @@
 //! What may happen to the simulated world from outside, and what it does there.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand_core::Rng;
 
 use super::queue::Happening;
-use super::{Node, Sim, check, memo};
+use super::{Node, Sim, Strike, check, memo};
 use crate::limits;
-use crate::proto::view::ChannelView;
-use crate::proto::{OpenRequest, Request, Side};
-use crate::types::Bandwidth;
+use crate::proto::view::ChannelState;
+use crate::proto::{Action, Answer, OpenRequest, Request, Side};
+use crate::types::{Bandwidth, ChannelId, EdgeKey, PeerName};
+use crate::wire::control::{Message, ReleaseCause};
+
+/// A channel that is asked to leave a relay, and asked again, is away within this in a calm world.
+const TIME_TO_MOVE: Duration = Duration::from_secs(1);
 
 /// Something that happens to the world from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,27 +296,55 @@ impl Sim {
         true
     }
 
-    /// In a world without failures, a channel that could go another way is not left on a relay.
-    pub(super) fn judge_departure(&mut self, at: usize) {
+    /// In a world without failures: a channel that could go another way is not left on a relay, and one
+    /// that is being opened is not broken there. Another way leads over peers that stay: one that
+    /// began to leave before the channel had time to move is none. A RESERVE that is still on its way to
+    /// the relay, or its refusal on its way back, is nobody's loss.
+    pub(super) fn judge_departure(&mut self, at: usize, actions: &[Action]) {
+        let left = |action: &Action| matches!(action, Action::Answer { answer: Answer::Left, .. });
+        if !self.calm || !actions.iter().any(left) {
+            return;
+        }
         let name = self.peers[at].name.clone();
+        let began = |peer: usize| {
+            let drain =
+                |strike: &&Strike| matches!(strike.fault, Fault::Drain(of, _) if of == peer);
+            self.strikes.iter().find(drain).map(|strike| strike.at)
+        };
+        let settled = began(at).unwrap_or(self.now) + TIME_TO_MOVE;
+        let leaves = |peer: usize| peer == at || began(peer).is_some_and(|began| began <= settled);
         let (peers, links) = self.truth();
-        let others: Vec<_> = peers.into_iter().filter(|peer| *peer != name).collect();
-        let links: Vec<_> =
-            links.into_iter().filter(|link| link.other_end(&name).is_none()).collect();
-        let parts = check::components(&others, &links);
-        let nodes = self.peers.iter().filter_map(|peer| peer.node.as_ref());
-        let asked_here = |view: &ChannelView| view.side == Some(Side::Source);
-        for view in nodes.flat_map(Node::channels).filter(asked_here) {
-            let relays = view.path.get(1..view.path.len().max(2) - 1).unwrap_or_default();
-            let ends = [view.path.first(), view.path.last()];
-            let could =
-                parts.iter().any(|part| ends.iter().flatten().all(|end| part.contains(end)));
-            if self.calm && could && relays.contains(&name) {
-                let asker = self.peers.iter().find(|peer| view.path.first() == Some(&peer.name));
-                let picture = asker.and_then(|peer| Some(peer.node.as_ref()?.graph_view(self.now)));
-                let text = format!("{name} left, and {view:?} was on it; its picture: {picture:?}");
-                self.frames.books.wrong.push(text);
+        let leaving = (0..self.peers.len()).filter(|peer| leaves(*peer));
+        let leaving: BTreeSet<_> = leaving.map(|peer| &self.peers[peer].name).collect();
+        let broken: BTreeSet<_> = actions.iter().filter_map(broken).collect();
+        let mut wrong = Vec::new();
+        let nodes = self.peers.iter().filter_map(|peer| Some((peer, peer.node.as_ref()?)));
+        let views =
+            nodes.flat_map(|(peer, node)| node.channels().into_iter().map(move |v| (peer, v)));
+        for (asker, view) in views.filter(|(_, view)| view.side == Some(Side::Source)) {
+            let [first, relays @ .., last] = &view.path[..] else { continue };
+            let refused = view.state == ChannelState::Opening && !broken.contains(&view.id);
+            if refused || !relays.contains(&name) {
+                continue;
+            }
+            let ends = [first, last];
+            let stays = |peer: &PeerName| ends.contains(&peer) || !leaving.contains(peer);
+            let others: Vec<_> = peers.iter().filter(|peer| stays(peer)).cloned().collect();
+            let usable = |link: &&EdgeKey| stays(&link.lower) && stays(&link.higher);
+            let links: Vec<_> = links.iter().filter(usable).cloned().collect();
+            let parts = check::components(&others, &links);
+            if parts.iter().any(|part| ends.iter().all(|end| part.contains(end))) {
+                let picture = asker.node.as_ref().map(|node| node.graph_view(self.now));
+                wrong
+                    .push(format!("{name} left, and {view:?} was on it; its picture: {picture:?}"));
             }
         }
+        self.frames.books.wrong.extend(wrong);
     }
+}
+
+/// The channel that a peer cuts in two by this.
+fn broken(action: &Action) -> Option<&ChannelId> {
+    let Action::Send { message: Message::Release(release), .. } = action else { return None };
+    (release.cause == ReleaseCause::Broken).then_some(&release.tx.channel)
 }

@@ -16,7 +16,7 @@ use super::{Fault, Sim};
 use crate::engine::merge::{Fate, Held, Merge, Via};
 use crate::limits::HOP_LIMIT_START;
 use crate::proto::Target;
-use crate::types::{ChannelId, Label, LinkId, Time};
+use crate::types::{ChannelId, Label, LinkId, PeerName, Time};
 
 /// Frames of one end that may wait for those of the older path.
 const WAITING_MAX: u32 = 256;
@@ -153,6 +153,23 @@ impl Sim {
             .filter(|view| view.path.first() == Some(&name) || view.path.last() == Some(&name));
         let touched: Vec<_> = ends.map(|view| view.id).collect();
         self.frames.touched.extend(touched);
+    }
+
+    /// The channel tries a path over a link that a fault holds up, which an end of it has not noticed: what
+    /// gets lost there is the fault's. The far end sends back on a path before the asker knows it whole.
+    pub(super) fn touch_if_hurt(&mut self, channel: &ChannelId, path: &[PeerName]) {
+        let hurt = (0..self.wires.len()).any(|at| {
+            let wire = &self.wires[at];
+            let ends = wire.ends.map(|(peer, _)| &self.peers[peer].name);
+            let crosses = path.windows(2).any(|hop| ends.iter().all(|end| hop.contains(end)));
+            let believes =
+                |(peer, link): &(usize, LinkId)| self.peers[*peer].data_links.contains_key(link);
+            let whole = self.carries_frames(at) && wire.at == [Some(wire.newest); 2];
+            crosses && !whole && wire.ends.iter().any(believes)
+        });
+        if hurt {
+            self.touch_channel(channel);
+        }
     }
 
     /// Frames of this channel may be lost from now on.

@@ -538,6 +538,7 @@ impl Sim {
     }
 
     fn carry_out(&mut self, at: usize, actions: Vec<Action>) {
+        self.judge_departure(at, &actions);
         for mut action in actions {
             self.note_action(at, &action);
             if let (Action::Send { message: Message::Hello(hello), .. }, Some(highest)) =
@@ -594,10 +595,7 @@ impl Sim {
                     let earlier = self.answers.insert(id, answer);
                     assert!(earlier.is_none(), "each request gets one answer");
                 }
-                Action::Event(Event::TreeCommitted { session, .. }) => {
-                    self.commits.push((self.now, at, session));
-                }
-                Action::Event(_) => {}
+                Action::Event(event) => self.told_of(at, event),
             }
         }
         if let Some(node) = &self.peers[at].node {
@@ -610,6 +608,14 @@ impl Sim {
         if why.starts_with("protocol error") {
             let accuser = &self.peers[accuser].name;
             self.accusations.push(format!("{accuser} at {:?}: {why}", self.now));
+        }
+    }
+
+    fn told_of(&mut self, at: usize, event: Event) {
+        if let Event::TreeCommitted { session, .. } = event {
+            self.commits.push((self.now, at, session));
+        } else if let Event::ChannelTrying { channel, path, .. } = event {
+            self.touch_if_hurt(&channel, &path);
         }
     }
 
@@ -629,7 +635,6 @@ impl Sim {
                 }
             }
             Answer::Left => {
-                self.judge_departure(at);
                 self.touch(Fault::Leave(at));
                 let life = self.peers[at].life;
                 self.push(self.now, Happening::Gone { peer: at, life });

@@ -59,8 +59,14 @@ impl Sim {
             wire.attaching[side] = false;
         }
         let void = connection <= wire.lost || wire.at[side] >= Some(connection);
-        if void || self.peers[peer].life != life || self.peers[peer].node.is_none() {
+        if void || self.peers[peer].node.is_none() {
             return;
+        }
+        if self.peers[peer].life != life {
+            // Dialled for an earlier life, which held off the dialling of this one.
+            wire.lost = connection;
+            self.detach_later(at, 1 - side, connection);
+            return self.redial(at);
         }
         wire.at[side] = Some(connection);
         self.input(peer, Input::Connected { link, ipv6: at.is_multiple_of(2) });

@@ -62,6 +62,10 @@ pub trait Paths {
     fn widest(&self, _wanted: &Wanted<'_>) -> Option<Vec<PeerName>> {
         None
     }
+    /// The peer said that it leaves: it takes nothing new.
+    fn leaves(&self, _peer: &PeerName) -> bool {
+        false
+    }
     /// The peer is configured or was seen in a tree, whether or not a way leads there now.
     fn knows(&self, peer: &PeerName) -> bool;
 }

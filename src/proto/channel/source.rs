@@ -14,6 +14,8 @@ use super::attempt::{Attempt, Trying};
 use super::recovery::{Avoid, smaller};
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, Paths, STALE, UNKNOWN, rejected, wake};
 use crate::limits;
+use crate::proto::graph::Wanted;
+use crate::proto::reservation::Rates;
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{Action, Answer, Event, OpenRequest, Opened, Purpose, Rejection, Side, Timer};
 use crate::types::{
@@ -239,7 +241,8 @@ impl Channels {
             return;
         }
         source.stage = Stage::Reserving { request, deadline };
-        let path = self.way(&source.peer, source.asked_path.as_ref(), paths);
+        let rates = Rates { out: source.rate, back: source.rate_back };
+        let path = self.way(&source.peer, rates, source.asked_path.as_ref(), paths);
         let sent = path.and_then(|path| {
             self.send_reserve(now, &mut source, path, Purpose::Use, deadline, out)
         });
@@ -664,7 +667,8 @@ impl Channels {
             let detail = format!("{} has {} channels already", self.me, limits::CHANNELS_MAX);
             return no(Reject::Busy, detail);
         }
-        let path = self.way(peer, request.path.as_ref(), paths)?;
+        let rates = Rates { out: request.rate, back: request.rate_back };
+        let path = self.way(peer, rates, request.path.as_ref(), paths)?;
         let link = self.first_link(&path)?;
         let usable = self.links[&link].ledger.usable();
         if request.rate > usable {
@@ -678,10 +682,11 @@ impl Channels {
     }
 
     /// The path of a channel that is opened: the asker's, whose first peer is the one behind this, or the
-    /// tree's.
+    /// tree's, or the widest one if a relay of the tree's leaves and would refuse it.
     fn way(
         &self,
         peer: &PeerName,
+        rates: Rates,
         asked: Option<&Vec<PeerName>>,
         paths: &dyn Paths,
     ) -> Result<Vec<PeerName>, Rejection> {
@@ -699,8 +704,20 @@ impl Channels {
                 () => Ok(path),
             };
         }
-        let path = paths.path(peer);
-        path.ok_or_else(|| Rejection {
+        let tree = paths.path(peer);
+        let leaves = |path: &Vec<PeerName>| path.iter().any(|on| on != peer && paths.leaves(on));
+        let around = tree.as_ref().filter(|tree| leaves(tree)).and_then(|_| {
+            paths.widest(&Wanted {
+                to: peer,
+                rate: rates.out,
+                rate_back: rates.back,
+                max_payload: 0,
+                own: &[],
+                without_links: &[],
+                without_relays: &[],
+            })
+        });
+        around.or(tree).ok_or_else(|| Rejection {
             reason: Reject::Unreachable,
             detail: format!("no path leads to {peer} now"),
         })

@@ -636,6 +636,36 @@ fn path(relay: usize) -> Vec<PeerName> {
 }
 
 #[test]
+fn a2_a_channel_is_opened_around_a_relay_that_leaves() {
+    struct Leaving(Square);
+    impl Paths for Leaving {
+        fn path(&self, to: &PeerName) -> Option<Vec<PeerName>> {
+            self.0.path(to)
+        }
+        // As the picture has it: who leaves carries nothing new.
+        fn widest(&self, wanted: &Wanted<'_>) -> Option<Vec<PeerName>> {
+            self.0.widest(&Wanted { without_relays: &[peer(1)], ..*wanted })
+        }
+        fn leaves(&self, who: &PeerName) -> bool {
+            *who == peer(1)
+        }
+        fn knows(&self, _: &PeerName) -> bool {
+            true
+        }
+    }
+    let mut source = machine(0);
+    did(&mut source, |m, out| m.link_up(NOW, BESIDE, terms(3, 1_350), out));
+    let (request, paths) = (open_request("film"), Leaving(Square));
+    did(&mut source, |m, out| m.open(NOW, RequestId(1), request, &paths, out));
+    let channel = tx(1, 1).channel;
+    let out = did(&mut source, |m, out| m.end_opened(NOW, &channel, Ok(()), &paths, out));
+    let Some(Action::Send { link: BESIDE, message: Message::Reserve(reserve) }) = out.last() else {
+        panic!("{out:?}")
+    };
+    assert_eq!(reserve.path, path(3));
+}
+
+#[test]
 fn a_path_that_the_asker_names_is_tried_as_it_is() {
     let open = |path: &[usize]| {
         let mut source = machine(0);
