@@ -79,8 +79,8 @@ fn a17_a_film_goes_on_when_a_relay_is_killed() {
         let mut running = Streaming::start(&overlay, ("a", "d"));
         assert_eq!(running.path, ["a", "b", "c", "d"]);
         pass(Duration::from_secs(4));
-        overlay.kill("b");
         let killed = now();
+        overlay.kill("b");
         wait_for("the channel on its new path", Duration::from_secs(10), || {
             let row = overlay.peer("a").channel("film")?;
             (row["state"] == "open" && path_of(&row) == ["a", "e", "d"]).then_some(())
