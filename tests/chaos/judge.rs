@@ -98,9 +98,9 @@ impl Step {
     }
 }
 
-/// Datagrams that may come out of order in one run, each while a fault strikes its channel's link: a link that
-/// flaps may hold a frame back, and the end keeps the order between paths, not on one. An end that did not
-/// put two paths together would show many at each move.
+/// Datagrams that may come out of order in one run, each while a fault strikes its channel's link: one
+/// that flaps may hold a frame back, and the end keeps the order between paths, not on one. An end that
+/// did not put two paths together would show many at each move.
 const OVERTAKEN_MAX: usize = 3;
 
 /// Panics if anything is not as it was promised.
