@@ -299,7 +299,8 @@ impl Sim {
     /// In a world without failures: a channel that could go another way is not left on a relay, and one
     /// that is being opened is not broken there. Another way leads over peers that stay: one that
     /// began to leave before the channel had time to move is none. A RESERVE that is still on its way to
-    /// the relay, or its refusal on its way back, is nobody's loss.
+    /// the relay, or its refusal on its way back, is nobody's loss; neither is a channel that its
+    /// destination has closed.
     pub(super) fn judge_departure(&mut self, at: usize, actions: &[Action]) {
         let left = |action: &Action| matches!(action, Action::Answer { answer: Answer::Left, .. });
         if !self.calm || !actions.iter().any(left) {
@@ -324,7 +325,8 @@ impl Sim {
         for (asker, view) in views.filter(|(_, view)| view.side == Some(Side::Source)) {
             let [first, relays @ .., last] = &view.path[..] else { continue };
             let refused = view.state == ChannelState::Opening && !broken.contains(&view.id);
-            if refused || !relays.contains(&name) {
+            let closed = view.state == ChannelState::Open && !self.is_end(last, &view.id);
+            if refused || closed || !relays.contains(&name) {
                 continue;
             }
             let ends = [first, last];
@@ -340,6 +342,13 @@ impl Sim {
             }
         }
         self.frames.books.wrong.extend(wrong);
+    }
+
+    /// Whether a peer knows itself as the destination of a channel.
+    fn is_end(&self, name: &PeerName, channel: &ChannelId) -> bool {
+        let peer = self.peers.iter().find(|peer| peer.name == *name);
+        let node = peer.and_then(|peer| peer.node.as_ref());
+        node.is_some_and(|node| node.channels().iter().any(|view| view.id == *channel))
     }
 }
 

@@ -189,8 +189,8 @@ impl Streaming {
         let meter = self.shared.meter();
         let (gap, outside) = match &kill {
             Some(kill) => {
-                let gap = meter.gap(kill.at);
-                (Some(gap), meter.lost_outside(&report.missing, kill.at, gap))
+                let outside = meter.lost_outside(&report.missing, kill.at);
+                (Some(meter.gap(kill.at)), outside)
             }
             None => (None, report.frames.saturating_sub(report.arrived)),
         };
