@@ -23,11 +23,10 @@ pub enum Mutant {
     WaveIgnoresDeath,
     WatchdogUnarmed,
     WaitingOutlivesLink,
-    RefusedReplaceForgotten,
     OldPathCutShort,
-    LeftTwiceKept,
     StandbyKept,
-    CloseKeepsTrying,
+    AvoidKept,
+    StandbyTogether,
     CloseKeepsOld,
     HalfHeldKept,
 }
@@ -37,7 +36,7 @@ pub const VARIABLE: &str = "SPANWAY_MUTANT";
 
 impl Mutant {
     /// Each with its name, where it is and what it does wrong; in the order of their numbers.
-    const FACTS: [(Self, &str, &str, &str); 21] = [
+    const FACTS: [(Self, &str, &str, &str); 20] = [
         (
             Self::AbsorbUncounted,
             "absorb-uncounted",
@@ -108,22 +107,10 @@ impl Mutant {
             "a START that waits is not forgotten when its link goes down",
         ),
         (
-            Self::RefusedReplaceForgotten,
-            "refused-replace-forgotten",
-            "service",
-            "an end whose new path finds no room does not know that it has none",
-        ),
-        (
             Self::OldPathCutShort,
             "old-path-cut-short",
             "attempt",
             "a path of several relays is given back before its last frames have come",
-        ),
-        (
-            Self::LeftTwiceKept,
-            "left-twice-kept",
-            "attempt",
-            "of two paths left in a row the first is never given back",
         ),
         (
             Self::StandbyKept,
@@ -132,10 +119,16 @@ impl Mutant {
             "a standby path through a relay that leaves is not given back",
         ),
         (
-            Self::CloseKeepsTrying,
-            "close-keeps-trying",
+            Self::AvoidKept,
+            "avoid-kept",
             "recovery",
-            "a channel closed while it tries another path keeps that path",
+            "a channel that went over to its standby path steers around that failure for ever",
+        ),
+        (
+            Self::StandbyTogether,
+            "standby-together",
+            "recovery",
+            "a channel that moves onto links of its standby path keeps that one standing by",
         ),
         (
             Self::CloseKeepsOld,
@@ -162,7 +155,7 @@ impl Mutant {
 
     /// It shows in one overlay of hundreds, or of thousands.
     pub fn is_rare(self) -> bool {
-        matches!(self, Self::NewerIncarnation | Self::LeftTwiceKept)
+        matches!(self, Self::NewerIncarnation)
     }
 
     /// It shows where there are channels.

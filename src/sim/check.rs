@@ -11,7 +11,7 @@ use super::{Peer, Sim};
 use crate::limits;
 use crate::proto::node::Node;
 use crate::proto::view::{GraphLinkView, LinkState};
-use crate::proto::{Collected, Target};
+use crate::proto::{Collected, Side, Target};
 use crate::types::{Bandwidth, ChannelId, EdgeKey, LinkId, PeerName, Time};
 use crate::wire::control::LinkInfo;
 
@@ -223,12 +223,64 @@ fn wrong_in_component(
             let own = nodes.get(from).map(|node| node.links()).unwrap_or_default();
             let Some(own) = own.iter().find(|own| own.peer == *to) else { continue };
             let told_late = told.bps().abs_diff(own.free_out.bps());
-            if told_late > own.capacity.bps() / 100 * limits::FREE_CHANGE_PERCENT + 100 {
+            if told_late > untold(own.capacity) {
                 wrong.push(format!("{from} to {to}: {told} told, {} free", own.free_out));
             }
         }
     }
     wrong
+}
+
+/// A17: channels that asked for protection and have no standby path beside their own, though links that theirs does not
+/// use lead to the other end and have room for it, by all that pictures need not tell.
+pub fn unprotected(sim: &Sim) -> Vec<String> {
+    let (peers, links) = sim.truth();
+    let hung: BTreeSet<&PeerName> = sim.hung().flatten().collect();
+    let mut bare = Vec::new();
+    for node in sim.peers().iter().filter_map(|peer| peer.node.as_ref()) {
+        for view in node.channels().into_iter().filter(|view| sim.protected.contains(&view.id)) {
+            let joins = |edge: &EdgeKey, a, b| {
+                (&edge.lower, &edge.higher) == if a < b { (a, b) } else { (b, a) }
+            };
+            let own =
+                |edge: &EdgeKey| view.path.windows(2).any(|hop| joins(edge, &hop[0], &hop[1]));
+            let roomy = |edge: &&EdgeKey| {
+                let rate = view.rate.bps().max(view.rate_back.bps()) + untold(edge.capacity);
+                !own(edge) && !hung.contains(&edge.lower) && room(sim, edge) >= rate
+            };
+            let usable: Vec<_> = links.iter().filter(roomy).cloned().collect();
+            let ends = [view.path.first(), view.path.last()];
+            let joined = components(&peers, &usable)
+                .iter()
+                .any(|part| ends.iter().flatten().all(|end| part.contains(end)));
+            let hops = |path: &[PeerName]| -> BTreeSet<_> {
+                path.windows(2).map(<[PeerName]>::to_vec).collect()
+            };
+            let apart = |by: &Vec<PeerName>| hops(by).is_disjoint(&hops(&view.path));
+            let stands_by = view.standby.as_ref().is_some_and(apart);
+            if joined && view.side == Some(Side::Source) && !stands_by {
+                bare.push(format!("{view:?}"));
+            }
+        }
+    }
+    bare
+}
+
+/// The least that the ledgers at both ends of a link have free, in either direction, in bit/s.
+fn room(sim: &Sim, edge: &EdgeKey) -> u64 {
+    let ends = [(&edge.lower, &edge.higher), (&edge.higher, &edge.lower)];
+    let nodes = sim.peers().iter().filter_map(|peer| Some((&peer.name, peer.node.as_ref()?)));
+    let links = nodes.flat_map(|(name, node)| node.links().into_iter().map(move |l| (name, l)));
+    links
+        .filter(|(name, link)| ends.contains(&(*name, &link.peer)))
+        .map(|(_, link)| link.free_out.min(link.free_in).bps())
+        .min()
+        .unwrap_or_default()
+}
+
+/// How far what is free may be from what was told, in bit/s.
+fn untold(capacity: Bandwidth) -> u64 {
+    capacity.bps() / 100 * limits::FREE_CHANGE_PERCENT + 100
 }
 
 /// Where a frame that enters at the end of a channel at `from` comes out: a peer's position and the

@@ -200,7 +200,7 @@ impl Sim {
             protect,
         };
         let id = self.request(from, Request::Open(request));
-        self.opened.insert(id, to);
+        self.opened.insert(id, (to, protect));
         true
     }
 

@@ -173,7 +173,9 @@ pub struct Sim {
     /// Nothing is to fail.
     calm: bool,
     /// Channels that a scenario asked for, by the request.
-    opened: BTreeMap<RequestId, usize>,
+    opened: BTreeMap<RequestId, (usize, bool)>,
+    /// Channels that were opened protected.
+    protected: BTreeSet<ChannelId>,
     /// Who asked, and in which life.
     asked: BTreeMap<RequestId, (usize, u32)>,
     requests: u64,
@@ -217,6 +219,7 @@ impl Sim {
             frames_until: Time(u64::MAX),
             calm: false,
             opened: BTreeMap::new(),
+            protected: BTreeSet::new(),
             asked: BTreeMap::new(),
             requests: 0,
             answers: BTreeMap::new(),
@@ -627,7 +630,10 @@ impl Sim {
     fn answered(&mut self, at: usize, id: RequestId, answer: &Answer) {
         match answer {
             Answer::Open(opened) => {
-                if let Some(to) = self.opened.remove(&id) {
+                if let Some((to, protect)) = self.opened.remove(&id) {
+                    if protect {
+                        self.protected.insert(opened.channel.clone());
+                    }
                     let until = self.frames_until;
                     for (peer, ms) in [(at, 5), (to, 11)] {
                         self.stream(peer, &opened.channel, Duration::from_millis(ms), until);

@@ -14,6 +14,7 @@ use rand_core::{Rng, SeedableRng};
 
 use super::scenario::{judge_honesty, judge_rest, settle_pictures};
 use super::{Fault, Plan, Sim, check};
+use crate::limits;
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{Request, ServiceConfig, ServiceKind};
 use crate::types::{Bandwidth, PeerName, ServiceName, Time};
@@ -124,6 +125,9 @@ impl Swarm {
             settle_pictures(sim)?;
         }
         let channels = judge_channels(sim)?;
+        if self.plan.version >= control::FACTS_VERSION {
+            settle_protection(sim)?;
+        }
         self.judge_frames(sim)?;
         let hits = sim.strikes().iter().filter(|strike| strike.hit).count();
         self.close_all(sim)?;
@@ -273,6 +277,21 @@ fn judge_channels(sim: &Sim) -> Result<usize, String> {
     match sim.unanswered() {
         0 => Ok(ends.len() / 2),
         count => Err(format!("I5: {count} requests have no answer")),
+    }
+}
+
+/// A17: what was asked to be protected is, if there is room for it.
+fn settle_protection(sim: &mut Sim) -> Result<(), String> {
+    let give_up = sim.now() + limits::PROTECT_RETRY * 10;
+    loop {
+        let bare = check::unprotected(sim);
+        if bare.is_empty() {
+            return Ok(());
+        }
+        if sim.now() >= give_up {
+            return Err(format!("A17: could be protected and is not: {}", bare.join("; ")));
+        }
+        sim.run_until(sim.now() + limits::PROTECT_RETRY);
     }
 }
 

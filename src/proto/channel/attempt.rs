@@ -144,9 +144,7 @@ impl Channels {
             let drain = drain.clamp(limits::DRAIN_MIN, limits::DRAIN_MAX);
             let cut = mutant::on(Mutant::OldPathCutShort) && left.path.len() > 3;
             let drain = if cut { Duration::ZERO } else { drain };
-            if let Some((older, _)) = source.old.replace((left, now + drain))
-                && !mutant::on(Mutant::LeftTwiceKept)
-            {
+            if let Some((older, _)) = source.old.replace((left, now + drain)) {
                 self.give_up(source, &older, ReleaseCause::Moved, out);
             }
         }

@@ -10,7 +10,6 @@
 //! A failure that is known (the link that broke, a hop that refused) is steered around at once, whatever
 //! the picture still says. Does not send anything itself: `attempt.rs` does.
 
-use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -82,6 +81,7 @@ impl Channels {
         relay: PeerName,
         out: &mut Vec<Action>,
     ) {
+        source.forget_failures();
         let asked_before = source.avoid.relays.contains(&relay);
         source.avoid.relay(relay.clone());
         let stands_by = |attempt: &mut Attempt| attempt.number == number;
@@ -113,6 +113,7 @@ impl Channels {
         let channel = source.id.clone();
         let moving = Event::ChannelMoving { channel: channel.clone(), why: why.clone() };
         out.push(Action::Event(moving));
+        source.forget_failures();
         source.away = None;
         if let Some(link) = failed {
             self.suspect(source, &link);
@@ -283,6 +284,18 @@ impl Channels {
         }
     }
 
+    /// The channel took another path: one that stands by must not break with it.
+    pub(super) fn stand_apart(&mut self, now: Time, source: &mut Source, out: &mut Vec<Action>) {
+        let kept = mutant::on(Mutant::StandbyTogether);
+        let Some(current) = source.current.as_ref().filter(|_| !kept) else { return };
+        let mut hops = current.path.windows(2).map(|hop| (hop[0].clone(), hop[1].clone()));
+        let shares = |standby: &mut Attempt| hops.any(|hop| standby.crosses(&hop));
+        if let Some(standby) = source.standby.take_if(shares) {
+            self.give_up(source, &standby, ReleaseCause::Moved, out);
+            self.protect_again(now, source);
+        }
+    }
+
     pub(super) fn protect_again(&mut self, now: Time, source: &mut Source) {
         if source.protection != Protection::None {
             let retry = limits::PROTECT_RETRY;
@@ -343,19 +356,16 @@ impl Channels {
             .filter(usable)
     }
 
-    /// A path that shares no relay with the one in use, or at least no link.
+    /// A path that shares no relay with the one in use, or at least no link. There is time, so the
+    /// picture knows of every failure by then, and of what has come back.
     fn beside(&self, source: &Source, paths: &dyn Paths) -> Option<Vec<PeerName>> {
         let current = &source.current.as_ref()?.path;
-        let links: Vec<FailedLink> = current
-            .windows(2)
-            .map(|hop| (hop[0].clone(), hop[1].clone()))
-            .chain(source.avoid.links.iter().cloned())
-            .collect();
-        let relays: BTreeSet<_> =
-            current[1..current.len() - 1].iter().chain(&source.avoid.relays).cloned().collect();
-        let relays: Vec<_> = relays.into_iter().collect();
-        let disjoint = self.widest(source, paths, &links, &relays);
-        disjoint.or_else(|| self.widest(source, paths, &links, &source.avoid.relays))
+        let hops = current.windows(2).map(|hop| (hop[0].clone(), hop[1].clone()));
+        let past = Some(&source.avoid).filter(|_| mutant::on(Mutant::AvoidKept));
+        let links: Vec<FailedLink> =
+            hops.chain(past.iter().flat_map(|past| past.links.clone())).collect();
+        let disjoint = self.widest(source, paths, &links, &current[1..current.len() - 1]);
+        disjoint.or_else(|| self.widest(source, paths, &links, &[]))
     }
 
     fn widest(
@@ -389,11 +399,19 @@ impl Channels {
         out: &mut Vec<Action>,
     ) {
         let trying = source.trying.take().map(|Trying { attempt, .. }| attempt);
-        let trying = trying.filter(|_| !mutant::on(Mutant::CloseKeepsTrying));
         let old = source.old.take().map(|(attempt, _)| attempt);
         let old = old.filter(|_| !mutant::on(Mutant::CloseKeepsOld));
         for attempt in [trying, source.standby.take(), old].into_iter().flatten() {
             self.give_up(source, &attempt, cause, out);
+        }
+    }
+}
+
+impl Source {
+    /// Failures of the past are no reason to steer around anything once the channel has come to rest.
+    fn forget_failures(&mut self) {
+        if matches!(self.stage, Stage::Open) && self.away.is_none() {
+            self.avoid = Avoid::default();
         }
     }
 }

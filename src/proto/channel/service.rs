@@ -12,7 +12,6 @@ use std::time::Duration;
 use super::relay::{Refusal, add_label, hold_time, hops};
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, STALE, UNKNOWN, wake};
 use crate::limits;
-use crate::mutant::{self, Mutant};
 use crate::proto::reservation::{Crossing, Rates};
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{Action, Entry, Event, ServiceConfig, ServiceKind, Side, Target, Timer};
@@ -416,7 +415,7 @@ impl Channels {
             self.send_release(taken.leg.link, &taken.tx, ReleaseCause::Moved, None, out);
         }
         let attempt = self.attach(now, &mut served, link, reserve, out);
-        if attempt.is_err() && !mutant::on(Mutant::RefusedReplaceForgotten) {
+        if attempt.is_err() {
             self.after_loss(now, &mut served, attached, out);
         }
         self.put_served(served);

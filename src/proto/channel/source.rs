@@ -318,6 +318,7 @@ impl Channels {
         }));
         source.avoid = Avoid::default();
         source.second = None;
+        self.stand_apart(now, source, out);
         self.look_soon(now);
         send_finish(now, source, out);
     }
