@@ -231,39 +231,37 @@ fn wrong_in_component(
     wrong
 }
 
-/// A17: channels that asked for protection and have no standby path beside their own, though links that theirs does not
-/// use lead to the other end and have room for it, by all that pictures need not tell.
+/// A17: channels that asked for protection and have no standby path beside their own, though links
+/// that theirs does not use lead to the other end and have room for it, by all that pictures need not
+/// tell.
 pub fn unprotected(sim: &Sim) -> Vec<String> {
     let (peers, links) = sim.truth();
     let hung: BTreeSet<&PeerName> = sim.hung().flatten().collect();
     let mut bare = Vec::new();
-    for node in sim.peers().iter().filter_map(|peer| peer.node.as_ref()) {
-        for view in node.channels().into_iter().filter(|view| sim.protected.contains(&view.id)) {
-            let joins = |edge: &EdgeKey, a, b| {
-                (&edge.lower, &edge.higher) == if a < b { (a, b) } else { (b, a) }
-            };
-            let own =
-                |edge: &EdgeKey| view.path.windows(2).any(|hop| joins(edge, &hop[0], &hop[1]));
-            let roomy = |edge: &&EdgeKey| {
-                let rate = view.rate.bps().max(view.rate_back.bps()) + untold(edge.capacity);
-                !own(edge) && !hung.contains(&edge.lower) && room(sim, edge) >= rate
-            };
-            let usable: Vec<_> = links.iter().filter(roomy).cloned().collect();
-            let ends = [view.path.first(), view.path.last()];
-            let joined = components(&peers, &usable)
-                .iter()
-                .any(|part| ends.iter().flatten().all(|end| part.contains(end)));
-            let hops = |path: &[PeerName]| -> BTreeSet<_> {
-                path.windows(2).map(<[PeerName]>::to_vec).collect()
-            };
-            let apart = |by: &Vec<PeerName>| hops(by).is_disjoint(&hops(&view.path));
-            let stands_by = view.standby.as_ref().is_some_and(apart);
-            if joined && view.side == Some(Side::Source) && !stands_by {
-                bare.push(format!("{view:?}"));
-            }
+    let nodes = sim.peers().iter().filter_map(|peer| peer.node.as_ref());
+    let views = nodes.flat_map(Node::channels).filter(|view| view.side == Some(Side::Source));
+    for view in views.filter(|view| sim.protected.contains(&view.id)) {
+        let own = hops(&view.path);
+        let roomy = |edge: &&EdgeKey| {
+            let rate = view.rate.bps().max(view.rate_back.bps()) + untold(edge.capacity);
+            let used = own.contains(&(&edge.lower, &edge.higher));
+            !used && !hung.contains(&edge.lower) && room(sim, edge) >= rate
+        };
+        let usable: Vec<_> = links.iter().filter(roomy).cloned().collect();
+        let ends = [view.path.first(), view.path.last()];
+        let parts = components(&peers, &usable);
+        let joined = parts.iter().any(|part| ends.iter().flatten().all(|end| part.contains(end)));
+        let stands_by = view.standby.as_ref().is_some_and(|path| hops(path).is_disjoint(&own));
+        if joined && !stands_by {
+            bare.push(format!("{view:?}"));
         }
     }
     bare
+}
+
+/// The links of a path, the lower name first.
+fn hops(path: &[PeerName]) -> BTreeSet<(&PeerName, &PeerName)> {
+    path.windows(2).map(|hop| ((&hop[0]).min(&hop[1]), (&hop[0]).max(&hop[1]))).collect()
 }
 
 /// The least that the ledgers at both ends of a link have free, in either direction, in bit/s.
