@@ -68,6 +68,7 @@ fn widest_path(criterion: &mut Criterion) {
         rate_back: Bandwidth::from_bps(64_000),
         max_payload: 1_400,
         own: &[],
+        idle: false,
         without_links: &[],
         without_relays: &[],
     };

@@ -298,6 +298,8 @@ pub const TOMBSTONES_MAX: usize = 2 * CHANNELS_MAX;
 /// A relay waits this long before it passes refreshes on, so that many go in one message. Short,
 /// because the waits of all hops add up: see the assertion below.
 pub const REFRESH_PASS: Duration = Duration::from_millis(100);
+/// Paths that a request tries before it is answered: each refusal names another link.
+pub const OPEN_TRIES: usize = 8;
 /// Default time within which an `open` is answered.
 pub const OPEN_DEADLINE: Duration = Duration::from_secs(5);
 /// A moving channel is given up after this: as long as the far end keeps its side.

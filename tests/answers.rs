@@ -32,7 +32,8 @@ fn a11_what_the_overlay_cannot_do_is_rejected_with_its_reason() {
         (&["nobody/video"], "no_such_peer", "nobody"),
         (&["z/film"], "no_such_service", "film"),
         (&["z/inbox"], "service_busy", "inbox"),
-        (&["z/video", "--bandwidth", "20 Mbit/s"], "no_room", "8.5 Mbit/s are free"),
+        (&["z/video", "--bandwidth", "9 Mbit/s"], "no_room", "8.5 Mbit/s are free"),
+        (&["z/video", "--bandwidth", "20 Mbit/s"], "never", "carries 9.5 Mbit/s"),
         (&["z/video", "--name", "first"], "duplicate", "first"),
         (&["z/camera"], "busy", &camera.to_string()),
     ];

@@ -9,7 +9,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use spanway::limits;
 use spanway::proto::view::{ChannelState, ChannelView};
 use spanway::proto::{
-    Answer, OpenRequest, Opened, Rejection, Request, ServiceConfig, ServiceKind, Side,
+    Answer, Choice, OpenRequest, Opened, Rejection, Request, ServiceConfig, ServiceKind, Side,
 };
 use spanway::sim::{Fault, Plan, Sim, check};
 use spanway::types::{Bandwidth, ChannelId, PeerName, Reject, RequestId, ServiceName};
@@ -117,7 +117,8 @@ impl Story {
             name: None,
             rate: Bandwidth::from_bps(kbit * 1_000),
             rate_back: Bandwidth::from_bps(kbit * 50 + 64_000),
-            path: None,
+            choice: Choice::default(),
+            avoid: Vec::new(),
             deadline: limits::OPEN_DEADLINE,
             protect: false,
         };
@@ -409,7 +410,7 @@ fn a11_each_reason_is_told_with_hop_and_free_capacity() {
     let id = story.open(0, 2, "deliver", 6_000);
     reason(&mut story, id, Reject::NoRoom, &["at p01", "to p02", "3.5 Mbit/s are free"]);
     let id = story.open(0, 1, "deliver", 96_000);
-    reason(&mut story, id, Reject::NoRoom, &["at p00", "95 Mbit/s"]);
+    reason(&mut story, id, Reject::Never, &["at p00 - p01", "95 Mbit/s"]);
     let id = story.open(0, 2, "nothing", 1_000);
     reason(&mut story, id, Reject::NoSuchService, &["at p02", "nothing"]);
     let id = story.open(0, 0, "deliver", 1_000);

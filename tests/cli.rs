@@ -248,7 +248,7 @@ fn bad_input_on_the_command_line_has_its_code_and_its_words_and_disturbs_nothing
             (&["open", video, "--bandwidth", huge], 2, "too large"),
             (&["send", "peer-03/inbox", "--bandwidth", "10"], 2, "25 Mbit/s"),
             (&["open", video, "--bandwidth", "9 Tbit/s"], 2, "Gbit/s"),
-            (&["open", video, "--bandwidth", "9999 Gbit/s"], 3, "no_room"),
+            (&["open", video, "--bandwidth", "9999 Gbit/s"], 3, "never"),
             // 15: to itself.
             (&["open", "peer-01/video", "--bandwidth", "1Mbit/s"], 2, "peer-01"),
             // Names that are nobody's.

@@ -14,7 +14,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use spanway::limits;
-use spanway::proto::{OpenRequest, Request, ServiceConfig, ServiceKind};
+use spanway::proto::{Choice, OpenRequest, Request, ServiceConfig, ServiceKind};
 use spanway::sim::scenario::{judge_rest, settle_pictures};
 use spanway::sim::{self, Fault, Sim, check};
 use spanway::types::{Bandwidth, PeerName, ServiceName, Time};
@@ -133,7 +133,8 @@ fn b3_what_channels_take_is_in_the_picture() {
             name: None,
             rate: mbit(at as u64),
             rate_back: mbit(1),
-            path: None,
+            choice: Choice::default(),
+            avoid: Vec::new(),
             deadline: limits::OPEN_DEADLINE,
         };
         sim.request(0, Request::Open(request));

@@ -29,6 +29,8 @@ pub enum Request {
         peer: PeerName,
     },
     Open(Open),
+    /// Now, later or never: [`FitReply`]. Reserves nothing.
+    WouldFit(WouldFit),
     /// By id or by name.
     Close {
         channel: String,
@@ -89,12 +91,51 @@ pub struct Open {
     pub deliver: Option<SocketAddr>,
     /// Who besides loopback may send to `listen`, as `ADDRESS/BITS`.
     pub from: Option<String>,
-    /// Every peer behind this one, `peer` last; missing: the overlay chooses.
-    pub path: Option<Vec<PeerName>>,
+    #[serde(default)]
+    pub path: PathChoice,
+    /// Peers that no path of the channel may cross.
+    #[serde(default)]
+    pub avoid: Vec<PeerName>,
     pub deadline_ms: u64,
     /// Keep a second path reserved.
     #[serde(default)]
     pub protect: bool,
+}
+
+/// Which paths may be tried (A13): `"tree"`, `"widest"`, `"tree-then-widest"`, or every peer behind the
+/// asker in order, the destination last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PathChoice {
+    Named(NamedPath),
+    Given(Vec<PeerName>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NamedPath {
+    Tree,
+    Widest,
+    TreeThenWidest,
+}
+
+impl Default for PathChoice {
+    fn default() -> Self {
+        Self::Named(NamedPath::TreeThenWidest)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WouldFit {
+    pub peer: PeerName,
+    pub bandwidth_bps: Bandwidth,
+    /// Missing: max(64 kbit/s, 2 %).
+    pub bandwidth_back_bps: Option<Bandwidth>,
+    #[serde(default)]
+    pub path: PathChoice,
+    #[serde(default)]
+    pub avoid: Vec<PeerName>,
 }
 
 /// The answer line.
@@ -376,6 +417,48 @@ pub struct OpenReply {
     /// Payload rate that fits the bandwidth at 1316 and 200 bytes a datagram.
     pub payload_1316_bps: Bandwidth,
     pub payload_200_bps: Bandwidth,
+    /// Paths that were asked for before, in this order.
+    pub refused: Vec<RefusedPath>,
+    pub limit: Option<LimitReply>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedPath {
+    pub path: Vec<PeerName>,
+    /// Which hop refused, and how much was free.
+    pub why: String,
+}
+
+/// What one path could carry if nothing were reserved: more is never possible in this overlay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitReply {
+    pub width_bps: Bandwidth,
+    /// The narrowest link of that path.
+    pub link: [PeerName; 2],
+    /// Whose tree says so.
+    pub session: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FitAnswer {
+    Now,
+    Later,
+    Never,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FitReply {
+    pub answer: FitAnswer,
+    /// In words, if it is not now.
+    pub detail: String,
+    /// The best path there is.
+    pub path: Vec<PeerName>,
+    /// Least that is free on it, there and back, and the link where that is least on the way there.
+    pub free_bps: Bandwidth,
+    pub free_back_bps: Bandwidth,
+    pub bottleneck: Option<[PeerName; 2]>,
+    pub limit: Option<LimitReply>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -20,6 +20,7 @@
 mod clock;
 mod demo;
 mod drawing;
+mod fit;
 mod forward;
 mod graph;
 mod interrupt;
@@ -44,10 +45,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::api::dto::PathChoice;
 use crate::limits;
 use crate::types::{Bandwidth, PeerName, ServiceName};
 use screen::{CliError, Fail};
-use values::{BackRate, Destination, duration, percent};
+use values::{BackRate, Destination, duration, path_choice, percent};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -99,6 +101,8 @@ enum Command {
     },
     /// Ask for a channel to a service of another peer
     Open(OpenArgs),
+    /// Say whether a channel would be opened now, later or never, without reserving anything
+    WouldFit(FitArgs),
     /// Close a channel, by its id or name
     Close(ChannelArgs),
     /// List the channels that end here or cross this peer
@@ -226,9 +230,11 @@ struct OpenArgs {
     /// Who besides this host may send to --listen, as ADDRESS/BITS
     #[arg(long, value_name = "PREFIX")]
     from: Option<String>,
-    /// Take this path: the peers behind this one in order, the destination last
-    #[arg(long, value_name = "PEER,...", value_delimiter = ',')]
-    path: Option<Vec<PeerName>>,
+    #[command(flatten)]
+    way: Way,
+    /// Say what was tried, who refused and how much one path can carry at most
+    #[arg(long)]
+    explain: bool,
     /// Wait this long for the final answer (30s without a value) [default: 5s]
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
           default_missing_value = "30s", value_parser = duration)]
@@ -236,6 +242,34 @@ struct OpenArgs {
     /// Keep a second path reserved: if the first breaks, frames take it at once
     #[arg(long)]
     protect: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Which paths may be tried.
+#[derive(Debug, Args)]
+struct Way {
+    /// `tree`, `widest`, or one path: the peers behind this one in order, the destination last [default: the
+    /// tree's where it has room, the widest otherwise]
+    #[arg(long, value_name = "tree|widest|PEER,...", value_parser = path_choice, default_value = "tree-then-widest", hide_default_value = true)]
+    path: PathChoice,
+    /// Peers that no path may cross, now or after a failure
+    #[arg(long, value_name = "PEER,...", value_delimiter = ',')]
+    avoid: Vec<PeerName>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  spanway would-fit peer-03 --bandwidth 20Mbit/s
+Exit codes: 0 now, 4 later, 3 never.")]
+struct FitArgs {
+    /// The peer that the channel would lead to
+    peer: PeerName,
+    #[command(flatten)]
+    rates: Rates,
+    #[command(flatten)]
+    way: Way,
     #[command(flatten)]
     target: Target,
 }
@@ -381,6 +415,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Config { action: ConfigAction::Check(target) } => setup::check(&target),
         Command::Config { action: ConfigAction::PrintDefault } => setup::print_default(),
         Command::Open(args) => open::open(args),
+        Command::WouldFit(args) => fit::would_fit(args),
         Command::Close(args) => open::close(&args),
         Command::Measure(args) => measure::measure(&args),
         Command::Reload(target) => open::reload(&target),
@@ -416,6 +451,12 @@ fn needs_config() -> CliError {
         "which peer? Add --config FILE with its configuration file, or set SPANWAY_CONFIG \
          (`spanway init --dir overlay` writes some, `spanway demo` needs none)",
     )
+}
+
+/// Bandwidth there and, if it was given, back.
+fn default_rates(rates: &Rates) -> (Bandwidth, Option<Bandwidth>) {
+    let back = rates.bandwidth_back.map(|back| back.rate(rates.bandwidth));
+    (rates.bandwidth, back)
 }
 
 /// Time to wait for an answer that takes up to `deadline` in the overlay.

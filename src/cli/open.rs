@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::screen::{CliError, Daemon, Fail, Style, print, show, to_json};
 use super::table::wrap;
-use super::{ChannelArgs, LeaveArgs, OpenArgs, Target, answer_time};
+use super::{ChannelArgs, LeaveArgs, OpenArgs, Target, answer_time, default_rates, fit};
 use crate::api::dto::{self, OpenReply, Request};
 use crate::limits;
 use crate::types::{PeerName, Reject};
@@ -19,12 +19,13 @@ pub(super) fn open(args: OpenArgs) -> Result<(), CliError> {
         peer: args.destination.peer,
         service: args.destination.service,
         bandwidth_bps: args.rates.bandwidth,
-        bandwidth_back_bps: args.rates.bandwidth_back.map(|back| back.rate(args.rates.bandwidth)),
+        bandwidth_back_bps: default_rates(&args.rates).1,
         name: args.name,
         listen: args.listen,
         deliver: args.deliver,
         from: args.from,
-        path: args.path,
+        path: args.way.path,
+        avoid: args.way.avoid,
         deadline_ms: millis(deadline),
         protect: args.protect,
     });
@@ -32,6 +33,9 @@ pub(super) fn open(args: OpenArgs) -> Result<(), CliError> {
     let answer = verdict(&reply);
     if args.target.json || answer.is_ok() {
         show(&args.target, &reply, opened)?;
+    }
+    if args.explain && !args.target.json {
+        print(|out, _| fit::explain(&reply, out))?;
     }
     match answer {
         // The JSON says it already.
@@ -132,6 +136,8 @@ mod tests {
             listen: None,
             payload_1316_bps: Bandwidth::ZERO,
             payload_200_bps: Bandwidth::ZERO,
+            refused: Vec::new(),
+            limit: None,
         }
     }
 

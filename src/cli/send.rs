@@ -33,7 +33,8 @@ pub(super) fn send(args: SendArgs) -> Result<(), CliError> {
             listen: None,
             deliver: None,
             from: None,
-            path: None,
+            path: dto::PathChoice::default(),
+            avoid: Vec::new(),
             deadline_ms: millis(OPEN_DEADLINE),
             protect: false,
         },
@@ -481,6 +482,8 @@ mod tests {
             listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 5_000))),
             payload_1316_bps: rate.payload_rate(1316, overhead),
             payload_200_bps: rate,
+            refused: Vec::new(),
+            limit: None,
         };
         for overhead in [92, 112] {
             let entry = Entry::of(&reply(overhead), rate, 1316).expect("an entry");

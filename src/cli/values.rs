@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::api::dto::{NamedPath, PathChoice};
 use crate::limits;
 use crate::types::{Bandwidth, PeerName, ServiceName};
 
@@ -55,6 +56,23 @@ impl FromStr for BackRate {
             },
         }
     }
+}
+
+/// `tree`, `widest`, `tree-then-widest`, or names with commas between.
+pub(super) fn path_choice(text: &str) -> Result<PathChoice, String> {
+    let named = match text {
+        "tree" => NamedPath::Tree,
+        "widest" => NamedPath::Widest,
+        "tree-then-widest" => NamedPath::TreeThenWidest,
+        peers => {
+            let names = peers.split(',').map(|name| name.trim().parse::<PeerName>());
+            return names
+                .collect::<Result<_, _>>()
+                .map(PathChoice::Given)
+                .map_err(|error| format!("{error}; or write tree or widest"));
+        }
+    };
+    Ok(PathChoice::Named(named))
 }
 
 /// A whole number and `ms`, `s` or `m`.

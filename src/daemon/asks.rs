@@ -15,7 +15,9 @@ use crate::daemon::lane;
 use crate::daemon::views::{self, Here};
 use crate::limits;
 use crate::proto::view::LinkState;
-use crate::proto::{Answer, Input, MeasureRequest, OpenRequest, Rejection, Request};
+use crate::proto::{
+    Answer, Choice, FitRequest, Input, MeasureRequest, OpenRequest, Rejection, Request,
+};
 use crate::sim::check;
 use crate::types::{Bandwidth, ChannelId, PeerName, Reject, RequestId, ServiceName};
 
@@ -25,6 +27,7 @@ pub(crate) enum Asking {
         answers: Answers,
         rate: Bandwidth,
     },
+    Fit(Answers),
     /// `close`, `finish`, `services`, `verify`, `recompute`.
     Plain(Answers),
     /// A signal has nobody to tell.
@@ -42,9 +45,10 @@ pub(crate) struct Receiver {
 impl Asking {
     pub(super) fn failed(&self, kind: FailureKind, message: impl Into<String>) {
         match self {
-            Self::Open { answers, .. } | Self::Plain(answers) | Self::Leave(Some(answers)) => {
-                answers.failed(kind, message);
-            }
+            Self::Open { answers, .. }
+            | Self::Fit(answers)
+            | Self::Plain(answers)
+            | Self::Leave(Some(answers)) => answers.failed(kind, message),
             Self::Leave(None) => {}
         }
     }
@@ -93,6 +97,7 @@ impl Control {
                 Ok(()) => {}
                 Err((answers, kind, message)) => answers.failed(kind, message),
             },
+            dto::Request::WouldFit(asked) => self.would_fit(asked, answers),
             dto::Request::Close { channel } => match self.channel_of(&channel) {
                 Ok(channel) => self.ask(Asking::Plain(answers), Request::Close { channel }),
                 Err(message) => answers.failed(FailureKind::Failed, message),
@@ -141,6 +146,13 @@ impl Control {
             (Asking::Open { answers, .. }, Answer::Rejected(rejection)) => {
                 answers.ok(&views::rejected_reply(rejection));
             }
+            (Asking::Fit(answers), Answer::Fit(fit)) => answers.ok(&views::fit_reply(*fit)),
+            (Asking::Fit(answers), Answer::Rejected(rejection)) => {
+                match views::never_reply(&rejection) {
+                    Some(never) => answers.ok(&never),
+                    None => refuse(&answers, &rejection),
+                }
+            }
             (Asking::Leave(answers), answer) => {
                 if let (Some(answers), Answer::Left) = (answers, answer) {
                     answers.ok(&());
@@ -163,7 +175,8 @@ impl Control {
             (Asking::Plain(answers), Answer::Closed | Answer::Finished | Answer::Left) => {
                 answers.ok(&());
             }
-            (Asking::Plain(_), Answer::Open(_)) | (Asking::Open { .. }, _) => {
+            (Asking::Plain(_), Answer::Open(_) | Answer::Fit(_))
+            | (Asking::Open { .. } | Asking::Fit(_), _) => {
                 unreachable!("the node answers each request in its own kind")
             }
         }
@@ -191,7 +204,8 @@ impl Control {
             name: open.name,
             rate,
             rate_back: open.bandwidth_back_bps.unwrap_or_else(|| views::default_rate_back(rate)),
-            path: open.path,
+            choice: choice(open.path),
+            avoid: open.avoid,
             deadline: Duration::from_millis(open.deadline_ms),
             protect: open.protect,
         });
@@ -218,20 +232,35 @@ impl Control {
         Ok(NewEnd::Own)
     }
 
-    fn check_open(&self, open: &dto::Open) -> Result<OpenerAddresses, String> {
-        let rates =
-            [("bandwidth", Some(open.bandwidth_bps)), ("bandwidth back", open.bandwidth_back_bps)];
-        for (what, rate) in rates {
-            match rate {
-                Some(Bandwidth::ZERO) => {
-                    return Err(format!("{what} 0 is no rate: ask for at least 1 bit/s"));
-                }
-                Some(rate) if rate > Bandwidth::MAX => {
-                    return Err(format!("{what} is too large: at most {}", Bandwidth::MAX));
-                }
-                Some(_) | None => {}
-            }
+    fn would_fit(&mut self, asked: dto::WouldFit, answers: Answers) {
+        let dto::WouldFit { peer, bandwidth_bps: rate, bandwidth_back_bps, path, avoid } = asked;
+        let checked = check_rates(rate, bandwidth_back_bps);
+        if let Err(message) = checked.and_then(|()| self.check_way(&path, &avoid, &peer)) {
+            return answers.failed(FailureKind::Usage, message);
         }
+        let rate_back = bandwidth_back_bps.unwrap_or_else(|| views::default_rate_back(rate));
+        let request = FitRequest { peer, rate, rate_back, choice: choice(path), avoid };
+        self.ask(Asking::Fit(answers), Request::WouldFit(request));
+    }
+
+    fn check_way(
+        &self,
+        path: &dto::PathChoice,
+        avoid: &[PeerName],
+        peer: &PeerName,
+    ) -> Result<(), String> {
+        if avoid.len() > limits::AVOID_MAX {
+            let (many, most) = (avoid.len(), limits::AVOID_MAX);
+            return Err(format!("{many} peers to avoid are too many: at most {most}"));
+        }
+        match path {
+            dto::PathChoice::Given(path) => check_path(path, &self.config.name, peer),
+            dto::PathChoice::Named(_) => Ok(()),
+        }
+    }
+
+    fn check_open(&self, open: &dto::Open) -> Result<OpenerAddresses, String> {
+        check_rates(open.bandwidth_bps, open.bandwidth_back_bps)?;
         if open.peer == self.config.name {
             return Err(format!(
                 "source and destination are both {}: a channel leads to another peer",
@@ -245,9 +274,7 @@ impl Control {
                 limits::OPEN_DEADLINE_MAX
             ));
         }
-        if let Some(path) = &open.path {
-            check_path(path, &self.config.name, &open.peer)?;
-        }
+        self.check_way(&open.path, &open.avoid, &open.peer)?;
         let from = open.from.as_deref().map(ends::parse_prefix).transpose()?;
         Ok(OpenerAddresses { listen: open.listen, deliver: open.deliver, from })
     }
@@ -404,6 +431,30 @@ impl Control {
 }
 
 /// A path that a person wrote: whether its links are there is the node's to say.
+fn choice(path: dto::PathChoice) -> Choice {
+    match path {
+        dto::PathChoice::Named(dto::NamedPath::Tree) => Choice::Tree,
+        dto::PathChoice::Named(dto::NamedPath::Widest) => Choice::Widest,
+        dto::PathChoice::Named(dto::NamedPath::TreeThenWidest) => Choice::TreeThenWidest,
+        dto::PathChoice::Given(path) => Choice::Given(path),
+    }
+}
+
+fn check_rates(rate: Bandwidth, rate_back: Option<Bandwidth>) -> Result<(), String> {
+    for (what, rate) in [("bandwidth", Some(rate)), ("bandwidth back", rate_back)] {
+        match rate {
+            Some(Bandwidth::ZERO) => {
+                return Err(format!("{what} 0 is no rate: ask for at least 1 bit/s"));
+            }
+            Some(rate) if rate > Bandwidth::MAX => {
+                return Err(format!("{what} is too large: at most {}", Bandwidth::MAX));
+            }
+            Some(_) | None => {}
+        }
+    }
+    Ok(())
+}
+
 fn check_path(path: &[PeerName], me: &PeerName, to: &PeerName) -> Result<(), String> {
     if path.last() != Some(to) {
         return Err(format!(

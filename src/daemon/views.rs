@@ -7,9 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::api::dto::{
-    ChannelRow, Distribution, EdgeRow, EventLine, FactsStatus, GraphLink, GraphPeer, GraphReply,
-    LedgerRow, LedgerWorker, LinkRow, MeasureReply, MeasureTrain, MeasureWay, OpenReply, PeerRow,
-    ServiceRow, TreeReply, VerifyReply,
+    ChannelRow, Distribution, EdgeRow, EventLine, FactsStatus, FitAnswer, FitReply, GraphLink,
+    GraphPeer, GraphReply, LedgerRow, LedgerWorker, LimitReply, LinkRow, MeasureReply,
+    MeasureTrain, MeasureWay, OpenReply, PeerRow, RefusedPath, ServiceRow, TreeReply, VerifyReply,
 };
 use crate::limits;
 use crate::proto::graph::{Counters, Refusal};
@@ -17,11 +17,14 @@ use crate::proto::measure::{Limit, Point};
 use crate::proto::view::{
     ChannelView, GraphLinkView, GraphPeerView, GraphView, LinkView, PeerView, TreeView,
 };
-use crate::proto::{Event, Measured, MeasuredWay, Opened, Purpose, Rejection, Side};
+use crate::proto::{
+    Event, Fit, Limit as WidthLimit, Measured, MeasuredWay, Opened, Purpose, Refused, Rejection,
+    Side,
+};
 use crate::sim::check;
 use crate::stats::histogram::Reading;
 use crate::stats::{ChannelStats, DropReason, WorkerStats};
-use crate::types::{Bandwidth, ChannelId, EdgeKey, PeerName};
+use crate::types::{Bandwidth, ChannelId, EdgeKey, PeerName, Reject};
 use crate::wire::control::ServiceInfo;
 use crate::wire::frame;
 
@@ -178,7 +181,52 @@ pub(crate) fn open_reply(
         listen,
         payload_1316_bps: payload_rate(rate, PAYLOAD_LARGE, neighbour),
         payload_200_bps: payload_rate(rate, PAYLOAD_SMALL, neighbour),
+        refused: refused_paths(opened.explanation.refused),
+        limit: opened.explanation.limit.map(limit_reply),
     }
+}
+
+fn refused_paths(refused: Vec<Refused>) -> Vec<RefusedPath> {
+    refused.into_iter().map(|Refused { path, why }| RefusedPath { path, why }).collect()
+}
+
+fn limit_reply(limit: WidthLimit) -> LimitReply {
+    let WidthLimit { width, link: (near, far), session } = limit;
+    LimitReply { width_bps: width, link: [near, far], session: session.to_string() }
+}
+
+/// Now or later.
+pub(crate) fn fit_reply(fit: Fit) -> FitReply {
+    let Fit { fits, path, narrow, limit } = fit;
+    let (answer, detail) = match fits {
+        true => (FitAnswer::Now, String::new()),
+        false => (FitAnswer::Later, "other channels have the room now".to_owned()),
+    };
+    let free = narrow.as_ref().map_or(Bandwidth::ZERO, |narrow| narrow.free);
+    let free_back = narrow.as_ref().map_or(Bandwidth::ZERO, |narrow| narrow.free_back);
+    let bottleneck = narrow.map(|narrow| [narrow.by_free.0, narrow.by_free.1]);
+    FitReply {
+        answer,
+        detail,
+        path,
+        free_bps: free,
+        free_back_bps: free_back,
+        bottleneck,
+        limit: limit.map(limit_reply),
+    }
+}
+
+/// Never, if that is what the rejection says.
+pub(crate) fn never_reply(rejection: &Rejection) -> Option<FitReply> {
+    (rejection.reason == Reject::Never).then(|| FitReply {
+        answer: FitAnswer::Never,
+        detail: rejection.detail.clone(),
+        path: Vec::new(),
+        free_bps: Bandwidth::ZERO,
+        free_back_bps: Bandwidth::ZERO,
+        bottleneck: None,
+        limit: rejection.explanation.limit.clone().map(limit_reply),
+    })
 }
 
 pub(crate) fn rejected_reply(rejection: Rejection) -> OpenReply {
@@ -193,6 +241,8 @@ pub(crate) fn rejected_reply(rejection: Rejection) -> OpenReply {
         listen: None,
         payload_1316_bps: Bandwidth::ZERO,
         payload_200_bps: Bandwidth::ZERO,
+        refused: refused_paths(rejection.explanation.refused),
+        limit: rejection.explanation.limit.map(limit_reply),
     }
 }
 
@@ -372,7 +422,7 @@ pub(crate) fn log_event(event: &Event) {
             tracing::info!(%channel, ?path, "channel protected");
         }
         Event::ChannelClosed { channel, reason, why } => {
-            let reason = reason.map(crate::types::Reject::as_str);
+            let reason = reason.map(Reject::as_str);
             tracing::info!(%channel, reason, why, "channel closed");
         }
         Event::StreamFinished { channel, frames } => {

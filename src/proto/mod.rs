@@ -35,6 +35,7 @@ pub mod view;
 pub mod wave;
 mod ways;
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::types::{
@@ -165,6 +166,7 @@ pub enum Input {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     Open(OpenRequest),
+    WouldFit(FitRequest),
     Close {
         channel: ChannelId,
     },
@@ -198,13 +200,39 @@ pub struct OpenRequest {
     pub name: Option<ServiceName>,
     pub rate: Bandwidth,
     pub rate_back: Bandwidth,
-    /// Every peer behind this one, in order, `peer` last: this path and no other. The node has checked
-    /// that each hop is a live link of its picture.
-    pub path: Option<Vec<PeerName>>,
+    pub choice: Choice,
+    /// Peers that no path of the channel may cross, now or later.
+    pub avoid: Vec<PeerName>,
     /// The final answer comes within this.
     pub deadline: Duration,
     /// Keep a second path reserved, for the moment the first one breaks.
     pub protect: bool,
+}
+
+/// Which paths a channel may be opened on (A13). One that breaks may move to any other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// That of the spanning tree.
+    Tree,
+    /// The one with the most free capacity on the picture; of equal ones that with the fewest hops, then
+    /// the first by the names on it.
+    Widest,
+    /// That of the tree where it has room, the widest otherwise.
+    #[default]
+    TreeThenWidest,
+    /// This one: every peer behind the asker in order, the destination last. The node has checked that
+    /// each hop is a live link of its picture.
+    Given(Vec<PeerName>),
+}
+
+/// Would a channel be opened now, later or never?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FitRequest {
+    pub peer: PeerName,
+    pub rate: Bandwidth,
+    pub rate_back: Bandwidth,
+    pub choice: Choice,
+    pub avoid: Vec<PeerName>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,6 +248,7 @@ pub struct MeasureRequest {
 pub enum Answer {
     Open(Opened),
     Rejected(Rejection),
+    Fit(Box<Fit>),
     Closed,
     /// The far end knows that the stream ended.
     Finished,
@@ -237,6 +266,7 @@ pub struct Opened {
     /// Smallest free usable capacity on the path before this channel took its share.
     pub width: Bandwidth,
     pub max_payload: u16,
+    pub explanation: Box<Explanation>,
 }
 
 /// What a link carried.
@@ -272,6 +302,68 @@ pub struct Rejection {
     pub reason: Reject,
     /// In words: which hop, how much was free.
     pub detail: String,
+    pub explanation: Box<Explanation>,
+}
+
+impl Rejection {
+    pub fn new(reason: Reject, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into(), explanation: Box::default() }
+    }
+}
+
+/// What lies behind the answer to an `open`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Explanation {
+    /// Paths that were asked for before, in this order.
+    pub refused: Vec<Refused>,
+    pub limit: Option<Limit>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub path: Vec<PeerName>,
+    pub why: String,
+}
+
+/// What one path could carry if nothing were reserved (W of 2.8): less can be served now or later, more
+/// never, as long as the overlay stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    pub width: Bandwidth,
+    /// The narrowest link of that path, in the direction of the path.
+    pub link: (PeerName, PeerName),
+    /// The session whose tree says so: the epoch.
+    pub session: SessionId,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { width, link: (near, far), session } = self;
+        write!(f, "the widest carries {width}, at {near} - {far}, says the tree of {session}")
+    }
+}
+
+/// The answer to a [`FitRequest`]. Neither now nor later is a [`Rejection`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fit {
+    /// Now, on `path`; otherwise later.
+    pub fits: bool,
+    /// The best there is.
+    pub path: Vec<PeerName>,
+    pub narrow: Option<Narrowest>,
+    pub limit: Option<Limit>,
+}
+
+/// The narrowest links of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Narrowest {
+    pub capacity: Bandwidth,
+    pub by_capacity: (PeerName, PeerName),
+    /// Free in the direction of the path, and where that is least.
+    pub free: Bandwidth,
+    pub by_free: (PeerName, PeerName),
+    /// Least that is free against it.
+    pub free_back: Bandwidth,
 }
 
 /// What the peers of a component said of themselves.

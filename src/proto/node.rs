@@ -21,7 +21,8 @@ use super::session::{Counters, LinkFacts, Sessions};
 use super::view::{ChannelView, GraphView, LinkState, LinkView, PeerState, PeerView, TreeView};
 use super::ways::Ways;
 use super::{
-    Action, Answer, Event, Input, LinkConfig, MeasureRequest, NodeConfig, Rejection, Request, Timer,
+    Action, Answer, Choice, Event, Input, LinkConfig, MeasureRequest, NodeConfig, Rejection,
+    Request, Timer,
 };
 use crate::limits;
 use crate::types::{
@@ -455,9 +456,7 @@ impl Node {
     }
 
     fn on_request(&mut self, now: Time, id: RequestId, request: Request, out: &mut Vec<Action>) {
-        let rejection = |reason, detail: &str| {
-            Answer::Rejected(Rejection { reason, detail: detail.to_owned() })
-        };
+        let rejection = |reason, detail: &str| Answer::Rejected(Rejection::new(reason, detail));
         let answer = match request {
             Request::Leave { timeout } => return self.leave(now, id, now + timeout, out),
             _ if !matches!(self.leaving, Leaving::No) => {
@@ -469,18 +468,14 @@ impl Node {
             Request::CollectLinks => {
                 return self.queries.collect(now, id, &myself!(self), out);
             }
-            Request::Open(request) => {
-                let path = request.path.as_deref().unwrap_or_default();
-                match self.graph.broken_hop(path) {
-                    None => {
-                        let ways = ways!(self);
-                        return self.channels.open(now, id, request, &ways, out);
-                    }
-                    Some((one, other)) => {
-                        let detail = format!("{one} and {other} have no live link");
-                        Answer::Rejected(Rejection { reason: Reject::Unreachable, detail })
-                    }
-                }
+            Request::Open(request) => match self.whole(&request.choice) {
+                Ok(()) => return self.channels.open(now, id, request, &ways!(self), out),
+                Err(why) => Answer::Rejected(why),
+            },
+            Request::WouldFit(request) => {
+                let whole = self.whole(&request.choice);
+                let fit = whole.and_then(|()| self.channels.would_fit(&request, &ways!(self)));
+                fit.map_or_else(Answer::Rejected, |fit| Answer::Fit(Box::new(fit)))
             }
             Request::Close { channel } => return self.channels.close(now, id, &channel, out),
             Request::Finish { channel, frames } => {
@@ -488,6 +483,14 @@ impl Node {
             }
         };
         out.push(Action::Answer { id, answer });
+    }
+
+    /// A path that somebody chose consists of live links.
+    fn whole(&self, choice: &Choice) -> Result<(), Rejection> {
+        let Choice::Given(path) = choice else { return Ok(()) };
+        let Some((one, other)) = self.graph.broken_hop(path) else { return Ok(()) };
+        let detail = format!("{one} and {other} have no live link");
+        Err(Rejection::new(Reject::Unreachable, detail))
     }
 
     fn ask_measure(
@@ -511,7 +514,7 @@ impl Node {
                 None => (Reject::Unreachable, format!("the link to {peer} is down")),
             },
         };
-        let answer = Answer::Rejected(Rejection { reason, detail });
+        let answer = Answer::Rejected(Rejection::new(reason, detail));
         out.push(Action::Answer { id, answer });
     }
 
@@ -540,10 +543,10 @@ impl Node {
             return self.queries.ask_services(now, id, path, &myself!(self), out);
         } else if self.links.values().any(|link| link.config().peer == *peer) {
             let detail = format!("{peer} is a neighbour, but no path leads there now");
-            Answer::Rejected(Rejection { reason: Reject::Unreachable, detail })
+            Answer::Rejected(Rejection::new(Reject::Unreachable, detail))
         } else {
             let detail = format!("no peer {peer} is in this component of the overlay");
-            Answer::Rejected(Rejection { reason: Reject::NoSuchPeer, detail })
+            Answer::Rejected(Rejection::new(Reject::NoSuchPeer, detail))
         };
         out.push(Action::Answer { id, answer });
     }

@@ -347,7 +347,7 @@ fn reply(routed: &Routed, body: RoutedBody, here: &impl Here, out: &mut Vec<Acti
 }
 
 fn rejected(id: RequestId, reason: Reject, detail: String) -> Action {
-    Action::Answer { id, answer: Answer::Rejected(Rejection { reason, detail }) }
+    Action::Answer { id, answer: Answer::Rejected(Rejection::new(reason, detail)) }
 }
 
 fn busy(id: RequestId) -> Action {

@@ -14,6 +14,7 @@
 //! Assumes that it is told the time; it acts on none. It knows nothing of paths, labels or messages.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 
 use crate::limits;
 use crate::types::{Bandwidth, ChannelId, Time, TxId};
@@ -73,6 +74,12 @@ impl Promise {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Short {
     pub free: Bandwidth,
+}
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} are free", self.free)
+    }
 }
 
 /// The ledger of one link.

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use super::Narrowest;
 use super::channel::Paths;
 use super::graph::{Graph, Wanted};
 use super::link::Link;
 use super::session::Sessions;
-use crate::types::{LinkId, PeerName};
+use crate::types::{LinkId, PeerName, SessionId};
 
 pub(super) struct Ways<'a> {
     pub(super) sessions: &'a Sessions,
@@ -22,6 +23,14 @@ impl Paths for Ways<'_> {
 
     fn widest(&self, wanted: &Wanted<'_>) -> Option<Vec<PeerName>> {
         self.graph.widest(wanted)
+    }
+
+    fn narrowest(&self, path: &[PeerName]) -> Option<Narrowest> {
+        self.graph.narrowest(path)
+    }
+
+    fn session(&self) -> Option<SessionId> {
+        self.sessions.committed().map(|tree| tree.session().clone())
     }
 
     fn leaves(&self, peer: &PeerName) -> bool {

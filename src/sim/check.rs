@@ -491,7 +491,7 @@ mod tests {
 
     #[test]
     fn a22_a_label_that_leads_into_another_channel_is_seen() {
-        use crate::proto::{OpenRequest, Request, ServiceConfig, ServiceKind};
+        use crate::proto::{Choice, OpenRequest, Request, ServiceConfig, ServiceKind};
         use crate::sim::{Fault, Plan, Sim};
         use crate::types::ServiceName;
 
@@ -514,7 +514,8 @@ mod tests {
                 name: None,
                 rate: Bandwidth::from_bps(1_000_000),
                 rate_back: Bandwidth::from_bps(64_000),
-                path: None,
+                choice: Choice::default(),
+                avoid: Vec::new(),
                 deadline: limits::OPEN_DEADLINE,
                 protect: false,
             };

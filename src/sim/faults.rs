@@ -9,7 +9,7 @@ use super::queue::Happening;
 use super::{Node, Sim, Strike, check, memo};
 use crate::limits;
 use crate::proto::view::ChannelState;
-use crate::proto::{Action, Answer, OpenRequest, Request, Side};
+use crate::proto::{Action, Answer, Choice, OpenRequest, Request, Side};
 use crate::types::{Bandwidth, ChannelId, EdgeKey, PeerName};
 use crate::wire::control::{Message, ReleaseCause};
 
@@ -195,7 +195,8 @@ impl Sim {
             name: None,
             rate,
             rate_back: Bandwidth::from_bps(rate.bps() / 10 + 64_000),
-            path: None,
+            choice: Choice::default(),
+            avoid: Vec::new(),
             deadline: limits::OPEN_DEADLINE,
             protect,
         };

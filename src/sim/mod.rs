@@ -651,7 +651,8 @@ impl Sim {
             | Answer::Services(_)
             | Answer::Links(_)
             | Answer::Recomputing(_)
-            | Answer::Measured(_) => {}
+            | Answer::Measured(_)
+            | Answer::Fit(_) => {}
         }
     }
 

@@ -139,6 +139,9 @@ pub struct Nack {
     pub free: Bandwidth,
     /// In words, for the asker.
     pub detail: String,
+    /// Where room was short: the neighbour at the other end of that link. A version that does not know
+    /// this field means the next peer of the path.
+    pub towards: Option<PeerName>,
 }
 
 /// Why a reservation ends.
@@ -303,6 +306,7 @@ mod kind {
 mod field {
     pub(super) const MANNER: u16 = 1;
     pub(super) const FAILED: u16 = 1;
+    pub(super) const TOWARDS: u16 = 1;
 }
 
 impl Message {
@@ -425,6 +429,7 @@ fn parse_body(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
             reason: reject(r)?,
             free: r.bandwidth("nack free capacity")?,
             detail: r.text("nack detail")?,
+            towards: r.optional_field(field::TOWARDS, "nack towards", |r| r.peer("nack towards"))?,
         }),
         kind::RELEASE => Message::Release(Release {
             tx: r.tx("release tx")?,
@@ -635,6 +640,9 @@ fn emit_nack(w: &mut Writer, nack: &Nack) {
     w.u8(reject_code(nack.reason));
     w.bandwidth(nack.free);
     w.text(&nack.detail);
+    if let Some(towards) = &nack.towards {
+        w.optional_field(field::TOWARDS, |w| w.peer(towards));
+    }
 }
 
 fn emit_routed(w: &mut Writer, routed: &Routed) {

@@ -91,12 +91,10 @@ impl Channels {
         let tx = TxId { channel: source.id.clone(), attempt: source.attempts };
         let rates = Rates { out: source.rate, back: source.rate_back };
         let held = self.neighbour(link).ledger.hold(&tx, rates, Crossing::There, until);
-        held.map_err(|short| Rejection {
-            reason: Reject::NoRoom,
-            detail: format!(
-                "at {}: {} do not fit the link to {}, {} are free",
-                self.me, source.rate, path[1], short.free
-            ),
+        held.map_err(|short| {
+            let (me, next, rate) = (&self.me, &path[1], source.rate);
+            let detail = format!("at {me}: {rate} do not fit the link to {next}, {short}");
+            Rejection::new(Reject::NoRoom, detail)
         })?;
         let worker = self.balance.worker(&Key::Source(source.id.clone()));
         let leg = self.leg(link, worker);
@@ -170,9 +168,9 @@ impl Channels {
 
     /// The link that a path begins with, if it is up.
     pub(super) fn first_link(&self, path: &[PeerName]) -> Result<LinkId, Rejection> {
-        let unreachable = |detail| Rejection { reason: Reject::Unreachable, detail };
+        let unreachable = |detail| Rejection::new(Reject::Unreachable, detail);
         let [_, first, ..] = path else {
-            return Err(unreachable("a path has at least two peers".into()));
+            return Err(unreachable("a path has at least two peers".to_owned()));
         };
         if path.len() > limits::PATH_PEERS_MAX {
             return Err(unreachable(format!("the path has {} peers", path.len())));

@@ -1,5 +1,5 @@
 //! The life of a channel at one peer: as the end that asked for it ([`source`], with its paths in
-//! [`attempt`] and which comes next in [`recovery`]), as the end that offers the service
+//! [`attempt`], which comes next in [`opening`] and [`recovery`]), as the end that offers the service
 //! ([`service`]), and in between ([`relay`]); and what keeps a reservation alive ([`lease`]). 2.9 of the
 //! control-plane specification.
 //!
@@ -24,6 +24,7 @@
 mod attempt;
 mod balance;
 mod lease;
+mod opening;
 mod recovery;
 mod relay;
 mod service;
@@ -46,10 +47,12 @@ use self::source::Source;
 use super::graph::Wanted;
 use super::reservation::{Ledger, Tombstones};
 use super::view::ChannelView;
-use super::{Action, Answer, Event, Recovery, Rejection, ServiceConfig, ServiceKind, Timer};
+use super::{
+    Action, Answer, Event, Narrowest, Recovery, Rejection, ServiceConfig, ServiceKind, Timer,
+};
 use crate::types::{
-    Bandwidth, ChannelId, Label, LinkId, PeerName, Reject, RequestId, ServiceName, Time, TxId,
-    WorkerId,
+    Bandwidth, ChannelId, Label, LinkId, PeerName, Reject, RequestId, ServiceName, SessionId, Time,
+    TxId, WorkerId,
 };
 use crate::wire::control::{Message, Nack, Release, ReleaseCause, ServiceInfo};
 
@@ -60,6 +63,14 @@ pub trait Paths {
     fn path(&self, to: &PeerName) -> Option<Vec<PeerName>>;
     /// The widest path on the picture of the overlay that fits, this peer first; none without one.
     fn widest(&self, _wanted: &Wanted<'_>) -> Option<Vec<PeerName>> {
+        None
+    }
+    /// The narrowest links of a path on the picture; none if one of its links is not there.
+    fn narrowest(&self, _path: &[PeerName]) -> Option<Narrowest> {
+        None
+    }
+    /// Which tree is in use: the epoch of what is said about the overlay.
+    fn session(&self) -> Option<SessionId> {
         None
     }
     /// The peer said that it leaves: it takes nothing new.
@@ -619,5 +630,5 @@ fn wake(at: (Time, Timer), key: Key) -> (Time, Timer, Key) {
 }
 
 fn rejected(id: RequestId, reason: Reject, detail: String) -> Action {
-    Action::Answer { id, answer: Answer::Rejected(Rejection { reason, detail }) }
+    Action::Answer { id, answer: Answer::Rejected(Rejection::new(reason, detail)) }
 }

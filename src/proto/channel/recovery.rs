@@ -14,6 +14,7 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use super::attempt::{Attempt, Trying, crosses};
+use super::opening::clear_of;
 use super::source::{Moving, Protection, Source, Stage};
 use super::{Channels, Paths};
 use crate::limits;
@@ -34,6 +35,18 @@ pub(super) struct Avoid {
 pub(super) type FailedLink = (PeerName, PeerName);
 
 impl Avoid {
+    pub(super) fn len(&self) -> usize {
+        self.links.len() + self.relays.len()
+    }
+
+    pub(super) fn links(&self) -> &[FailedLink] {
+        &self.links
+    }
+
+    pub(super) fn relays(&self) -> &[PeerName] {
+        &self.relays
+    }
+
     pub(super) fn link(&mut self, link: FailedLink) {
         if !self.links.contains(&link) && !self.is_full() {
             self.links.push(link);
@@ -47,23 +60,25 @@ impl Avoid {
     }
 
     fn is_full(&self) -> bool {
-        self.links.len() + self.relays.len() >= limits::AVOID_MAX
+        self.len() >= limits::AVOID_MAX
     }
 
-    fn allows(&self, path: &[PeerName]) -> bool {
+    pub(super) fn allows(&self, path: &[PeerName]) -> bool {
         let relays = path.get(1..path.len() - 1).unwrap_or_default();
         !self.links.iter().any(|link| crosses(path, link))
             && !self.relays.iter().any(|relay| relays.contains(relay))
     }
 
     /// What a refusal says about the way it came.
-    fn learn(&mut self, nack: &Nack, path: &[PeerName]) {
+    pub(super) fn learn(&mut self, nack: &Nack, path: &[PeerName]) {
         let at = path.iter().position(|peer| *peer == nack.at);
         let next = at.and_then(|at| path.get(at + 1));
         match (nack.reason, next) {
-            (Reject::NoRoom | Reject::Unreachable, Some(next)) => {
-                self.link((nack.at.clone(), next.clone()));
+            (Reject::NoRoom, next) => {
+                let towards = nack.towards.as_ref().or(next);
+                towards.into_iter().for_each(|to| self.link((nack.at.clone(), to.clone())));
             }
+            (Reject::Unreachable, Some(next)) => self.link((nack.at.clone(), next.clone())),
             (Reject::Timeout, Some(next)) if Some(next) != path.last() => self.relay(next.clone()),
             (Reject::ShuttingDown | Reject::Busy, Some(_)) => self.relay(nack.at.clone()),
             _ => {}
@@ -202,10 +217,10 @@ impl Channels {
         let until = moving.give_up.min(now + limits::HOLD);
         let sent = match path {
             Some(path) => self.send_reserve(now, source, path, Purpose::Use, until, out),
-            None => Err(Rejection {
-                reason: Reject::Unreachable,
-                detail: format!("no path to {} is known", source.peer),
-            }),
+            None => {
+                let detail = format!("no path to {} is known", source.peer);
+                Err(Rejection::new(Reject::Unreachable, detail))
+            }
         };
         if let Err(Rejection { detail, .. }) = sent {
             self.try_later(now, source, detail);
@@ -221,12 +236,11 @@ impl Channels {
         path: &[PeerName],
         detail: String,
     ) {
-        let before = source.avoid.clone();
+        let before = source.avoid.len();
         if let Some(nack) = nack {
             source.avoid.learn(nack, path);
         }
-        let learnt = before.links.len() + before.relays.len()
-            < source.avoid.links.len() + source.avoid.relays.len();
+        let learnt = source.avoid.len() > before;
         match &mut source.stage {
             Stage::Moving(moving) if learnt => {
                 moving.next = now;
@@ -234,7 +248,7 @@ impl Channels {
             }
             Stage::Moving(_) => self.try_later(now, source, detail),
             // It is only asked to leave its path: it stays if there is no other.
-            Stage::OpeningEnd { .. } | Stage::Reserving { .. } | Stage::Open => {
+            Stage::OpeningEnd { .. } | Stage::Reserving(_) | Stage::Open => {
                 source.away = source.away.filter(|_| learnt).map(|(since, _)| (since, now));
             }
         }
@@ -338,7 +352,7 @@ impl Channels {
 
     /// Where a channel without a path goes next.
     fn way_on(&self, source: &Source, paths: &dyn Paths) -> Option<Vec<PeerName>> {
-        let tree = || paths.path(&source.peer);
+        let tree = || paths.path(&source.peer).filter(|path| clear_of(path, &source.shun));
         if self.recovery == Recovery::Everything {
             return tree();
         }
@@ -380,14 +394,16 @@ impl Channels {
             (None, Stage::Moving(moving)) => &moving.was,
             _ => &[],
         };
+        let without_relays: Vec<_> = without_relays.iter().chain(&source.shun).cloned().collect();
         paths.widest(&Wanted {
             to: &source.peer,
             rate: source.rate,
             rate_back: source.rate_back,
             max_payload: source.max_payload,
             own,
+            idle: false,
             without_links,
-            without_relays,
+            without_relays: &without_relays,
         })
     }
 

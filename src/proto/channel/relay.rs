@@ -37,16 +37,19 @@ pub(super) struct Refusal {
     pub(super) reason: Reject,
     pub(super) free: Bandwidth,
     pub(super) detail: String,
+    /// Where room was short.
+    towards: Option<PeerName>,
 }
 
 impl Refusal {
     pub(super) fn new(reason: Reject, detail: impl Into<String>) -> Self {
-        Self { reason, free: Bandwidth::ZERO, detail: detail.into() }
+        Self { reason, free: Bandwidth::ZERO, detail: detail.into(), towards: None }
     }
 
     pub(super) fn no_room(towards: &PeerName, asked: Bandwidth, short: Short) -> Self {
-        let detail = format!("{asked} do not fit the link to {towards}, {} are free", short.free);
-        Self { reason: Reject::NoRoom, free: short.free, detail }
+        let detail = format!("{asked} do not fit the link to {towards}, {short}");
+        let towards = Some(towards.clone());
+        Self { reason: Reject::NoRoom, free: short.free, detail, towards }
     }
 }
 
@@ -121,8 +124,8 @@ impl Channels {
         refusal: Refusal,
         out: &mut Vec<Action>,
     ) {
-        let Refusal { reason, free, detail } = refusal;
-        let nack = Nack { tx, at: self.me.clone(), reason, free, detail };
+        let Refusal { reason, free, detail, towards } = refusal;
+        let nack = Nack { tx, at: self.me.clone(), reason, free, detail, towards };
         out.push(Action::Send { link, message: Message::Nack(nack) });
     }
 

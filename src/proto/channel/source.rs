@@ -8,16 +8,16 @@
 //!
 //! Paths are made and left in `attempt.rs`; which one comes next is `recovery.rs`'s.
 
-use std::collections::BTreeSet;
-
 use super::attempt::{Attempt, Trying};
+use super::opening::Reserving;
 use super::recovery::{Avoid, smaller};
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, Paths, STALE, UNKNOWN, rejected, wake};
 use crate::limits;
-use crate::proto::graph::Wanted;
-use crate::proto::reservation::Rates;
 use crate::proto::view::{ChannelState, ChannelView};
-use crate::proto::{Action, Answer, Event, OpenRequest, Opened, Purpose, Rejection, Side, Timer};
+use crate::proto::{
+    Action, Answer, Choice, Event, Explanation, Limit, OpenRequest, Opened, Purpose, Rejection,
+    Side, Timer,
+};
 use crate::types::{
     Bandwidth, ChannelId, LinkId, PeerName, Reject, RequestId, ServiceName, Time, TxId,
 };
@@ -33,8 +33,11 @@ pub(super) struct Source {
     pub(super) rate: Bandwidth,
     pub(super) rate_back: Bandwidth,
     pub(super) ticket: u64,
-    /// The path its asker wants it to begin with; the tree's if it named none.
-    asked_path: Option<Vec<PeerName>>,
+    pub(super) choice: Choice,
+    /// Peers its asker wants no path to cross.
+    pub(super) shun: Vec<PeerName>,
+    /// What one path could carry, as it was when the channel was asked for.
+    limit: Option<Limit>,
     pub(super) stage: Stage,
     /// Number of the last attempt.
     pub(super) attempts: u32,
@@ -63,11 +66,7 @@ pub(super) enum Stage {
         request: RequestId,
         deadline: Time,
     },
-    /// The first attempt is on its way.
-    Reserving {
-        request: RequestId,
-        deadline: Time,
-    },
+    Reserving(Reserving),
     Open,
     Moving(Moving),
 }
@@ -118,7 +117,7 @@ impl Source {
             service: self.service.clone(),
             side: Some(Side::Source),
             state: match self.stage {
-                Stage::OpeningEnd { .. } | Stage::Reserving { .. } => ChannelState::Opening,
+                Stage::OpeningEnd { .. } | Stage::Reserving(_) => ChannelState::Opening,
                 Stage::Open => ChannelState::Open,
                 Stage::Moving(_) => ChannelState::Moving,
             },
@@ -149,10 +148,12 @@ impl Channels {
         paths: &dyn Paths,
         out: &mut Vec<Action>,
     ) {
-        if let Err(rejection) = self.check_open(&request, paths) {
-            out.push(Action::Answer { id, answer: Answer::Rejected(rejection) });
-            return;
-        }
+        let limit = match self.check_open(&request, paths) {
+            Ok(limit) => limit,
+            Err(why) => {
+                return out.push(Action::Answer { id, answer: Answer::Rejected(why) });
+            }
+        };
         self.count += 1;
         self.clock = self.clock.saturating_add(1);
         let deadline = now + request.deadline.min(limits::HOLD);
@@ -168,7 +169,9 @@ impl Channels {
             rate: request.rate,
             rate_back: request.rate_back,
             ticket: self.clock,
-            asked_path: request.path,
+            choice: request.choice,
+            shun: request.avoid,
+            limit,
             stage: Stage::OpeningEnd { request: id, deadline },
             attempts: 0,
             current: None,
@@ -204,7 +207,7 @@ impl Channels {
         let state = self.sources.get(channel).map(|source| (&source.stage, source.finish));
         let refused = match state {
             None => Some((Reject::NotAllowed, format!("no channel {channel} was asked for here"))),
-            Some((Stage::OpeningEnd { .. } | Stage::Reserving { .. }, _)) => {
+            Some((Stage::OpeningEnd { .. } | Stage::Reserving(_), _)) => {
                 Some((Reject::NotAllowed, format!("{channel} is not open yet")))
             }
             Some((_, Some(_))) => {
@@ -240,18 +243,8 @@ impl Channels {
             out.push(rejected(request, Reject::Busy, detail));
             return;
         }
-        source.stage = Stage::Reserving { request, deadline };
-        let rates = Rates { out: source.rate, back: source.rate_back };
-        let path = self.way(&source.peer, rates, source.asked_path.as_ref(), paths);
-        let sent = path.and_then(|path| {
-            self.send_reserve(now, &mut source, path, Purpose::Use, deadline, out)
-        });
-        match sent {
-            Ok(()) => self.put_source(source),
-            Err(Rejection { reason, detail }) => {
-                self.end_source(source, Some(reason), &detail, out);
-            }
-        }
+        source.stage = Stage::Reserving(Reserving::new(now, request, deadline));
+        self.open_next(now, source, paths, out);
     }
 
     pub(super) fn source_accepted(
@@ -302,10 +295,12 @@ impl Channels {
         let seamless = matches!(source.stage, Stage::Open);
         let began = source.away.take().map_or(since, |(began, _)| began);
         let event = match std::mem::replace(&mut source.stage, Stage::Open) {
-            Stage::OpeningEnd { request, .. } | Stage::Reserving { request, .. } => {
+            Stage::OpeningEnd { .. } => unreachable!("nothing is reserved yet"),
+            Stage::Reserving(Reserving { request, refused, .. }) => {
                 let max_payload = source.max_payload;
                 let (channel, path) = (channel.clone(), path.clone());
-                let opened = Opened { channel, path, width, max_payload };
+                let explanation = Box::new(Explanation { refused, limit: source.limit.take() });
+                let opened = Opened { channel, path, width, max_payload, explanation };
                 out.push(Action::Answer { id: request, answer: Answer::Open(opened) });
                 None
             }
@@ -358,8 +353,11 @@ impl Channels {
         let reason = nack.map_or(Reject::Timeout, |nack| nack.reason);
         match (purpose, &source.stage) {
             (Purpose::Standby, _) => {}
-            (Purpose::Use, Stage::OpeningEnd { .. } | Stage::Reserving { .. }) => {
-                return self.end_source(source, Some(reason), &detail, out);
+            (Purpose::Use, Stage::OpeningEnd { .. } | Stage::Reserving(_)) => {
+                let why = Rejection::new(reason, detail);
+                if !Self::learn_refusal(now, &mut source, nack, path, &why) {
+                    return self.end_source(source, Some(reason), &why.detail, out);
+                }
             }
             (Purpose::Use, _) => match reason {
                 Reject::Cancelled => return self.end_source(source, None, &detail, out),
@@ -503,7 +501,7 @@ impl Channels {
                 let why = "the local socket was not opened in time";
                 return self.end_source(source, Some(Reject::Timeout), why, out);
             }
-            Stage::Reserving { deadline, .. } if *deadline <= now => {
+            Stage::Reserving(Reserving { deadline, .. }) if *deadline <= now => {
                 let next = source.trying.as_ref().map_or(&self.me, |t| &t.attempt.path[1]);
                 let why = format!("no answer from {next}");
                 return self.end_source(source, Some(Reject::Timeout), &why, out);
@@ -512,8 +510,7 @@ impl Channels {
                 let why = format!("no other path within {:?}: {why}", limits::MOVE_DEADLINE);
                 return self.end_source(source, Some(Reject::Broken), &why, out);
             }
-            Stage::OpeningEnd { .. } | Stage::Reserving { .. } | Stage::Open | Stage::Moving(_) => {
-            }
+            Stage::OpeningEnd { .. } | Stage::Reserving(_) | Stage::Open | Stage::Moving(_) => {}
         }
         if let Some((old, _)) = source.old.take_if(|(_, until)| *until <= now) {
             self.give_up(&source, &old, ReleaseCause::Moved, out);
@@ -537,6 +534,9 @@ impl Channels {
         }
         if source.trying.is_none() {
             match &source.stage {
+                Stage::Reserving(reserving) if reserving.next <= now => {
+                    return self.open_next(now, source, paths, out);
+                }
                 Stage::Moving(moving) if moving.next <= now => {
                     self.move_on(now, &mut source, paths, out);
                 }
@@ -544,10 +544,8 @@ impl Channels {
                     self.move_away(now, &mut source, paths, out);
                 }
                 Stage::Open if source.protects(now) => self.protect(now, &mut source, paths, out),
-                Stage::OpeningEnd { .. }
-                | Stage::Reserving { .. }
-                | Stage::Open
-                | Stage::Moving(_) => {}
+                Stage::OpeningEnd { .. } | Stage::Reserving(_) | Stage::Open | Stage::Moving(_) => {
+                }
             }
         }
         if source.finish.is_some_and(|finish| finish.next <= now) {
@@ -582,14 +580,18 @@ impl Channels {
         self.dismiss(&Key::Source(source.id.clone()), out);
         let channel = source.id;
         out.push(Action::CloseEnd { channel: channel.clone() });
-        let rejection =
-            Rejection { reason: reason.unwrap_or(Reject::Cancelled), detail: why.to_owned() };
+        let rejection = Rejection::new(reason.unwrap_or(Reject::Cancelled), why);
         if let Some(finish) = source.finish {
             let answer = Answer::Rejected(rejection.clone());
             out.push(Action::Answer { id: finish.request, answer });
         }
         match source.stage {
-            Stage::OpeningEnd { request, .. } | Stage::Reserving { request, .. } => {
+            Stage::OpeningEnd { request, .. } => {
+                out.push(Action::Answer { id: request, answer: Answer::Rejected(rejection) });
+            }
+            Stage::Reserving(Reserving { request, refused, .. }) => {
+                let mut rejection = rejection;
+                *rejection.explanation = Explanation { refused, limit: source.limit };
                 out.push(Action::Answer { id: request, answer: Answer::Rejected(rejection) });
             }
             Stage::Open | Stage::Moving(_) => {
@@ -619,8 +621,10 @@ impl Channels {
         let mut wakes = Vec::with_capacity(8);
         let idle = source.trying.is_none();
         match &source.stage {
-            Stage::OpeningEnd { deadline, .. } | Stage::Reserving { deadline, .. } => {
+            Stage::OpeningEnd { deadline, .. } => wakes.push((*deadline, Timer::Request)),
+            Stage::Reserving(Reserving { deadline, next, .. }) => {
                 wakes.push((*deadline, Timer::Request));
+                wakes.extend(idle.then_some((*next, Timer::Request)));
             }
             Stage::Open if idle => {
                 wakes.extend(source.away.map(|(_, next)| (next, Timer::Move)));
@@ -643,85 +647,6 @@ impl Channels {
         let finish = source.finish.filter(|_| source.current.is_some());
         wakes.extend(finish.map(|finish| (finish.next, Timer::Finish)));
         wakes.into_iter().min().expect("a stage or a lease")
-    }
-
-    fn check_open(&self, request: &OpenRequest, paths: &dyn Paths) -> Result<(), Rejection> {
-        let no = |reason, detail| Err(Rejection { reason, detail });
-        let peer = &request.peer;
-        if self.leaving {
-            return no(Reject::ShuttingDown, format!("{} leaves the overlay", self.me));
-        }
-        if *peer == self.me {
-            return no(Reject::Duplicate, format!("source and destination are both {peer}"));
-        }
-        if let Some((name, same)) =
-            request.name.as_ref().and_then(|name| self.names.get_key_value(name))
-        {
-            let detail = format!("{same} has the name {name} already");
-            return no(Reject::Duplicate, detail);
-        }
-        if !paths.knows(peer) {
-            let detail = format!("no peer {peer} is known; `spanway peers` lists them");
-            return no(Reject::NoSuchPeer, detail);
-        }
-        if self.channels() >= limits::CHANNELS_MAX {
-            let detail = format!("{} has {} channels already", self.me, limits::CHANNELS_MAX);
-            return no(Reject::Busy, detail);
-        }
-        let rates = Rates { out: request.rate, back: request.rate_back };
-        let path = self.way(peer, rates, request.path.as_ref(), paths)?;
-        let link = self.first_link(&path)?;
-        let usable = self.links[&link].ledger.usable();
-        if request.rate > usable {
-            let detail = format!(
-                "at {}: {} do not fit the link to {}, channels can have {usable} of it",
-                self.me, request.rate, self.links[&link].peer,
-            );
-            return no(Reject::NoRoom, detail);
-        }
-        Ok(())
-    }
-
-    /// The path of a channel that is opened: the asker's, whose first peer is the one behind this, or the
-    /// tree's, or the widest one if a relay of the tree's leaves and would refuse it.
-    fn way(
-        &self,
-        peer: &PeerName,
-        rates: Rates,
-        asked: Option<&Vec<PeerName>>,
-        paths: &dyn Paths,
-    ) -> Result<Vec<PeerName>, Rejection> {
-        if let Some(asked) = asked {
-            let path: Vec<_> = std::iter::once(&self.me).chain(asked).cloned().collect();
-            let peers: BTreeSet<_> = path.iter().collect();
-            let wrong = |detail| Err(Rejection { reason: Reject::NotAllowed, detail });
-            return match () {
-                () if path.last() != Some(peer) => {
-                    wrong(format!("the path does not end at {peer}"))
-                }
-                () if peers.len() != path.len() => {
-                    wrong("the path goes through a peer twice".into())
-                }
-                () => Ok(path),
-            };
-        }
-        let tree = paths.path(peer);
-        let leaves = |path: &Vec<PeerName>| path.iter().any(|on| on != peer && paths.leaves(on));
-        let around = tree.as_ref().filter(|tree| leaves(tree)).and_then(|_| {
-            paths.widest(&Wanted {
-                to: peer,
-                rate: rates.out,
-                rate_back: rates.back,
-                max_payload: 0,
-                own: &[],
-                without_links: &[],
-                without_relays: &[],
-            })
-        });
-        around.or(tree).ok_or_else(|| Rejection {
-            reason: Reject::Unreachable,
-            detail: format!("no path leads to {peer} now"),
-        })
     }
 
     /// A name no channel from here has.

@@ -7,8 +7,10 @@ use super::*;
 use crate::limits;
 use crate::proto::graph::Wanted;
 use crate::proto::view::ChannelState;
-use crate::proto::{Entry, OpenRequest, Opened, Purpose, Side, Target};
+use crate::proto::{Choice, Entry, OpenRequest, Opened, Purpose, Refused, Side, Target};
 use crate::wire::control::{Accept, FACTS_VERSION, Manner, Reserve};
+
+mod opening;
 
 // --- One machine, exact actions ---
 
@@ -112,8 +114,16 @@ fn ignored(at: usize, what: &'static str, why: &'static str) -> Action {
 }
 
 fn nack(count: u64, at: usize, reason: Reject, free: u64, detail: &str) -> Message {
-    let detail = detail.to_owned();
-    Message::Nack(Nack { tx: tx(count, 1), at: peer(at), reason, free: bps(free), detail })
+    let (tx, at, free, detail) = (tx(count, 1), peer(at), bps(free), detail.to_owned());
+    Message::Nack(Nack { tx, at, reason, free, detail, towards: None })
+}
+
+/// A NACK because room is short on a link of `at`.
+fn no_room(count: u64, at: usize, towards: usize, free: u64, detail: &str) -> Message {
+    match nack(count, at, Reject::NoRoom, free, detail) {
+        Message::Nack(nack) => Message::Nack(Nack { towards: Some(peer(towards)), ..nack }),
+        _ => unreachable!(),
+    }
 }
 
 fn open_request(name: &str) -> OpenRequest {
@@ -123,7 +133,8 @@ fn open_request(name: &str) -> OpenRequest {
         name: Some(service(name)),
         rate: bps(40),
         rate_back: bps(10),
-        path: None,
+        choice: Choice::default(),
+        avoid: Vec::new(),
         deadline: Duration::from_secs(5),
         protect: false,
     }
@@ -218,12 +229,12 @@ fn a_hop_without_room_says_where_and_how_much_is_free() {
     second.rate = bps(61);
     let out = did(&mut relay, |m, out| m.message(NOW, PREV, Message::Reserve(second), out));
     let detail = "61 bit/s do not fit the link to peer-02, 60 bit/s are free";
-    assert_eq!(out, [send(PREV, nack(2, 1, Reject::NoRoom, 60, detail))]);
+    assert_eq!(out, [send(PREV, no_room(2, 1, 2, 60, detail))]);
     let mut second = reserve(2, 1, 1);
     second.rate_back = bps(91);
     let out = did(&mut relay, |m, out| m.message(NOW, PREV, Message::Reserve(second), out));
     let detail = "91 bit/s do not fit the link to peer-00, 90 bit/s are free";
-    assert_eq!(out, [send(PREV, nack(2, 1, Reject::NoRoom, 90, detail))]);
+    assert_eq!(out, [send(PREV, no_room(2, 1, 0, 90, detail))]);
     assert_eq!(relay.free(NEXT), Some((bps(60), bps(90))), "nothing of it was kept");
 }
 
@@ -463,8 +474,13 @@ fn source_open() -> (Channels, Label) {
     let (channel, path) = (tx(1, 1).channel, vec![peer(0), peer(1), peer(2)]);
     let to = Target::Hop { link: NEXT, label: Label(88), port: 7_000 };
     let entry = Entry { to, rate: bps(40), max_payload: 1_250 };
-    let opened =
-        Opened { channel: channel.clone(), path: path.clone(), width: bps(90), max_payload: 1_250 };
+    let opened = Opened {
+        channel: channel.clone(),
+        path: path.clone(),
+        width: bps(90),
+        max_payload: 1_250,
+        explanation: Box::default(),
+    };
     assert_eq!(
         out,
         [
@@ -499,9 +515,6 @@ fn a11_what_cannot_be_asked_for_is_rejected_at_once() {
     let nobody = "no peer peer-09 is known; `spanway peers` lists them";
     rejects(|r| r.peer = peer(9), Reject::NoSuchPeer, nobody);
     rejects(|r| r.peer = peer(3), Reject::Unreachable, "no path leads to peer-03 now");
-    let wide = "at peer-00: 101 bit/s do not fit the link to peer-01, channels can have \
-                100 bit/s of it";
-    rejects(|r| r.rate = bps(101), Reject::NoRoom, wide);
 }
 
 #[test]
@@ -509,13 +522,18 @@ fn a11_a_refusal_reaches_the_asker_with_hop_and_free_capacity() {
     let (mut source, label) = source_reserving();
     let short = nack(1, 1, Reject::NoRoom, 7, "7 bit/s are free");
     let out = did(&mut source, |m, out| m.message(NOW, NEXT, short, out));
+    assert_eq!(out, [Action::RemoveLabel { label }]);
+    // There is no other path.
+    let out = did(&mut source, |m, out| m.handle_timeout(NOW, &Line, out));
     let detail = "at peer-01: 7 bit/s are free".to_owned();
+    let mut why = Rejection::new(Reject::NoRoom, detail.clone());
+    why.explanation.refused.push(Refused { path: path(1), why: detail });
+    let answer = Answer::Rejected(why);
     assert_eq!(
         out,
         [
-            Action::RemoveLabel { label },
             Action::CloseEnd { channel: tx(1, 1).channel },
-            rejected(RequestId(1), Reject::NoRoom, detail),
+            Action::Answer { id: RequestId(1), answer },
         ]
     );
     assert_eq!(source.views(), []);
@@ -670,8 +688,8 @@ fn a_path_that_the_asker_names_is_tried_as_it_is() {
     let open = |path: &[usize]| {
         let mut source = machine(0);
         did(&mut source, |m, out| m.link_up(NOW, BESIDE, terms(3, 1_350), out));
-        let path = Some(path.iter().copied().map(peer).collect());
-        let request = OpenRequest { path, ..open_request("film") };
+        let choice = Choice::Given(path.iter().copied().map(peer).collect());
+        let request = OpenRequest { choice, ..open_request("film") };
         let out = did(&mut source, |m, out| m.open(NOW, RequestId(1), request, &Square, out));
         if let Some(Action::Answer { answer: Answer::Rejected(rejection), .. }) = out.last() {
             return Err((rejection.reason, rejection.detail.clone()));
@@ -718,7 +736,7 @@ fn a17_a_broken_channel_goes_round_the_failure_without_a_tree() {
 
 fn refusal(attempt: u32) -> Nack {
     let (reason, detail) = (Reject::NoRoom, String::new());
-    Nack { tx: tx(1, attempt), at: peer(1), reason, free: bps(0), detail }
+    Nack { tx: tx(1, attempt), at: peer(1), reason, free: bps(0), detail, towards: None }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{Channels, Paths, Terms};
 use crate::proto::graph::Wanted;
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{
-    Action, Answer, Entry, Event, OpenRequest, ServiceConfig, ServiceKind, Side, Target,
+    Action, Answer, Choice, Entry, Event, OpenRequest, ServiceConfig, ServiceKind, Side, Target,
 };
 use crate::types::{Bandwidth, ChannelId, Label, LinkId, PeerName, RequestId, ServiceName, Time};
 use crate::wire::control::{FACTS_VERSION, Message};
@@ -229,7 +229,8 @@ impl World {
             name: None,
             rate: bps(rates[0]),
             rate_back: bps(rates[1]),
-            path: None,
+            choice: Choice::default(),
+            avoid: Vec::new(),
             deadline: Duration::from_secs(5),
             protect,
         };

@@ -34,7 +34,7 @@ pub use self::route::Picture;
 use self::store::{Bucket, Store, Verdict, told};
 pub use self::store::{Origin, Refusal};
 use super::view::{GraphLinkView, GraphPeerView, GraphView};
-use super::{Action, Budgets, Timer};
+use super::{Action, Budgets, Narrowest, Timer};
 use crate::limits;
 use crate::types::{Bandwidth, LinkId, PeerName, PublicKey, Time};
 use crate::wire::control::{FACTS_VERSION, Message};
@@ -52,6 +52,8 @@ pub struct Wanted<'a> {
     /// The path that the same channel has reserved now: what it has on a link of it counts as free
     /// there, each way.
     pub own: &'a [PeerName],
+    /// As if nothing were reserved: all capacity counts as free.
+    pub idle: bool,
     /// Links that must not be used, by their ends in any order.
     pub without_links: &'a [(PeerName, PeerName)],
     /// Peers that must not relay.
@@ -382,6 +384,12 @@ impl Graph {
     pub fn widest(&self, wanted: &Wanted<'_>) -> Option<Vec<PeerName>> {
         let near = self.links.values().map(|side| (side.end.peer.clone(), side.end.free_out));
         self.picture().widest(&self.me, &near.collect::<Vec<_>>(), wanted)
+    }
+
+    /// The narrowest links of a path from here; none if one of its links is not there.
+    pub fn narrowest(&self, path: &[PeerName]) -> Option<Narrowest> {
+        let near = self.links.values().map(|side| (side.end.peer.clone(), side.end.free_out));
+        self.picture().narrowest(&near.collect::<Vec<_>>(), path)
     }
 
     /// The first two peers on the way from here over `path` that no live link joins.

@@ -12,6 +12,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use super::Wanted;
 use super::store::Store;
 use crate::limits;
+use crate::proto::Narrowest;
 use crate::types::{Bandwidth, PeerName};
 use crate::wire::facts::LinkFact;
 
@@ -113,6 +114,41 @@ impl Picture {
         Some(path.into_iter().map(|at| self.names[at].clone()).collect())
     }
 
+    /// The narrowest links of a path, the earliest of equal ones; none if one of its links is not there.
+    /// `near`: as in [`Picture::widest`], for the first link.
+    pub fn narrowest(
+        &self,
+        near: &[(PeerName, Bandwidth)],
+        path: &[PeerName],
+    ) -> Option<Narrowest> {
+        let mut all = path.windows(2).enumerate().map(|(at, hop)| {
+            let [one, other] = hop else { unreachable!("windows of two") };
+            let edge = self.edge(self.number(one)?, self.number(other)?)?;
+            let Edge { back, capacity, free, .. } = self.edges[edge];
+            let known = near.iter().find(|(neighbour, _)| at == 0 && neighbour == other);
+            let link = (one.clone(), other.clone());
+            Some(Narrowest {
+                capacity: Bandwidth::from_bps(capacity),
+                by_capacity: link.clone(),
+                free: known.map_or(Bandwidth::from_bps(free), |(_, free)| *free),
+                by_free: link,
+                free_back: Bandwidth::from_bps(self.edges[back as usize].free),
+            })
+        });
+        let first = all.next()??;
+        all.try_fold(first, |narrow, hop| {
+            let Narrowest { capacity, by_capacity, free, by_free, free_back } = hop?;
+            let narrow = if capacity < narrow.capacity {
+                Narrowest { capacity, by_capacity, ..narrow }
+            } else {
+                narrow
+            };
+            let narrow =
+                if free < narrow.free { Narrowest { free, by_free, ..narrow } } else { narrow };
+            Some(Narrowest { free_back: free_back.min(narrow.free_back), ..narrow })
+        })
+    }
+
     /// Makes edges of those halves whose other half is there, too.
     fn join(&mut self, halves: &[(u32, &PeerName, &LinkFact)]) {
         let numbered = halves.iter().filter_map(|(from, to, fact)| {
@@ -197,8 +233,9 @@ impl<'a> Search<'a> {
         let between = |one: &PeerName, other: &PeerName| {
             picture.edge(picture.number(one)?, picture.number(other)?)
         };
-        let mut free: Vec<u64> = picture.edges.iter().map(|edge| edge.free).collect();
-        for (neighbour, known) in near {
+        let free = |edge: &Edge| if wanted.idle { edge.capacity } else { edge.free };
+        let mut free: Vec<u64> = picture.edges.iter().map(free).collect();
+        for (neighbour, known) in near.iter().filter(|_| !wanted.idle) {
             let edge = picture.number(neighbour).and_then(|to| picture.edge(from, to));
             if let Some(edge) = edge {
                 free[edge] = known.bps();

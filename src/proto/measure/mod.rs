@@ -565,7 +565,7 @@ fn say(link: LinkId, id: u64, body: MeasureBody) -> Action {
 }
 
 fn rejected(id: RequestId, reason: Reject, detail: String) -> Action {
-    Action::Answer { id, answer: Answer::Rejected(Rejection { reason, detail }) }
+    Action::Answer { id, answer: Answer::Rejected(Rejection::new(reason, detail)) }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use program::{Program, now, pass, wait_for};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use spanway::api::client::{Client, ClientError};
-use spanway::api::dto::{ChannelRow, FailureKind, Open, OpenReply, Request};
+use spanway::api::dto::{ChannelRow, FailureKind, Open, OpenReply, PathChoice, Request};
 use spanway::daemon::identity::Identity;
 use spanway::limits::PORTS_PER_PEER;
 use spanway::types::Bandwidth;
@@ -211,7 +211,8 @@ fn local_programs_have_no_place_at_a_peer_that_is_a_program() {
         listen: Some(SocketAddr::from(([127, 0, 0, 1], 9))),
         deliver: None,
         from: None,
-        path: None,
+        path: PathChoice::default(),
+        avoid: Vec::new(),
         deadline_ms: 5_000,
     };
     match chain.ask::<OpenReply>("a", &Request::Open(open.clone())) {

@@ -66,6 +66,7 @@ impl Question {
             rate_back: bps(self.rate_back),
             max_payload: self.max_payload,
             own: &own,
+            idle: false,
             without_links: &links,
             without_relays: &relays,
         };
@@ -223,6 +224,7 @@ fn what_the_own_ledger_says_counts_more_than_what_was_told() {
             rate_back: bps(0),
             max_payload: 0,
             own: &[],
+            idle: false,
             without_links: &[],
             without_relays: &[],
         };

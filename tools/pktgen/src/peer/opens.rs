@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use spanway::api::dto::{Open, OpenReply, Request};
+use spanway::api::dto::{Open, OpenReply, PathChoice, Request};
 use spanway::limits;
 use spanway::types::{Bandwidth, ChannelId, PeerName, ServiceName};
 
@@ -104,7 +104,8 @@ fn open_one(peer: &Peer, wanted: &Wanted) -> Result<ChannelId, (String, String)>
         listen: None,
         deliver: None,
         from: None,
-        path: None,
+        path: PathChoice::default(),
+        avoid: Vec::new(),
         deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
     });
     let failed = |error: &dyn std::fmt::Display| ("failed".to_owned(), error.to_string());
