@@ -298,6 +298,14 @@ pub const TOMBSTONES_MAX: usize = 2 * CHANNELS_MAX;
 /// A relay waits this long before it passes refreshes on, so that many go in one message. Short,
 /// because the waits of all hops add up: see the assertion below.
 pub const REFRESH_PASS: Duration = Duration::from_millis(100);
+/// Requests that stand in line at one peer, whoever asked ...
+pub const WAITING_MAX: usize = 1_024;
+/// ... and of one asker.
+pub const WAITING_PER_ASKER: usize = 64;
+/// Links that a waiting request is told of, those nearest to it first.
+pub const SHORT_LINKS_MAX: usize = 24;
+/// Channels named as those that have a link's room.
+pub const HOLDERS_SHOWN: usize = 4;
 /// Paths that a request tries before it is answered: each refusal names another link.
 pub const OPEN_TRIES: usize = 8;
 /// Default time within which an `open` is answered.
@@ -464,6 +472,12 @@ const _: () = {
     assert!((PATH_PEERS_MAX + LINKS_PER_PIECE) * (NAME_BYTES_MAX + 10) + 512 <= MESSAGE_BYTES_MAX);
     assert!((PATH_PEERS_MAX + SERVICES_MAX) * (NAME_BYTES_MAX + 3) + 512 <= MESSAGE_BYTES_MAX);
     assert!(PATH_PEERS_MAX * (NAME_BYTES_MAX + 1) + DETAIL_BYTES_MAX + 512 <= MESSAGE_BYTES_MAX);
+    assert!(
+        SHORT_LINKS_MAX * (HOLDERS_SHOWN + 1) * (NAME_BYTES_MAX + 17)
+            + SHORT_LINKS_MAX * (2 * (NAME_BYTES_MAX + 1) + 16)
+            + 512
+            <= MESSAGE_BYTES_MAX
+    );
     assert!(PATH_PEERS_MAX <= HOP_LIMIT_START as usize);
     assert!(WORKERS_MAX <= 256 && PORTS_PER_PEER as usize <= WORKERS_MAX);
     assert!(LEASE.as_millis() > REFRESH_INTERVAL.as_millis() * 3);

@@ -120,6 +120,7 @@ impl Story {
             choice: Choice::default(),
             avoid: Vec::new(),
             deadline: limits::OPEN_DEADLINE,
+            wait: false,
             protect: false,
         };
         self.ask(from, Request::Open(request))

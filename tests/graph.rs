@@ -136,6 +136,7 @@ fn b3_what_channels_take_is_in_the_picture() {
             choice: Choice::default(),
             avoid: Vec::new(),
             deadline: limits::OPEN_DEADLINE,
+            wait: false,
         };
         sim.request(0, Request::Open(request));
         sim.run_until(sim.now() + Duration::from_millis(100));

@@ -29,6 +29,8 @@ pub enum Request {
         peer: PeerName,
     },
     Open(Open),
+    /// Requests of this peer that wait for room: [`QueueRow`]s.
+    Queue,
     /// Now, later or never: [`FitReply`]. Reserves nothing.
     WouldFit(WouldFit),
     /// By id or by name.
@@ -97,6 +99,9 @@ pub struct Open {
     #[serde(default)]
     pub avoid: Vec<PeerName>,
     pub deadline_ms: u64,
+    /// Stand in line for room until the deadline. Who closes the connection gives up its place.
+    #[serde(default)]
+    pub wait: bool,
     /// Keep a second path reserved.
     #[serde(default)]
     pub protect: bool,
@@ -337,7 +342,7 @@ pub struct ChannelRow {
     pub service: ServiceName,
     /// `source`, `service` or `relay`.
     pub role: String,
-    /// `opening`, `open` or `moving`.
+    /// `opening`, `queued`, `open` or `moving`.
     pub state: String,
     pub path: Vec<PeerName>,
     /// At the end that asked: the path that is reserved besides (`open --protect`), and the one that would
@@ -356,6 +361,39 @@ pub struct ChannelRow {
     /// Frames that left the overlay at this end, or that came to this relay.
     pub rx_frames: u64,
     pub dropped: BTreeMap<String, u64>,
+}
+
+/// A request that stands in line for room.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueRow {
+    pub id: String,
+    pub name: ServiceName,
+    pub peer: PeerName,
+    pub service: ServiceName,
+    pub bandwidth_bps: Bandwidth,
+    pub bandwidth_back_bps: Bandwidth,
+    /// On whose links it stands in line.
+    pub path: Vec<PeerName>,
+    /// 1: first on every link that is short.
+    pub position: u32,
+    pub waited_ms: u64,
+    /// Until its deadline.
+    pub left_ms: u64,
+    /// What it waits for, from here to the destination.
+    pub short: Vec<ShortRow>,
+}
+
+/// One direction of a link that has not enough room.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShortRow {
+    /// From the first to the second.
+    pub link: [PeerName; 2],
+    pub free_bps: Bandwidth,
+    /// Requests before this one in line, and the last of them.
+    pub ahead: u32,
+    pub before: Option<String>,
+    /// Some of the channels that have the rest.
+    pub holders: Vec<String>,
 }
 
 /// Where every frame of this peer is: in one counter, or in flight.

@@ -28,6 +28,7 @@ mod latency;
 mod ledger;
 mod measure;
 mod open;
+mod queue;
 mod read;
 mod recv;
 mod reorder;
@@ -105,6 +106,8 @@ enum Command {
     WouldFit(FitArgs),
     /// Close a channel, by its id or name
     Close(ChannelArgs),
+    /// List the requests of this peer that wait for room, and what each waits for
+    Queue(Target),
     /// List the channels that end here or cross this peer
     Channels(ChannelsArgs),
     /// List the peers this one knows
@@ -416,6 +419,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Config { action: ConfigAction::PrintDefault } => setup::print_default(),
         Command::Open(args) => open::open(args),
         Command::WouldFit(args) => fit::would_fit(args),
+        Command::Queue(target) => queue::queue(&target),
         Command::Close(args) => open::close(&args),
         Command::Measure(args) => measure::measure(&args),
         Command::Reload(target) => open::reload(&target),

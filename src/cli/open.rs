@@ -27,6 +27,7 @@ pub(super) fn open(args: OpenArgs) -> Result<(), CliError> {
         path: args.way.path,
         avoid: args.way.avoid,
         deadline_ms: millis(deadline),
+        wait: args.wait.is_some(),
         protect: args.protect,
     });
     let reply: OpenReply = daemon.ask_for(answer_time(deadline), &request)?;

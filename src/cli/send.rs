@@ -36,6 +36,7 @@ pub(super) fn send(args: SendArgs) -> Result<(), CliError> {
             path: dto::PathChoice::default(),
             avoid: Vec::new(),
             deadline_ms: millis(OPEN_DEADLINE),
+            wait: false,
             protect: false,
         },
     )?;

@@ -24,6 +24,7 @@ use crate::types::{Bandwidth, ChannelId, PeerName, Reject, RequestId, ServiceNam
 /// A client that waits for the node's answer.
 pub(crate) enum Asking {
     Open {
+        client: u64,
         answers: Answers,
         rate: Bandwidth,
     },
@@ -73,6 +74,9 @@ impl Control {
                 answers.ok(&views::graph_reply(self.node.graph_view(self.now())));
             }
             dto::Request::Channels => answers.ok(&self.channel_rows()),
+            dto::Request::Queue => {
+                answers.ok(&rows(self.node.waiting(self.now()), views::queue_row));
+            }
             dto::Request::Latency { channel, watch } => self.latency(&channel, watch, &answers),
             dto::Request::Watch { channel, seconds } => {
                 self.watch(client, &channel, seconds, answers);
@@ -93,7 +97,7 @@ impl Control {
                 }
             }
             dto::Request::Recompute => self.ask(Asking::Plain(answers), Request::Recompute),
-            dto::Request::Open(open) => match self.open(open, answers) {
+            dto::Request::Open(open) => match self.open(client, open, answers) {
                 Ok(()) => {}
                 Err((answers, kind, message)) => answers.failed(kind, message),
             },
@@ -186,6 +190,7 @@ impl Control {
 
     fn open(
         &mut self,
+        client: u64,
         open: dto::Open,
         answers: Answers,
     ) -> Result<(), (Answers, FailureKind, String)> {
@@ -207,11 +212,12 @@ impl Control {
             choice: choice(open.path),
             avoid: open.avoid,
             deadline: Duration::from_millis(open.deadline_ms),
+            wait: open.wait,
             protect: open.protect,
         });
         // The node opens the end while it handles the request, or not at all.
         self.channels.opening = Some(end);
-        self.ask(Asking::Open { answers, rate }, request);
+        self.ask(Asking::Open { client, answers, rate }, request);
         self.channels.opening = None;
         Ok(())
     }
@@ -364,6 +370,12 @@ impl Control {
     fn gone(&mut self, client: u64) {
         self.watchers.remove(&client);
         self.unwatch(client);
+        let asked = |asking: &Asking| matches!(asking, Asking::Open { client: c, .. } if *c == client);
+        let opens = self.asking.iter().filter(|(_, asking)| asked(asking));
+        for open in opens.map(|(id, _)| *id).collect::<Vec<_>>() {
+            let id = self.next_request();
+            self.feed(Input::Request { id, request: Request::Withdraw { open } });
+        }
         let of_client = self.receivers.extract_if(.., |_, receiver| receiver.client == client);
         let gone: Vec<ServiceName> = of_client.map(|(service, _)| service).collect();
         for service in gone {

@@ -9,13 +9,13 @@ use std::time::Duration;
 use crate::api::dto::{
     ChannelRow, Distribution, EdgeRow, EventLine, FactsStatus, FitAnswer, FitReply, GraphLink,
     GraphPeer, GraphReply, LedgerRow, LedgerWorker, LimitReply, LinkRow, MeasureReply,
-    MeasureTrain, MeasureWay, OpenReply, PeerRow, RefusedPath, ServiceRow, TreeReply, VerifyReply,
+    MeasureTrain, MeasureWay, OpenReply, PeerRow, QueueRow, RefusedPath, ServiceRow, ShortRow, TreeReply, VerifyReply,
 };
 use crate::limits;
 use crate::proto::graph::{Counters, Refusal};
 use crate::proto::measure::{Limit, Point};
 use crate::proto::view::{
-    ChannelView, GraphLinkView, GraphPeerView, GraphView, LinkView, PeerView, TreeView,
+    ChannelView, GraphLinkView, GraphPeerView, GraphView, LinkView, PeerView, TreeView, WaitingView,
 };
 use crate::proto::{
     Event, Fit, Limit as WidthLimit, Measured, MeasuredWay, Opened, Purpose, Refused, Rejection,
@@ -26,6 +26,7 @@ use crate::stats::histogram::Reading;
 use crate::stats::{ChannelStats, DropReason, WorkerStats};
 use crate::types::{Bandwidth, ChannelId, EdgeKey, PeerName, Reject};
 use crate::wire::control::ServiceInfo;
+use crate::wire::queue::Short;
 use crate::wire::frame;
 
 /// Datagrams that payload rates are told for: seven MPEG-TS packets, and a small one.
@@ -183,6 +184,33 @@ pub(crate) fn open_reply(
         payload_200_bps: payload_rate(rate, PAYLOAD_SMALL, neighbour),
         refused: refused_paths(opened.explanation.refused),
         limit: opened.explanation.limit.map(limit_reply),
+    }
+}
+
+pub(crate) fn queue_row(view: WaitingView) -> QueueRow {
+    QueueRow {
+        id: view.id.to_string(),
+        name: view.name,
+        peer: view.peer,
+        service: view.service,
+        bandwidth_bps: view.rate,
+        bandwidth_back_bps: view.rate_back,
+        path: view.path,
+        position: view.position,
+        waited_ms: millis(view.waited),
+        left_ms: millis(view.left),
+        short: view.short.into_iter().map(short_row).collect(),
+    }
+}
+
+fn short_row(short: Short) -> ShortRow {
+    let Short { at, towards, free, ahead, before, holders } = short;
+    ShortRow {
+        link: [at, towards],
+        free_bps: free,
+        ahead,
+        before: before.map(|channel| channel.to_string()),
+        holders: holders.iter().map(ChannelId::to_string).collect(),
     }
 }
 
@@ -356,6 +384,9 @@ pub(crate) fn event_line(at_ms: u64, event: &Event) -> EventLine {
         Event::ChannelOpen { channel, path } => {
             ("channel_open", format!("channel {channel}: {}", in_a_row(path)))
         }
+        Event::ChannelQueued { channel, path } => {
+            ("channel_queued", format!("channel {channel} waits for room on {}", in_a_row(path)))
+        }
         Event::ChannelMoving { channel, why } => {
             ("channel_moving", format!("channel {channel}: {why}"))
         }
@@ -411,6 +442,9 @@ pub(crate) fn log_event(event: &Event) {
             tracing::info!(%session, peers, edges = edges.len(), "tree committed");
         }
         Event::ChannelOpen { channel, path } => tracing::info!(%channel, ?path, "channel open"),
+        Event::ChannelQueued { channel, path } => {
+            tracing::info!(%channel, ?path, "channel queued");
+        }
         Event::ChannelMoving { channel, why } => tracing::info!(%channel, why, "channel moving"),
         Event::ChannelTrying { channel, path, purpose } => {
             tracing::info!(%channel, ?path, ?purpose, "channel tries a path");

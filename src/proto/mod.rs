@@ -20,6 +20,7 @@
 //! whole overlay. They meet only in [`node`].
 
 pub mod channel;
+pub mod claims;
 pub mod ghs;
 pub mod graph;
 mod leaving;
@@ -167,6 +168,10 @@ pub enum Input {
 pub enum Request {
     Open(OpenRequest),
     WouldFit(FitRequest),
+    /// Nobody waits for the answer of an `Open` any more. It is not answered itself.
+    Withdraw {
+        open: RequestId,
+    },
     Close {
         channel: ChannelId,
     },
@@ -205,6 +210,8 @@ pub struct OpenRequest {
     pub avoid: Vec<PeerName>,
     /// The final answer comes within this.
     pub deadline: Duration,
+    /// Stand in line for room until then; otherwise want of room is the answer.
+    pub wait: bool,
     /// Keep a second path reserved, for the moment the first one breaks.
     pub protect: bool,
 }
@@ -527,6 +534,11 @@ pub enum Event {
         channel: ChannelId,
         path: Vec<PeerName>,
     },
+    /// There is no room for it now: it stands in line along this path.
+    ChannelQueued {
+        channel: ChannelId,
+        path: Vec<PeerName>,
+    },
     /// The path broke or was given up; the channel looks for another.
     ChannelMoving {
         channel: ChannelId,
@@ -596,6 +608,8 @@ pub enum Timer {
     Watchdog,
     /// A request must be answered.
     Request,
+    /// A request says again that it waits, or one that did not is forgotten.
+    Queue,
     /// A held or refreshed reservation runs out.
     Lease,
     /// The next REFRESH to the neighbours is due.

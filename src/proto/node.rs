@@ -18,7 +18,7 @@ use super::measure::{Facts, Measurements};
 use super::overlay::Overlay;
 use super::query::{Here, Queries};
 use super::session::{Counters, LinkFacts, Sessions};
-use super::view::{ChannelView, GraphView, LinkState, LinkView, PeerState, PeerView, TreeView};
+use super::view::{ChannelView, GraphView, LinkState, LinkView, PeerState, PeerView, TreeView, WaitingView};
 use super::ways::Ways;
 use super::{
     Action, Answer, Choice, Event, Input, LinkConfig, MeasureRequest, NodeConfig, Rejection,
@@ -299,6 +299,16 @@ impl Node {
         self.channels.views()
     }
 
+    /// Requests of this peer that wait for room, in their order.
+    pub fn waiting(&self, now: Time) -> Vec<WaitingView> {
+        self.channels.waiting(now)
+    }
+
+    /// Requests that stand in line here, whoever asked.
+    pub fn claims(&self) -> usize {
+        self.channels.claims()
+    }
+
     /// The committed tree.
     pub fn overlay(&self) -> Option<&Overlay> {
         self.sessions.committed()
@@ -398,7 +408,8 @@ impl Node {
             | Message::Refresh(_)
             | Message::Finish { .. }
             | Message::FinishAck { .. }
-            | Message::Move { .. } => {
+            | Message::Move { .. }
+            | Message::Queue(_) => {
                 self.channels.message(now, id, message, out);
                 Ok(())
             }
@@ -477,6 +488,7 @@ impl Node {
                 let fit = whole.and_then(|()| self.channels.would_fit(&request, &ways!(self)));
                 fit.map_or_else(Answer::Rejected, |fit| Answer::Fit(Box::new(fit)))
             }
+            Request::Withdraw { open } => return self.channels.withdraw(now, open, out),
             Request::Close { channel } => return self.channels.close(now, id, &channel, out),
             Request::Finish { channel, frames } => {
                 return self.channels.finish(now, id, &channel, frames, out);

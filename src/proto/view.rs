@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::proto::Side;
+use crate::wire::queue::Short;
 use crate::types::{Bandwidth, ChannelId, EdgeKey, LinkId, PeerName, ServiceName, SessionId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +86,8 @@ pub struct TreeView {
 pub enum ChannelState {
     /// Asked for, no answer yet.
     Opening,
+    /// It stands in line for room.
+    Queued,
     Open,
     /// Its path broke; a new one is looked for.
     Moving,
@@ -94,6 +97,7 @@ impl ChannelState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Opening => "opening",
+            Self::Queued => "queued",
             Self::Open => "open",
             Self::Moving => "moving",
         }
@@ -122,6 +126,26 @@ pub struct ChannelView {
     pub second: Option<Vec<PeerName>>,
     /// Every path that this peer keeps bandwidth on for the channel.
     pub reserved: Vec<Vec<PeerName>>,
+}
+
+/// A request of this peer that stands in line for room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingView {
+    pub id: ChannelId,
+    pub name: ServiceName,
+    pub peer: PeerName,
+    pub service: ServiceName,
+    pub rate: Bandwidth,
+    pub rate_back: Bandwidth,
+    /// On whose links it stands in line.
+    pub path: Vec<PeerName>,
+    pub waited: Duration,
+    /// Until its deadline.
+    pub left: Duration,
+    /// 1: first on every link that is short.
+    pub position: u32,
+    /// Those links, from here to the destination, as it last heard of them.
+    pub short: Vec<Short>,
 }
 
 /// The picture of the whole overlay as this peer has it.

@@ -517,6 +517,7 @@ mod tests {
                 choice: Choice::default(),
                 avoid: Vec::new(),
                 deadline: limits::OPEN_DEADLINE,
+                wait: false,
                 protect: false,
             };
             sim.request(0, Request::Open(request));

@@ -198,6 +198,8 @@ impl Sim {
             choice: Choice::default(),
             avoid: Vec::new(),
             deadline: limits::OPEN_DEADLINE,
+            // Every other one, without a draw more.
+            wait: (rate.bps() / 1_000_000).is_multiple_of(2),
             protect,
         };
         let id = self.request(from, Request::Open(request));

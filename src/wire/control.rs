@@ -15,6 +15,7 @@ use super::codec::{Reader, Writer};
 use super::facts::Gossip;
 use super::heartbeat::HeartbeatKey;
 use super::measure::Measure;
+use super::queue::Queue;
 use crate::limits;
 use crate::types::{
     Bandwidth, EdgeKey, Incarnation, Label, PeerName, PublicKey, Reject, ServiceName, SessionId,
@@ -22,7 +23,7 @@ use crate::types::{
 };
 
 /// Control versions this build speaks: (lowest, highest).
-pub const VERSIONS: (u16, u16) = (1, 3);
+pub const VERSIONS: (u16, u16) = (1, 4);
 /// First version with facts about the overlay, and with channels that move before they break.
 pub const FACTS_VERSION: u16 = 3;
 
@@ -265,6 +266,8 @@ pub enum Message {
         at: PeerName,
     },
     Routed(Routed),
+    /// Since version 4.
+    Queue(Queue),
     /// Since version 2.
     Measure(Measure),
     /// Since version 3.
@@ -382,6 +385,7 @@ impl Message {
                 w.peer(at);
             }
             Self::Routed(routed) => emit_routed(&mut w, routed),
+            Self::Queue(queue) => queue.emit(&mut w),
             Self::Measure(measure) => measure.emit(&mut w),
             Self::Gossip(gossip) => gossip.emit(&mut w),
         }
@@ -446,11 +450,17 @@ fn parse_body(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
         kind::FINISH_ACK => Message::FinishAck { tx: r.tx("finish tx")? },
         kind::MOVE => Message::Move { tx: r.tx("move tx")?, at: r.peer("move peer")? },
         kind::ASK_SERVICES..=kind::UNANSWERED => parse_routed(kind, r)?,
-        _ => match (Measure::parse(kind, r), Gossip::parse(kind, r)) {
-            (Some(measure), _) => Message::Measure(measure?),
-            (None, Some(gossip)) => Message::Gossip(gossip?),
-            (None, None) => return Err(ParseError::new("message type", 0)),
-        },
+        _ => {
+            if let Some(queue) = Queue::parse(kind, r) {
+                Message::Queue(queue?)
+            } else if let Some(measure) = Measure::parse(kind, r) {
+                Message::Measure(measure?)
+            } else if let Some(gossip) = Gossip::parse(kind, r) {
+                Message::Gossip(gossip?)
+            } else {
+                return Err(ParseError::new("message type", 0));
+            }
+        }
     })
 }
 
@@ -540,13 +550,13 @@ fn parse_ghs(kind: u16, r: &mut Reader<'_>) -> Result<Ghs, ParseError> {
     })
 }
 
-fn emit_path(w: &mut Writer, path: &[PeerName], position: u8) {
+pub(super) fn emit_path(w: &mut Writer, path: &[PeerName], position: u8) {
     w.list(path, Writer::peer);
     w.u8(position);
 }
 
 /// A path of at least two different peers and the position of the receiver in it, never the first.
-fn parse_path(r: &mut Reader<'_>) -> Result<(Vec<PeerName>, u8), ParseError> {
+pub(super) fn parse_path(r: &mut Reader<'_>) -> Result<(Vec<PeerName>, u8), ParseError> {
     let path = r.list(limits::PATH_PEERS_MAX, "path", |r| r.peer("path"))?;
     let position = r.u8("path position")?;
     if position == 0 || usize::from(position) >= path.len() {

@@ -2,7 +2,7 @@
 //!
 //! Pure: no clock, no socket, and no heap for frames. [`frame`] is the data plane's header,
 //! [`heartbeat`] the sign of life between neighbours, [`control`] the messages of a link's TCP
-//! connection, [`measure`] what both say about the capacity of a link, [`facts`] what peers tell each
+//! connection, [`measure`] what both say about the capacity of a link, [`queue`] how a request waits for room, [`facts`] what peers tell each
 //! other about the whole overlay, [`codec`] the small reader and writer the control messages share.
 //!
 //! Versions: a frame carries the format version in its first four bits; a link agrees in Hello on one
@@ -15,6 +15,7 @@ pub mod facts;
 pub mod frame;
 pub mod heartbeat;
 pub mod measure;
+pub mod queue;
 
 /// What could not be read, and at which byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -118,6 +118,7 @@ impl Streaming {
                 path: dto::PathChoice::default(),
                 avoid: Vec::new(),
                 deadline_ms: millis(limits::OPEN_DEADLINE),
+                wait: false,
                 protect: false,
             },
         )?;

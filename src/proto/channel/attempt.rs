@@ -63,6 +63,14 @@ impl Source {
         TxId { channel: self.id.clone(), attempt: attempt.number }
     }
 
+    /// Its place among requests. Who is open already waits behind nobody.
+    fn order(&self) -> u64 {
+        match self.stage {
+            Stage::OpeningEnd { .. } | Stage::Reserving(_) => self.ticket,
+            Stage::Open | Stage::Moving(_) => 0,
+        }
+    }
+
     /// Every path it has.
     pub(super) fn attempts(&self) -> impl Iterator<Item = &Attempt> {
         let trying = self.trying.iter().map(|trying| &trying.attempt);
@@ -90,11 +98,10 @@ impl Channels {
         source.attempts += 1;
         let tx = TxId { channel: source.id.clone(), attempt: source.attempts };
         let rates = Rates { out: source.rate, back: source.rate_back };
-        let held = self.neighbour(link).ledger.hold(&tx, rates, Crossing::There, until);
-        held.map_err(|short| {
-            let (me, next, rate) = (&self.me, &path[1], source.rate);
-            let detail = format!("at {me}: {rate} do not fit the link to {next}, {short}");
-            Rejection::new(Reject::NoRoom, detail)
+        let ticket = source.order();
+        let held = self.hold(link, &tx, (rates, Crossing::There), until, ticket);
+        held.map_err(|refusal| {
+            Rejection::new(refusal.reason, format!("at {}: {}", self.me, refusal.detail))
         })?;
         let worker = self.balance.worker(&Key::Source(source.id.clone()));
         let leg = self.leg(link, worker);
@@ -108,7 +115,7 @@ impl Channels {
             position: 1,
             rate: source.rate,
             rate_back: source.rate_back,
-            ticket: source.ticket,
+            ticket,
             deadline_ms: shortened(wait_ms),
             max_payload: self.neighbour(link).max_payload,
             back_label: leg.label,

@@ -17,7 +17,8 @@ impl Channels {
         let links = self.links.values().flat_map(|n| [n.refresh_at, n.pass_at]).flatten();
         let refresh = links.min().map(|at| (at, Timer::Refresh));
         let seconds = self.seconds.as_ref().map(|(at, _)| (*at, Timer::Second));
-        wake.into_iter().chain(refresh).chain(seconds).min()
+        let claims = self.claims.next_until().map(|at| (at, Timer::Queue));
+        wake.into_iter().chain(refresh).chain(seconds).chain(claims).min()
     }
 
     pub fn handle_timeout(&mut self, now: Time, paths: &dyn Paths, out: &mut Vec<Action>) {
@@ -31,6 +32,7 @@ impl Channels {
                 Key::Relay(tx) => self.relay_due(now, &tx, out),
             }
         }
+        self.forget_claims(now);
         self.look_for_seconds(now, paths);
         let due = |at: Option<Time>| at.is_some_and(|at| at <= now);
         let links: Vec<_> = self
@@ -42,6 +44,7 @@ impl Channels {
         for link in links {
             self.refresh(now, link, out);
         }
+        self.tell_room(now, out);
     }
 
     /// The channels that end here and use `link` have to be refreshed from now on.

@@ -1,5 +1,5 @@
 //! The life of a channel at one peer: as the end that asked for it ([`source`], with its paths in
-//! [`attempt`], which comes next in [`opening`] and [`recovery`]), as the end that offers the service
+//! [`attempt`], which comes next in [`opening`] and [`recovery`], waiting for room in [`queue`]), as the end that offers the service
 //! ([`service`]), and in between ([`relay`]); and what keeps a reservation alive ([`lease`]). 2.9 of the
 //! control-plane specification.
 //!
@@ -25,6 +25,7 @@ mod attempt;
 mod balance;
 mod lease;
 mod opening;
+mod queue;
 mod recovery;
 mod relay;
 mod service;
@@ -44,6 +45,7 @@ use self::balance::{Balance, Step};
 use self::relay::Relay;
 use self::service::Served;
 use self::source::Source;
+use super::claims::Claims;
 use super::graph::Wanted;
 use super::reservation::{Ledger, Tombstones};
 use super::view::ChannelView;
@@ -106,6 +108,7 @@ pub struct Channels {
     labels: BTreeSet<Label>,
     balance: Balance,
     tombstones: Tombstones,
+    claims: Claims,
     /// When each channel has to be looked at. A lease that was prolonged leaves its entry where it
     /// is: being woken early once a lease is cheaper than moving an entry at every refresh.
     wakes: BTreeSet<(Time, Timer, Key)>,
@@ -190,6 +193,7 @@ impl Channels {
             labels: BTreeSet::new(),
             balance: Balance::new(workers),
             tombstones: Tombstones::default(),
+            claims: Claims::default(),
             wakes: BTreeSet::new(),
             count: 0,
             recovery: Recovery::default(),
@@ -236,6 +240,7 @@ impl Channels {
         for id in served {
             self.served_link_down(now, link, &id, out);
         }
+        self.lines_link_down(link, out);
         let neighbour = self.links.remove(&link).expect("it was there at the start");
         assert!(neighbour.ledger.is_empty(), "a16: {:?} keeps a promise", neighbour.ledger);
     }
@@ -262,6 +267,7 @@ impl Channels {
             Message::Finish { tx, frames } => ("finish", self.finished(link, &tx, frames, out)),
             Message::FinishAck { tx } => ("finish_ack", self.finish_known(link, &tx, out)),
             Message::Move { tx, at } => ("move", self.asked_to_move(now, link, tx, at, out)),
+            Message::Queue(queue) => ("queue", self.queued(now, link, queue, out)),
             Message::Hello(_)
             | Message::Bye(_)
             | Message::Capacity(_)
@@ -277,6 +283,7 @@ impl Channels {
         if let Err(why) = handled {
             out.push(Action::Event(Event::Ignored { peer, what, why }));
         }
+        self.tell_room(now, out);
     }
 
     /// Answer to [`Action::OpenEnd`].
@@ -317,6 +324,7 @@ impl Channels {
             return;
         }
         out.push(Action::Answer { id, answer: Answer::Closed });
+        self.tell_room(now, out);
     }
 
     /// A local `spanway recv` came to or left a service; without one its channels have no receiver.
@@ -438,6 +446,7 @@ impl Channels {
         let channels = self.sources.len() + self.served.len() + self.relays.len();
         assert_eq!(self.wakes.len(), channels);
         self.links.values().for_each(|neighbour| neighbour.ledger.invariants());
+        self.claims.invariants();
     }
 
     // --- What the roles share ---

@@ -68,18 +68,29 @@ impl Channels {
             };
             let (deadline, tries) = (*deadline, refused.len());
             let way = self.next_way(&source, tries, paths);
-            let Some(path) = way else {
-                let Stage::Reserving(Reserving { why, .. }) = &source.stage else { unreachable!() };
-                let Rejection { reason, detail, .. } = why.clone();
-                return self.end_source(source, Some(reason), &detail, out);
-            };
+            let Some(path) = way else { return self.no_way(now, source, paths, out) };
             let first = (self.me.clone(), path[1].clone());
-            let sent =
-                self.send_reserve(now, &mut source, path.clone(), Purpose::Use, deadline, out);
+            let until = deadline.min(now + limits::HOLD);
+            let sent = self.send_reserve(now, &mut source, path.clone(), Purpose::Use, until, out);
             let Err(why) = sent else { return self.put_source(source) };
             source.avoid.link(first);
             note_refusal(&mut source, path, why);
         }
+    }
+
+    /// Nobody waits for the answer of a request any more.
+    pub fn withdraw(&mut self, now: Time, open: RequestId, out: &mut Vec<Action>) {
+        let asked = |source: &&Source| match &source.stage {
+            Stage::OpeningEnd { request, .. } => *request == open,
+            Stage::Reserving(reserving) => reserving.request == open,
+            Stage::Open | Stage::Moving(_) => false,
+        };
+        let Some(id) = self.sources.values().find(asked).map(|source| source.id.clone()) else {
+            return;
+        };
+        let source = self.take_source(&id).expect("just seen");
+        self.end_source(source, None, "its asker is gone", out);
+        self.tell_room(now, out);
     }
 
     /// An attempt of a request that is not answered yet was refused. `false`: that was the last word.
@@ -96,9 +107,10 @@ impl Channels {
         }
         // Without a refusal the link failed, and is avoided by now.
         let learnt = nack.is_none() || source.avoid.len() > before;
+        let waits = source.waits && why.reason == Reject::NoRoom;
         note_refusal(source, path.to_vec(), why.clone());
         match &mut source.stage {
-            Stage::Reserving(reserving) if learnt => {
+            Stage::Reserving(reserving) if learnt || waits => {
                 reserving.next = now;
                 true
             }
@@ -131,7 +143,7 @@ impl Channels {
         }
     }
 
-    fn given(&self, given: &[PeerName]) -> Vec<PeerName> {
+    pub(super) fn given(&self, given: &[PeerName]) -> Vec<PeerName> {
         std::iter::once(&self.me).chain(given).cloned().collect()
     }
 

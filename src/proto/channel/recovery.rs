@@ -193,6 +193,7 @@ impl Channels {
 
     /// A new tree is in use: channels that wait for a path try it.
     pub fn tree_committed(&mut self, now: Time, paths: &dyn Paths, out: &mut Vec<Action>) {
+        self.claim_along_new_tree(now);
         let waiting =
             |source: &&Source| matches!(source.stage, Stage::Moving(_)) && source.trying.is_none();
         let ids: Vec<_> = self.sources.values().filter(waiting).map(|s| s.id.clone()).collect();

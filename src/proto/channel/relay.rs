@@ -9,7 +9,7 @@ use crate::mutant::{self, Mutant};
 use crate::proto::reservation::{Crossing, Dead, Rates, Short};
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{Action, Target, Timer};
-use crate::types::{Bandwidth, LinkId, PeerName, Reject, ServiceName, Time, TxId};
+use crate::types::{Bandwidth, ChannelId, LinkId, PeerName, Reject, ServiceName, Time, TxId};
 use crate::wire::control::{Accept, FACTS_VERSION, Message, Nack, Release, ReleaseCause, Reserve};
 
 #[derive(Debug)]
@@ -50,6 +50,14 @@ impl Refusal {
         let detail = format!("{asked} do not fit the link to {towards}, {short}");
         let towards = Some(towards.clone());
         Self { reason: Reject::NoRoom, free: short.free, detail, towards }
+    }
+
+    /// There may be room, but an earlier request waits for it.
+    pub(super) fn behind(towards: &PeerName, before: &ChannelId, free: Bandwidth) -> Self {
+        let detail =
+            format!("{before} asked before for the link to {towards}, where {free} are free");
+        let towards = Some(towards.clone());
+        Self { reason: Reject::NoRoom, free, detail, towards }
     }
 }
 
@@ -136,7 +144,8 @@ impl Channels {
         reserve: Reserve,
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
-        self.check_path(link, &reserve)?;
+        let asker = &reserve.tx.channel.source;
+        self.check_path(link, &reserve.path, reserve.position, asker)?;
         if self.leaving {
             return Err(Refusal::new(Reject::ShuttingDown, "this peer leaves the overlay"));
         }
@@ -167,10 +176,15 @@ impl Channels {
     }
 
     /// The path must be one that the asker can have sent through this neighbour to here.
-    fn check_path(&self, link: LinkId, reserve: &Reserve) -> Result<(), Refusal> {
+    pub(super) fn check_path(
+        &self,
+        link: LinkId,
+        path: &[PeerName],
+        position: u8,
+        asker: &PeerName,
+    ) -> Result<(), Refusal> {
         let wrong = |detail| Err(Refusal::new(Reject::NotAllowed, detail));
-        let position = usize::from(reserve.position);
-        let path = &reserve.path;
+        let position = usize::from(position);
         let mut names: Vec<_> = path.iter().collect();
         names.sort();
         names.dedup();
@@ -184,9 +198,7 @@ impl Channels {
             () if before != self.links.get(&link).map(|neighbour| &neighbour.peer) => {
                 wrong("the path came from another peer than it says")
             }
-            () if path.first() != Some(&reserve.tx.channel.source) => {
-                wrong("the path does not begin at the asker")
-            }
+            () if path.first() != Some(asker) => wrong("the path does not begin at the asker"),
             () => Ok(()),
         }
     }
@@ -206,12 +218,9 @@ impl Channels {
         let forward = Rates { out: reserve.rate, back: reserve.rate_back };
         let back = Rates { out: reserve.rate_back, back: reserve.rate };
         let tx = reserve.tx.clone();
-        let ledger = &mut self.neighbour(next_link).ledger;
-        let held = ledger.hold(&tx, forward, Crossing::There, until);
-        held.map_err(|short| Refusal::no_room(next, forward.out, short))?;
-        let prev = self.neighbour(link);
-        if let Err(short) = prev.ledger.hold(&tx, back, Crossing::Back, until) {
-            let refusal = Refusal::no_room(&prev.peer, back.out, short);
+        let ticket = reserve.ticket;
+        self.hold(next_link, &tx, (forward, Crossing::There), until, ticket)?;
+        if let Err(refusal) = self.hold(link, &tx, (back, Crossing::Back), until, ticket) {
             if tx.attempt == 1 || !mutant::on(Mutant::HalfHeldKept) {
                 self.neighbour(next_link).ledger.release(&tx);
             }

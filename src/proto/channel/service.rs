@@ -452,9 +452,8 @@ impl Channels {
         let tx = reserve.tx;
         let lease = now + limits::LEASE;
         let rates = Rates { out: served.rate_back, back: served.rate };
+        self.hold(link, &tx, (rates, Crossing::Back), lease, reserve.ticket)?;
         let neighbour = self.neighbour(link);
-        let held = neighbour.ledger.hold(&tx, rates, Crossing::Back, lease);
-        held.map_err(|short| Refusal::no_room(&neighbour.peer, rates.out, short))?;
         neighbour.ledger.commit(&tx, lease);
         let max_payload = reserve.max_payload.min(neighbour.max_payload);
         let worker = self.balance.worker(&Key::Served(served.id().clone()));

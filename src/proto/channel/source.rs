@@ -10,6 +10,7 @@
 
 use super::attempt::{Attempt, Trying};
 use super::opening::Reserving;
+use super::queue::Waiting;
 use super::recovery::{Avoid, smaller};
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, Paths, STALE, UNKNOWN, rejected, wake};
 use crate::limits;
@@ -38,6 +39,9 @@ pub(super) struct Source {
     pub(super) shun: Vec<PeerName>,
     /// What one path could carry, as it was when the channel was asked for.
     limit: Option<Limit>,
+    /// It may stand in line for room until its deadline.
+    pub(super) waits: bool,
+    pub(super) waiting: Option<Waiting>,
     pub(super) stage: Stage,
     /// Number of the last attempt.
     pub(super) attempts: u32,
@@ -117,6 +121,7 @@ impl Source {
             service: self.service.clone(),
             side: Some(Side::Source),
             state: match self.stage {
+                Stage::Reserving(_) if self.waiting.is_some() => ChannelState::Queued,
                 Stage::OpeningEnd { .. } | Stage::Reserving(_) => ChannelState::Opening,
                 Stage::Open => ChannelState::Open,
                 Stage::Moving(_) => ChannelState::Moving,
@@ -156,7 +161,8 @@ impl Channels {
         };
         self.count += 1;
         self.clock = self.clock.saturating_add(1);
-        let deadline = now + request.deadline.min(limits::HOLD);
+        let longest = if request.wait { request.deadline } else { limits::HOLD };
+        let deadline = now + request.deadline.min(longest);
         let id_of = ChannelId { source: self.me.clone(), boot: self.boot, count: self.count };
         let key = Key::Source(id_of.clone());
         let worker = self.balance.employ(key, [request.rate, request.rate_back]);
@@ -172,6 +178,8 @@ impl Channels {
             choice: request.choice,
             shun: request.avoid,
             limit,
+            waits: request.wait,
+            waiting: None,
             stage: Stage::OpeningEnd { request: id, deadline },
             attempts: 0,
             current: None,
@@ -291,6 +299,7 @@ impl Channels {
     ) {
         let (channel, path) = (source.id.clone(), attempt.path.clone());
         let smaller_payload = smaller(source, &attempt);
+        self.end_wait(source, out);
         self.take_path(now, source, attempt, now.since(since) * 2, out);
         let seamless = matches!(source.stage, Stage::Open);
         let began = source.away.take().map_or(since, |(began, _)| began);
@@ -503,7 +512,7 @@ impl Channels {
             }
             Stage::Reserving(Reserving { deadline, .. }) if *deadline <= now => {
                 let next = source.trying.as_ref().map_or(&self.me, |t| &t.attempt.path[1]);
-                let why = format!("no answer from {next}");
+                let why = source.blocked().unwrap_or_else(|| format!("no answer from {next}"));
                 return self.end_source(source, Some(Reject::Timeout), &why, out);
             }
             Stage::Moving(Moving { give_up, why, .. }) if *give_up <= now => {
@@ -531,6 +540,9 @@ impl Channels {
                 out,
             );
             return self.attempt_gone(now, source, attempt.number, None, why, out);
+        }
+        if source.waiting.as_ref().is_some_and(|waiting| waiting.refresh <= now) {
+            self.claim_again(now, &mut source, paths, out);
         }
         if source.trying.is_none() {
             match &source.stage {
@@ -572,6 +584,7 @@ impl Channels {
         why: &str,
         out: &mut Vec<Action>,
     ) {
+        self.end_wait(&mut source, out);
         self.give_up_but_current(&mut source, ReleaseCause::Closed, out);
         if let Some(current) = source.current.take() {
             self.give_up(&source, &current, ReleaseCause::Closed, out);
@@ -625,6 +638,7 @@ impl Channels {
             Stage::Reserving(Reserving { deadline, next, .. }) => {
                 wakes.push((*deadline, Timer::Request));
                 wakes.extend(idle.then_some((*next, Timer::Request)));
+                wakes.extend(source.waiting.as_ref().map(|w| (w.refresh, Timer::Queue)));
             }
             Stage::Open if idle => {
                 wakes.extend(source.away.map(|(_, next)| (next, Timer::Move)));

@@ -136,6 +136,7 @@ fn open_request(name: &str) -> OpenRequest {
         choice: Choice::default(),
         avoid: Vec::new(),
         deadline: Duration::from_secs(5),
+        wait: false,
         protect: false,
     }
 }

@@ -232,6 +232,7 @@ impl World {
             choice: Choice::default(),
             avoid: Vec::new(),
             deadline: Duration::from_secs(5),
+            wait: false,
             protect,
         };
         let id = self.ask(from);

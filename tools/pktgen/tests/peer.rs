@@ -202,6 +202,7 @@ fn local_programs_have_no_place_at_a_peer_that_is_a_program() {
     let generator = chain.generate(&["--channels", "1", "--rate", "100", "--duration", "60s"]);
     wait_for("a channel", SETTLED, || crossing(&chain, "r").filter(|seen| seen.2 == 1));
     let mut open = Open {
+        wait: false,
         protect: false,
         peer: "b".parse().expect("a name"),
         service: "sink".parse().expect("a name"),

@@ -95,6 +95,7 @@ pub(super) fn open_all(peer: &Peer, wanted: &Wanted) -> Opening {
 fn open_one(peer: &Peer, wanted: &Wanted) -> Result<ChannelId, (String, String)> {
     let deadline = limits::OPEN_DEADLINE;
     let request = Request::Open(Open {
+        wait: false,
         protect: false,
         peer: wanted.peer.clone(),
         service: wanted.service.clone(),

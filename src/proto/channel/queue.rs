@@ -1,0 +1,422 @@
+//! A request that waits for room: it stands in line on the links of its path that are short, and tries
+//! again when one of them says that there is room (A14; decision 5 of the control-plane specification).
+//!
+//! ```text
+//!  refused for lack of room ─► CLAIM along the tree's path ─► waits ──► ROOM: tries its paths again
+//!                                    ▲   every few seconds      │            └► refused: CLAIM again
+//!                                    └──────────────────────────┘            └► open: LEAVE
+//! ```
+//!
+//! Order is kept by the hops: [`Channels::hold`] gives nothing to a request while an earlier one stands
+//! in line on that link. Who stands where is [`crate::proto::claims`]'s.
+
+use super::relay::Refusal;
+use super::source::{Source, Stage};
+use super::{Channels, Handled, NOT_OWNER, Paths, STALE, UNKNOWN};
+use crate::limits;
+use crate::proto::claims::{Claim, Place};
+use crate::proto::reservation::{Crossing, Rates};
+use crate::proto::view::WaitingView;
+use crate::proto::{Action, Choice, Event, Rejection};
+use crate::types::{Bandwidth, ChannelId, LinkId, PeerName, Reject, Time, TxId};
+use crate::wire::control::Message;
+use crate::wire::queue::{self as wire, Claimed, Queue, QueueBody, Short};
+
+/// What the asker knows of its place.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    since: Time,
+    /// Of the path it claims.
+    number: u32,
+    path: Vec<PeerName>,
+    /// CLAIM is sent again then.
+    pub(super) refresh: Time,
+    /// What was short when it last heard of it.
+    short: Vec<Short>,
+}
+
+impl Source {
+    /// Its next attempt begins from the start, then.
+    fn try_again(&mut self, at: Time) {
+        let idle = self.trying.is_none();
+        if let (Stage::Reserving(reserving), true) = (&mut self.stage, idle) {
+            reserving.refused.clear();
+            reserving.next = reserving.next.min(at);
+            self.avoid = super::recovery::Avoid::default();
+        }
+    }
+
+    /// Why it still waits, in words.
+    pub(super) fn blocked(&self) -> Option<String> {
+        let short = &self.waiting.as_ref()?.short;
+        let on = |short: &Short| {
+            let Short { at, towards, free, ahead, .. } = short;
+            format!("{at} - {towards} has {free} free and {ahead} requests in line before this one")
+        };
+        let all: Vec<_> = short.iter().map(on).collect();
+        Some(if all.is_empty() { "it waited for room".to_owned() } else { all.join("; ") })
+    }
+
+    pub(super) fn waiting_view(&self, now: Time) -> Option<WaitingView> {
+        let Waiting { since, path, short, .. } = self.waiting.as_ref()?;
+        let Stage::Reserving(reserving) = &self.stage else { return None };
+        Some(WaitingView {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            peer: self.peer.clone(),
+            service: self.service.clone(),
+            rate: self.rate,
+            rate_back: self.rate_back,
+            path: path.clone(),
+            waited: now.since(*since),
+            left: reserving.deadline.since(now),
+            position: 1 + short.iter().map(|short| short.ahead).max().unwrap_or(0),
+            short: short.clone(),
+        })
+    }
+}
+
+impl Channels {
+    /// Holds what a request asks of a link, unless an earlier one stands in line there.
+    pub(super) fn hold(
+        &mut self,
+        link: LinkId,
+        tx: &TxId,
+        (rates, crossing): (Rates, Crossing),
+        until: Time,
+        ticket: u64,
+    ) -> Result<(), Refusal> {
+        let place = Place { ticket, channel: tx.channel.clone() };
+        let (_, before) = self.claims.before(link, &place);
+        let neighbour = self.links.get_mut(&link).expect("the caller saw the link");
+        if let Some(before) = before {
+            return Err(Refusal::behind(&neighbour.peer, before, neighbour.ledger.free_out()));
+        }
+        let held = neighbour.ledger.hold(tx, rates, crossing, until);
+        held.map_err(|short| Refusal::no_room(&neighbour.peer, rates.out, short))
+    }
+
+    /// No path is left to try: the request waits if it may, or has its answer.
+    pub(super) fn no_way(
+        &mut self,
+        now: Time,
+        mut source: Source,
+        paths: &dyn Paths,
+        out: &mut Vec<Action>,
+    ) {
+        let Stage::Reserving(reserving) = &source.stage else { unreachable!("nothing was tried") };
+        let Rejection { reason, detail, .. } = reserving.why.clone();
+        let path = self.path_of_wait(&source, paths).filter(|_| reason == Reject::NoRoom);
+        let Some(path) = path.filter(|_| source.waits) else {
+            return self.end_source(source, Some(reason), &detail, out);
+        };
+        let waiting = self.sources.values().filter(|source| source.waiting.is_some()).count();
+        if source.waiting.is_none() && waiting >= limits::WAITING_PER_ASKER {
+            let most = limits::WAITING_PER_ASKER;
+            let detail = format!("{most} requests of {} wait already: {BUSY}", self.me);
+            return self.end_source(source, Some(Reject::Busy), &detail, out);
+        }
+        if let Stage::Reserving(reserving) = &mut source.stage {
+            reserving.next = reserving.deadline;
+        }
+        self.claim(now, &mut source, path, out);
+        self.put_source(source);
+    }
+
+    /// The path on which it stands in line: that of the tree, or the one that was asked for.
+    fn path_of_wait(&self, source: &Source, paths: &dyn Paths) -> Option<Vec<PeerName>> {
+        match &source.choice {
+            Choice::Given(given) => Some(self.given(given)),
+            Choice::Tree | Choice::Widest | Choice::TreeThenWidest => paths.path(&source.peer),
+        }
+    }
+
+    /// Stands in line, or says that it still does.
+    fn claim(
+        &mut self,
+        now: Time,
+        source: &mut Source,
+        path: Vec<PeerName>,
+        out: &mut Vec<Action>,
+    ) {
+        let refresh = now + self.refresh_wait();
+        let (mut since, mut number) = (now, 1);
+        if let Some(waiting) = source.waiting.take() {
+            let moved = waiting.path != path;
+            (since, number) = (waiting.since, waiting.number + u32::from(moved));
+            if moved {
+                self.leave_line(&source.id, out);
+            }
+        } else {
+            let (channel, path) = (source.id.clone(), path.clone());
+            out.push(Action::Event(Event::ChannelQueued { channel, path }));
+        }
+        let (rate, rate_back, ticket) = (source.rate, source.rate_back, source.ticket);
+        let claim = wire::Claim { path: path.clone(), position: 0, rate, rate_back, ticket };
+        let short = Vec::new();
+        source.waiting = Some(Waiting { since, number, path, refresh, short });
+        let tx = TxId { channel: source.id.clone(), attempt: number };
+        if let Some(claimed) = self.stand(now, None, &tx, claim, out) {
+            self.learn_line(now, source, claimed);
+        }
+    }
+
+    /// The time has come to say again that it waits, along the tree of today.
+    pub(super) fn claim_again(
+        &mut self,
+        now: Time,
+        source: &mut Source,
+        paths: &dyn Paths,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(waiting) = &source.waiting else { return };
+        // Without a tree for a moment it keeps the place it has.
+        let path = self.path_of_wait(source, paths).unwrap_or_else(|| waiting.path.clone());
+        self.claim(now, source, path, out);
+    }
+
+    /// A new tree is in use: who waits stands in line along it.
+    pub(super) fn claim_along_new_tree(&mut self, now: Time) {
+        let waiting = |source: &&Source| source.waiting.is_some();
+        let ids: Vec<_> = self.sources.values().filter(waiting).map(|s| s.id.clone()).collect();
+        for id in ids {
+            let mut source = self.take_source(&id).expect("listed above");
+            source.waiting.as_mut().expect("it waits").refresh = now;
+            source.try_again(now);
+            self.put_source(source);
+        }
+    }
+
+    /// The request has its answer: nobody waits behind it any more.
+    pub(super) fn end_wait(&mut self, source: &mut Source, out: &mut Vec<Action>) {
+        if source.waiting.take().is_some() {
+            self.leave_line(&source.id, out);
+        }
+    }
+
+    /// Queue messages: a neighbour's claim, or news of one.
+    pub(super) fn queued(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        Queue { tx, body }: Queue,
+        out: &mut Vec<Action>,
+    ) -> Handled {
+        if let QueueBody::Claim(claim) = body {
+            return self.claimed_by_neighbour(now, link, &tx, claim, out);
+        }
+        let claim = self.claims.get(&tx.channel).ok_or(UNKNOWN)?.clone();
+        let side = if body == QueueBody::Leave { claim.prev } else { claim.next };
+        match () {
+            () if claim.number != tx.attempt => return Err(STALE),
+            () if side != Some(link) => return Err(NOT_OWNER),
+            () => {}
+        }
+        match body {
+            QueueBody::Claim(_) => unreachable!("handled above"),
+            QueueBody::Leave => self.leave_line(&tx.channel, out),
+            QueueBody::Room => self.pass_room(now, &claim, out),
+            QueueBody::Claimed(claimed) => self.pass_claimed(now, &claim, claimed, out),
+        }
+        Ok(())
+    }
+
+    fn claimed_by_neighbour(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        tx: &TxId,
+        claim: wire::Claim,
+        out: &mut Vec<Action>,
+    ) -> Handled {
+        self.clock = self.clock.max(claim.ticket);
+        let known = self.claims.get(&tx.channel);
+        if known.is_some_and(|known| known.number > tx.attempt) {
+            return Err(STALE);
+        }
+        let source = &tx.channel.source;
+        let checked = self.check_path(link, &claim.path, claim.position, source);
+        if self.leaving || checked.is_err() || *source == self.me {
+            return Err("a claim on a path that cannot be");
+        }
+        let full = self.claims.of_asker(source) >= limits::WAITING_PER_ASKER
+            || self.claims.len() >= limits::WAITING_MAX;
+        if full && known.is_none() {
+            let busy = Some(self.me.clone());
+            let body = QueueBody::Claimed(Claimed { short: Vec::new(), busy });
+            let message = Message::Queue(Queue { tx: tx.clone(), body });
+            out.push(Action::Send { link, message });
+            return Ok(());
+        }
+        if let Some(claimed) = self.stand(now, Some(link), tx, claim, out) {
+            let claim = self.claims.get(&tx.channel).expect("just noted").clone();
+            self.pass_claimed(now, &claim, claimed, out);
+        }
+        Ok(())
+    }
+
+    /// Takes the places of a claim here and hands it on; what is short, where the way ends.
+    fn stand(
+        &mut self,
+        now: Time,
+        prev: Option<LinkId>,
+        tx: &TxId,
+        claim: wire::Claim,
+        out: &mut Vec<Action>,
+    ) -> Option<Claimed> {
+        let place = Place { ticket: claim.ticket, channel: tx.channel.clone() };
+        let next = claim.path.get(usize::from(claim.position) + 1);
+        let next = next.and_then(|peer| self.link_to(peer));
+        let (number, until) = (tx.attempt, now + limits::LEASE);
+        let noted = Claim { number, place: place.clone(), prev, next, until };
+        self.claims.note(noted.clone());
+        for (link, rate) in [(next, claim.rate), (prev, claim.rate_back)] {
+            let Some(link) = link else { continue };
+            let full = rate > self.links[&link].ledger.free_out();
+            if full || self.claims.before(link, &place).1.is_some() {
+                self.claims.wait(link, &place, rate);
+            }
+        }
+        let speaks = |link: &LinkId| self.links[link].version >= wire::VERSION;
+        let Some(link) = next.filter(speaks) else {
+            return Some(self.with_own(&noted, Claimed::default()));
+        };
+        let onward = wire::Claim { position: claim.position + 1, ..claim };
+        let body = QueueBody::Claim(onward);
+        out.push(Action::Send { link, message: Message::Queue(Queue { tx: tx.clone(), body }) });
+        None
+    }
+
+    fn pass_claimed(
+        &mut self,
+        now: Time,
+        claim: &Claim,
+        claimed: Claimed,
+        out: &mut Vec<Action>,
+    ) {
+        let claimed = self.with_own(claim, claimed);
+        let channel = &claim.place.channel;
+        if let Some(link) = claim.prev {
+            let tx = TxId { channel: channel.clone(), attempt: claim.number };
+            let message = Message::Queue(Queue { tx, body: QueueBody::Claimed(claimed) });
+            return out.push(Action::Send { link, message });
+        }
+        let Some(mut source) = self.take_source(channel) else { return };
+        if let Some(peer) = &claimed.busy {
+            let detail = format!("at {peer}: as many requests wait as may: {BUSY}");
+            return self.end_source(source, Some(Reject::Busy), &detail, out);
+        }
+        self.learn_line(now, &mut source, claimed);
+        self.put_source(source);
+    }
+
+    /// Puts the links that are short here before those that are short further on.
+    fn with_own(&self, claim: &Claim, claimed: Claimed) -> Claimed {
+        let waits = |link: &LinkId| self.claims.waits(*link, &claim.place);
+        let own = [claim.prev, claim.next].into_iter().flatten().filter(waits);
+        let own = own.map(|link| self.short_of(link, &claim.place));
+        let short = own.chain(claimed.short).take(limits::SHORT_LINKS_MAX).collect();
+        Claimed { short, ..claimed }
+    }
+
+    fn short_of(&self, link: LinkId, place: &Place) -> Short {
+        let (ahead, before) = self.claims.before(link, place);
+        let neighbour = &self.links[&link];
+        let mut holders: Vec<ChannelId> = Vec::new();
+        for (tx, _) in neighbour.ledger.promises() {
+            if holders.len() < limits::HOLDERS_SHOWN && holders.last() != Some(&tx.channel) {
+                holders.push(tx.channel.clone());
+            }
+        }
+        Short {
+            at: self.me.clone(),
+            towards: neighbour.peer.clone(),
+            free: neighbour.ledger.free_out(),
+            ahead: u32::try_from(ahead).unwrap_or(u32::MAX),
+            before: before.cloned(),
+            holders,
+        }
+    }
+
+    /// At the asker: what its path is short of. Nothing any more: it tries again.
+    fn learn_line(&mut self, now: Time, source: &mut Source, claimed: Claimed) {
+        let (rate, rate_back) = (source.rate, source.rate_back);
+        let Some(waiting) = &mut source.waiting else { return };
+        let forward = |short: &Short| {
+            waiting.path.windows(2).any(|hop| hop[0] == short.at && hop[1] == short.towards)
+        };
+        let fits = |short: &Short| {
+            let asked: Bandwidth = if forward(short) { rate } else { rate_back };
+            short.ahead == 0 && asked <= short.free
+        };
+        let room = claimed.short.iter().all(fits);
+        waiting.short = claimed.short;
+        if room {
+            let retry = self.between(limits::MOVE_RETRY.0, limits::MOVE_RETRY.1);
+            source.try_again(now + retry);
+        }
+    }
+
+    /// Tells those who are first in line on a link with room for them.
+    pub(super) fn tell_room(&mut self, now: Time, out: &mut Vec<Action>) {
+        let links = &self.links;
+        let free = |link| links.get(&link).map_or(Bandwidth::ZERO, |n| n.ledger.free_out());
+        for channel in self.claims.admitted(free) {
+            let claim = self.claims.get(&channel).expect("it stands in line").clone();
+            self.pass_room(now, &claim, out);
+        }
+    }
+
+    fn pass_room(&mut self, now: Time, claim: &Claim, out: &mut Vec<Action>) {
+        let channel = &claim.place.channel;
+        if let Some(link) = claim.prev {
+            let tx = TxId { channel: channel.clone(), attempt: claim.number };
+            let message = Message::Queue(Queue { tx, body: QueueBody::Room });
+            return out.push(Action::Send { link, message });
+        }
+        if let Some(mut source) = self.take_source(channel) {
+            source.try_again(now);
+            self.put_source(source);
+        }
+    }
+
+    /// Gives the places of a request up, here and further on.
+    fn leave_line(&mut self, channel: &ChannelId, out: &mut Vec<Action>) {
+        let Some(claim) = self.claims.remove(channel) else { return };
+        let Some(link) = claim.next else { return };
+        if self.links.get(&link).is_some_and(|n| n.version >= wire::VERSION) {
+            let tx = TxId { channel: channel.clone(), attempt: claim.number };
+            let message = Message::Queue(Queue { tx, body: QueueBody::Leave });
+            out.push(Action::Send { link, message });
+        }
+    }
+
+    /// Who came over the link cannot be told anything any more; who goes on over it waits for a tree.
+    pub(super) fn lines_link_down(&mut self, link: LinkId, out: &mut Vec<Action>) {
+        let (came, go) = self.claims.over(link);
+        came.iter().for_each(|channel| self.leave_line(channel, out));
+        go.iter().for_each(|channel| self.claims.cut(channel));
+    }
+
+    /// Forgets who has not said for a lease that it waits.
+    pub(super) fn forget_claims(&mut self, now: Time) {
+        for channel in self.claims.expired(now) {
+            self.claims.remove(&channel);
+        }
+    }
+
+    /// The requests of this peer that wait, in their order.
+    pub fn waiting(&self, now: Time) -> Vec<WaitingView> {
+        let mut waiting: Vec<_> =
+            self.sources.values().filter(|source| source.waiting.is_some()).collect();
+        waiting.sort_by_key(|source| source.ticket);
+        waiting.into_iter().filter_map(|source| source.waiting_view(now)).collect()
+    }
+
+    /// Requests that stand in line here, whoever asked.
+    pub fn claims(&self) -> usize {
+        self.claims.len()
+    }
+}
+
+const BUSY: &str = "try again in 5 s";

@@ -1,0 +1,237 @@
+//! Who waits for room on the links of this peer, and in which order (A14; decision 5 of the
+//! control-plane specification).
+//!
+//! ```text
+//!  link, our direction │ 1st    2nd    3rd        a place: ticket, then channel
+//!  ────────────────────┼─────────────────────
+//!  to berlin           │ a 8    c 3    b 20       whoever asks later than a place gets nothing here
+//!  to oslo             │ b 20
+//! ```
+//!
+//! A request stands in line on every link of its path that was short when it was asked for there, and
+//! keeps its place until it is answered. Pure: it is told what is free and sends nothing.
+
+use std::collections::BTreeMap;
+
+use crate::types::{Bandwidth, ChannelId, LinkId, PeerName, Time};
+
+/// The order of arrival: logical time, then who asked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub ticket: u64,
+    pub channel: ChannelId,
+}
+
+/// A request that waits, as a peer on its path knows it.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Which of the request's paths this is.
+    pub number: u32,
+    pub place: Place,
+    /// Towards the asker; none at the asker itself.
+    pub prev: Option<LinkId>,
+    /// Towards the destination; none there, or where the way ends.
+    pub next: Option<LinkId>,
+    /// Forgotten then, unless its asker says again that it waits.
+    pub until: Time,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    rate: Bandwidth,
+    /// It was told that there is room.
+    told: bool,
+}
+
+/// All claims at one peer.
+#[derive(Debug, Default)]
+pub struct Claims {
+    claims: BTreeMap<ChannelId, Claim>,
+    /// Not empty, each of them.
+    lines: BTreeMap<LinkId, BTreeMap<Place, Waiter>>,
+}
+
+impl Claims {
+    pub fn get(&self, channel: &ChannelId) -> Option<&Claim> {
+        self.claims.get(channel)
+    }
+
+    pub fn len(&self) -> usize {
+        self.claims.len()
+    }
+
+    pub fn of_asker(&self, asker: &PeerName) -> usize {
+        let first = ChannelId { source: asker.clone(), boot: 0, count: 0 };
+        self.claims.range(first..).take_while(|(id, _)| id.source == *asker).count()
+    }
+
+    /// A new claim, or news of a known one. Its places on links it no longer uses are given up; it may
+    /// be told again that there is room.
+    pub fn note(&mut self, claim: Claim) {
+        let keeps = [claim.prev, claim.next];
+        self.lines.retain(|link, line| {
+            if keeps.contains(&Some(*link)) {
+                line.get_mut(&claim.place).into_iter().for_each(|waiter| waiter.told = false);
+            } else {
+                line.remove(&claim.place);
+            }
+            !line.is_empty()
+        });
+        self.claims.insert(claim.place.channel.clone(), claim);
+    }
+
+    /// Takes a place in the line of a link, for this much.
+    pub fn wait(&mut self, link: LinkId, place: &Place, rate: Bandwidth) {
+        let line = self.lines.entry(link).or_default();
+        line.entry(place.clone()).or_insert(Waiter { rate, told: false });
+    }
+
+    pub fn waits(&self, link: LinkId, place: &Place) -> bool {
+        self.lines.get(&link).is_some_and(|line| line.contains_key(place))
+    }
+
+    /// How many stand before this place in the line of a link, and the last of them.
+    pub fn before(&self, link: LinkId, place: &Place) -> (usize, Option<&ChannelId>) {
+        let Some(line) = self.lines.get(&link) else { return (0, None) };
+        let mut before = line.range(..place).map(|(place, _)| &place.channel);
+        let last = before.next_back();
+        (before.count() + usize::from(last.is_some()), last)
+    }
+
+    /// The first in line of each link that was not told yet that there is room, if there is.
+    pub fn admitted(&mut self, free: impl Fn(LinkId) -> Bandwidth) -> Vec<ChannelId> {
+        let mut admitted = Vec::new();
+        for (link, line) in &mut self.lines {
+            let (place, first) = line.iter_mut().next().expect("lines are not empty");
+            if !first.told && first.rate <= free(*link) {
+                first.told = true;
+                admitted.push(place.channel.clone());
+            }
+        }
+        admitted
+    }
+
+    /// The request has its answer, or nobody waits for it any more.
+    pub fn remove(&mut self, channel: &ChannelId) -> Option<Claim> {
+        let claim = self.claims.remove(channel)?;
+        self.lines.retain(|_, line| {
+            line.remove(&claim.place);
+            !line.is_empty()
+        });
+        Some(claim)
+    }
+
+    /// Claims that came over a link, and those that go on over it.
+    pub fn over(&self, link: LinkId) -> (Vec<ChannelId>, Vec<ChannelId>) {
+        let of = |side: fn(&Claim) -> Option<LinkId>| {
+            let there = self.claims.values().filter(|claim| side(claim) == Some(link));
+            there.map(|claim| claim.place.channel.clone()).collect()
+        };
+        (of(|claim| claim.prev), of(|claim| claim.next))
+    }
+
+    /// The way on is gone: it waits for the asker to say where to go.
+    pub fn cut(&mut self, channel: &ChannelId) {
+        let Some(claim) = self.claims.get_mut(channel) else { return };
+        claim.next = None;
+        let claim = claim.clone();
+        self.note(claim);
+    }
+
+    pub fn expired(&self, now: Time) -> Vec<ChannelId> {
+        let late = self.claims.values().filter(|claim| claim.until <= now);
+        late.map(|claim| claim.place.channel.clone()).collect()
+    }
+
+    pub fn next_until(&self) -> Option<Time> {
+        self.claims.values().map(|claim| claim.until).min()
+    }
+
+    /// Panics if a place belongs to no claim, or to a link that the claim does not use.
+    pub fn invariants(&self) {
+        for (link, line) in &self.lines {
+            assert!(!line.is_empty(), "a14: an empty line");
+            for place in line.keys() {
+                let claim = self.claims.get(&place.channel).expect("a14: a place without a claim");
+                let uses = [claim.prev, claim.next].contains(&Some(*link));
+                assert!(uses && claim.place == *place, "a14: {place:?} waits at {link:?}: {claim:?}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(ticket: u64, count: u64) -> Place {
+        let source = PeerName::new("a").expect("a name");
+        Place { ticket, channel: ChannelId { source, boot: 1, count } }
+    }
+
+    fn claim(ticket: u64, count: u64, prev: Option<u16>, next: Option<u16>) -> Claim {
+        let (prev, next) = (prev.map(LinkId), next.map(LinkId));
+        Claim { number: 1, place: place(ticket, count), prev, next, until: Time(100) }
+    }
+
+    fn bps(rate: u64) -> Bandwidth {
+        Bandwidth::from_bps(rate)
+    }
+
+    const LINK: LinkId = LinkId(1);
+
+    /// Requests 1 (8 bit/s), 2 (3) and 3 (20), in the order of their tickets.
+    fn line() -> Claims {
+        let mut claims = Claims::default();
+        for (ticket, count, rate) in [(30, 3, 20), (10, 1, 8), (20, 2, 3)] {
+            claims.note(claim(ticket, count, Some(0), Some(1)));
+            claims.wait(LINK, &place(ticket, count), bps(rate));
+        }
+        claims.invariants();
+        claims
+    }
+
+    #[test]
+    fn a14_tickets_make_the_order_not_the_time_of_the_message() {
+        let claims = line();
+        assert_eq!(claims.before(LINK, &place(10, 1)), (0, None));
+        assert_eq!(claims.before(LINK, &place(20, 2)), (1, Some(&place(10, 1).channel)));
+        assert_eq!(claims.before(LINK, &place(25, 9)), (2, Some(&place(20, 2).channel)));
+        assert_eq!(claims.before(LinkId(0), &place(25, 9)), (0, None));
+    }
+
+    #[test]
+    fn a14_only_the_first_in_line_is_told_and_only_once() {
+        let mut claims = line();
+        assert_eq!(claims.admitted(|_| bps(7)), [], "the second would fit, and is not first");
+        assert_eq!(claims.admitted(|_| bps(8)), [place(10, 1).channel]);
+        assert_eq!(claims.admitted(|_| bps(9)), []);
+        claims.note(claim(10, 1, Some(0), Some(1)));
+        assert_eq!(claims.admitted(|_| bps(9)), [place(10, 1).channel], "it still waits");
+        assert!(claims.remove(&place(10, 1).channel).is_some());
+        assert_eq!(claims.admitted(|_| bps(9)), [place(20, 2).channel]);
+        claims.invariants();
+    }
+
+    #[test]
+    fn a_claim_on_another_path_gives_its_old_places_up() {
+        let mut claims = line();
+        claims.note(claim(10, 1, Some(0), Some(2)));
+        claims.invariants();
+        assert!(!claims.waits(LINK, &place(10, 1)));
+        claims.cut(&place(20, 2).channel);
+        claims.invariants();
+        assert_eq!(claims.before(LINK, &place(99, 9)), (1, Some(&place(30, 3).channel)));
+        assert_eq!(claims.over(LinkId(0)).0.len(), 3);
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_its_asker() {
+        let claims = line();
+        assert_eq!(claims.next_until(), Some(Time(100)));
+        assert_eq!(claims.expired(Time(99)), []);
+        assert_eq!(claims.expired(Time(100)).len(), 3);
+        assert_eq!(claims.of_asker(&PeerName::new("a").expect("a name")), 3);
+        assert_eq!(claims.of_asker(&PeerName::new("b").expect("a name")), 0);
+    }
+}
