@@ -5,7 +5,7 @@
 //!                        heartbeats are so slow that nobody calls it dead for that
 //! ```
 //!
-//! `queued` and `never` belong to the queue, which does not exist yet.
+//! Waiting in line is in `admission.rs`.
 
 mod common;
 

@@ -283,7 +283,8 @@ fn a11_a12_a16_a22_calm_overlays_answer_everything_and_sell_nothing_twice() {
                 Answer::Rejected(rejection) => rejection.reason.as_str(),
                 Answer::Closed => "closed",
                 Answer::Finished => "finished",
-                Answer::Services(_)
+                Answer::Fit(_)
+                | Answer::Services(_)
                 | Answer::Links(_)
                 | Answer::Recomputing(_)
                 | Answer::Measured(_)

@@ -21,6 +21,7 @@ use spanway::wire::facts::{Fact, Gossip, LinkFact, OriginDigest, PeerFact, Told}
 use spanway::wire::frame::{self, FrameType, HEADER_BYTES, Header};
 use spanway::wire::heartbeat::{Heartbeat, HeartbeatKey};
 use spanway::wire::measure::{Arrived, Measure, MeasureBody, Probe, Train};
+use spanway::wire::queue::{Claim, Claimed, Queue, QueueBody, Short};
 
 const LABEL: Label = Label(0x0102_0304_0506_0708);
 
@@ -148,6 +149,13 @@ fn file_of(message: &Message) -> &'static str {
             RoutedBody::Links { .. } => "links",
             RoutedBody::Unanswered(_) => "unanswered",
         },
+        Message::Queue(Queue { body, .. }) => match body {
+            QueueBody::Claim(_) => "claim",
+            QueueBody::Claimed(Claimed { busy: None, .. }) => "claimed",
+            QueueBody::Claimed(_) => "claimed_busy",
+            QueueBody::Room => "room",
+            QueueBody::Leave => "leave_line",
+        },
         Message::Measure(Measure { body, .. }) => match body {
             MeasureBody::Ask => "measure_ask",
             MeasureBody::Ready => "measure_ready",
@@ -185,6 +193,7 @@ fn messages() -> Vec<Message> {
     ];
     messages.extend(ghs().map(|body| Message::Ghs { session: session(), body }));
     messages.extend(reservations());
+    messages.extend(queue());
     messages.extend(routed());
     messages.extend(measures());
     messages.extend(gossip());
@@ -344,6 +353,29 @@ fn nack(towards: Option<PeerName>) -> Message {
         detail: "1 Mbit/s is free".to_owned(),
         towards,
     })
+}
+
+fn queue() -> [Message; 5] {
+    let channel = |count| ChannelId { count, ..tx(2).channel };
+    let rate = Bandwidth::from_bps;
+    let (rate_back, free) = (rate(400_000), rate(1_000_000));
+    let short = Short {
+        at: peer("oslo"),
+        towards: peer("tokyo"),
+        free,
+        ahead: 2,
+        before: Some(channel(8)),
+        holders: vec![channel(3)],
+    };
+    let rate = rate(20_000_000);
+    [
+        QueueBody::Claim(Claim { path: path(), position: 1, rate, rate_back, ticket: 17 }),
+        QueueBody::Claimed(Claimed { short: vec![short], busy: None }),
+        QueueBody::Claimed(Claimed { short: Vec::new(), busy: Some(peer("oslo")) }),
+        QueueBody::Room,
+        QueueBody::Leave,
+    ]
+    .map(|body| Message::Queue(Queue { tx: tx(2), body }))
 }
 
 fn routed() -> [Message; 5] {

@@ -538,8 +538,8 @@ fn the_scanner_tells_code_from_comments_strings_and_tests() {
 const PEER_STATES: [PeerState; 3] =
     [PeerState::Myself, PeerState::Reachable, PeerState::Unreachable];
 const LINK_STATES: [LinkState; 3] = [LinkState::Down, LinkState::Greeting, LinkState::Up];
-const CHANNEL_STATES: [ChannelState; 3] =
-    [ChannelState::Opening, ChannelState::Open, ChannelState::Moving];
+const CHANNEL_STATES: [ChannelState; 4] =
+    [ChannelState::Opening, ChannelState::Queued, ChannelState::Open, ChannelState::Moving];
 
 /// Does not compile when a state is added, until its array above has it.
 const _: fn(PeerState, LinkState, ChannelState) = |peer, link, channel| {
@@ -550,7 +550,10 @@ const _: fn(PeerState, LinkState, ChannelState) = |peer, link, channel| {
         LinkState::Down | LinkState::Greeting | LinkState::Up => {}
     }
     match channel {
-        ChannelState::Opening | ChannelState::Open | ChannelState::Moving => {}
+        ChannelState::Opening
+        | ChannelState::Queued
+        | ChannelState::Open
+        | ChannelState::Moving => {}
     }
 };
 

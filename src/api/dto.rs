@@ -457,6 +457,8 @@ pub struct OpenReply {
     pub payload_200_bps: Bandwidth,
     /// Paths that were asked for before, in this order.
     pub refused: Vec<RefusedPath>,
+    /// How long it stood in line for room; missing if it did not.
+    pub waited_ms: Option<u64>,
     pub limit: Option<LimitReply>,
 }
 

@@ -178,6 +178,8 @@ async fn serve_one(stream: UnixStream, client: u64, ask: &dyn Fn(Ask)) {
     };
     let lasting =
         matches!(request, Request::Receive { .. } | Request::Events | Request::Watch { .. });
+    // Who stands in line for somebody that is gone keeps others waiting.
+    let waits = matches!(&request, Request::Open(open) if open.wait);
     let lines = Rc::new(Lines::default());
     let answers = Answers { lines: Rc::clone(&lines) };
     ask(Ask { client, what: What::Request(request, answers) });
@@ -185,7 +187,7 @@ async fn serve_one(stream: UnixStream, client: u64, ask: &dyn Fn(Ask)) {
         () = write_lines(&lines, &mut write) => {}
         () = until_gone(&mut read, lasting) => {}
     }
-    if lasting {
+    if lasting || waits {
         ask(Ask { client, what: What::Gone });
     }
 }

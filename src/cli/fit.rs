@@ -49,8 +49,11 @@ fn fit(reply: &FitReply, out: &mut dyn Write, style: Style) -> io::Result<()> {
 
 /// What was tried before the answer came, in the order of the attempts.
 pub(super) fn explain(reply: &OpenReply, out: &mut dyn Write) -> io::Result<()> {
+    if let Some(waited) = reply.waited_ms {
+        writeln!(out, "waited   {waited} ms in line for room")?;
+    }
     for (number, refused) in reply.refused.iter().enumerate() {
-        let label = if number == 0 { "first" } else { "then" };
+        let label = if number == 0 && reply.waited_ms.is_none() { "first" } else { "then" };
         writeln!(out, "{label:<8} {}", path_text(&refused.path, 9))?;
         writeln!(out, "         refused {}", refused.why)?;
     }
@@ -58,7 +61,7 @@ pub(super) fn explain(reply: &OpenReply, out: &mut dyn Write) -> io::Result<()> 
         writeln!(out, "then     the path above, which had room")?;
     }
     if reply.channel.is_some() && reply.refused.is_empty() {
-        writeln!(out, "why      the first path that was tried had room on every link")?;
+        writeln!(out, "why      the path had room on every link")?;
     }
     limit(reply.limit.as_ref(), out)
 }

@@ -138,6 +138,7 @@ mod tests {
             payload_1316_bps: Bandwidth::ZERO,
             payload_200_bps: Bandwidth::ZERO,
             refused: Vec::new(),
+            waited_ms: None,
             limit: None,
         }
     }

@@ -484,6 +484,7 @@ mod tests {
             payload_1316_bps: rate.payload_rate(1316, overhead),
             payload_200_bps: rate,
             refused: Vec::new(),
+            waited_ms: None,
             limit: None,
         };
         for overhead in [92, 112] {

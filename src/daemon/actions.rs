@@ -329,6 +329,7 @@ impl Control {
             | Event::SessionAdopted { .. }
             | Event::TreeCommitted { .. }
             | Event::ChannelOpen { .. }
+            | Event::ChannelQueued { .. }
             | Event::ChannelMoving { .. }
             | Event::ChannelTrying { .. }
             | Event::ChannelMoved { .. }

@@ -141,7 +141,7 @@ impl Control {
     pub(super) fn answer(&mut self, id: RequestId, answer: Answer) {
         let Some(asking) = self.asking.remove(&id) else { return };
         match (asking, answer) {
-            (Asking::Open { answers, rate }, Answer::Open(opened)) => {
+            (Asking::Open { answers, rate, .. }, Answer::Open(opened)) => {
                 let here = self.channels.of(&opened.channel).and_then(|here| here.end.as_ref());
                 let listen = here.and_then(|end| end.listen);
                 let neighbour = opened.path.get(1).and_then(|peer| self.neighbour_address(peer));
@@ -370,7 +370,8 @@ impl Control {
     fn gone(&mut self, client: u64) {
         self.watchers.remove(&client);
         self.unwatch(client);
-        let asked = |asking: &Asking| matches!(asking, Asking::Open { client: c, .. } if *c == client);
+        let asked =
+            |asking: &Asking| matches!(asking, Asking::Open { client: c, .. } if *c == client);
         let opens = self.asking.iter().filter(|(_, asking)| asked(asking));
         for open in opens.map(|(id, _)| *id).collect::<Vec<_>>() {
             let id = self.next_request();
@@ -442,7 +443,6 @@ impl Control {
     }
 }
 
-/// A path that a person wrote: whether its links are there is the node's to say.
 fn choice(path: dto::PathChoice) -> Choice {
     match path {
         dto::PathChoice::Named(dto::NamedPath::Tree) => Choice::Tree,
@@ -467,6 +467,7 @@ fn check_rates(rate: Bandwidth, rate_back: Option<Bandwidth>) -> Result<(), Stri
     Ok(())
 }
 
+/// A path that a person wrote: whether its links are there is the node's to say.
 fn check_path(path: &[PeerName], me: &PeerName, to: &PeerName) -> Result<(), String> {
     if path.last() != Some(to) {
         return Err(format!(

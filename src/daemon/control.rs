@@ -164,7 +164,8 @@ impl Control {
         let ids = LinkIds::default().after(&config).map_err(io::Error::other)?;
         let node_config = node_config(&config, &ids, engine.own_ends().is_some());
         let now = time_since(facts.origin);
-        let node = Node::new(node_config, identity.signing_key().clone(), seed, now);
+        let mut node = Node::new(node_config, identity.signing_key().clone(), seed, now);
+        node.set_epoch(unix_micros().saturating_sub(now.0));
         let mut control = Self {
             node,
             engine,
@@ -569,9 +570,7 @@ impl Control {
     }
 
     pub(super) fn event_line(&self, event: &crate::proto::Event) -> EventLine {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let at_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        views::event_line(at_ms, event)
+        views::event_line(unix_micros() / 1_000, event)
     }
 
     /// Where frames to a neighbour go, in the family of the engine's sockets.
@@ -590,6 +589,12 @@ impl Control {
             }
         }
     }
+}
+
+/// The host's clock, in microseconds since 1970.
+fn unix_micros() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// What the node is told. A program that has the ends of its channels itself takes any number of them at

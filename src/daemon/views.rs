@@ -9,7 +9,8 @@ use std::time::Duration;
 use crate::api::dto::{
     ChannelRow, Distribution, EdgeRow, EventLine, FactsStatus, FitAnswer, FitReply, GraphLink,
     GraphPeer, GraphReply, LedgerRow, LedgerWorker, LimitReply, LinkRow, MeasureReply,
-    MeasureTrain, MeasureWay, OpenReply, PeerRow, QueueRow, RefusedPath, ServiceRow, ShortRow, TreeReply, VerifyReply,
+    MeasureTrain, MeasureWay, OpenReply, PeerRow, QueueRow, RefusedPath, ServiceRow, ShortRow,
+    TreeReply, VerifyReply,
 };
 use crate::limits;
 use crate::proto::graph::{Counters, Refusal};
@@ -26,8 +27,8 @@ use crate::stats::histogram::Reading;
 use crate::stats::{ChannelStats, DropReason, WorkerStats};
 use crate::types::{Bandwidth, ChannelId, EdgeKey, PeerName, Reject};
 use crate::wire::control::ServiceInfo;
-use crate::wire::queue::Short;
 use crate::wire::frame;
+use crate::wire::queue::Short;
 
 /// Datagrams that payload rates are told for: seven MPEG-TS packets, and a small one.
 const PAYLOAD_LARGE: u64 = 1_316;
@@ -183,6 +184,7 @@ pub(crate) fn open_reply(
         payload_1316_bps: payload_rate(rate, PAYLOAD_LARGE, neighbour),
         payload_200_bps: payload_rate(rate, PAYLOAD_SMALL, neighbour),
         refused: refused_paths(opened.explanation.refused),
+        waited_ms: opened.explanation.waited.map(millis),
         limit: opened.explanation.limit.map(limit_reply),
     }
 }
@@ -270,6 +272,7 @@ pub(crate) fn rejected_reply(rejection: Rejection) -> OpenReply {
         payload_1316_bps: Bandwidth::ZERO,
         payload_200_bps: Bandwidth::ZERO,
         refused: refused_paths(rejection.explanation.refused),
+        waited_ms: rejection.explanation.waited.map(millis),
         limit: rejection.explanation.limit.map(limit_reply),
     }
 }

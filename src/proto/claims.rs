@@ -56,7 +56,8 @@ impl Claims {
         self.claims.get(channel)
     }
 
-    pub fn len(&self) -> usize {
+    /// All of them, whoever asked.
+    pub fn count(&self) -> usize {
         self.claims.len()
     }
 
@@ -154,7 +155,10 @@ impl Claims {
             for place in line.keys() {
                 let claim = self.claims.get(&place.channel).expect("a14: a place without a claim");
                 let uses = [claim.prev, claim.next].contains(&Some(*link));
-                assert!(uses && claim.place == *place, "a14: {place:?} waits at {link:?}: {claim:?}");
+                assert!(
+                    uses && claim.place == *place,
+                    "a14: {place:?} waits at {link:?}: {claim:?}"
+                );
             }
         }
     }

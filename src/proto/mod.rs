@@ -321,8 +321,10 @@ impl Rejection {
 /// What lies behind the answer to an `open`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Explanation {
-    /// Paths that were asked for before, in this order.
+    /// Paths that were asked for before, in this order; since the last wait, if it stood in line.
     pub refused: Vec<Refused>,
+    /// How long it stood in line, if it is open.
+    pub waited: Option<Duration>,
     pub limit: Option<Limit>,
 }
 

@@ -18,7 +18,9 @@ use super::measure::{Facts, Measurements};
 use super::overlay::Overlay;
 use super::query::{Here, Queries};
 use super::session::{Counters, LinkFacts, Sessions};
-use super::view::{ChannelView, GraphView, LinkState, LinkView, PeerState, PeerView, TreeView, WaitingView};
+use super::view::{
+    ChannelView, GraphView, LinkState, LinkView, PeerState, PeerView, TreeView, WaitingView,
+};
 use super::ways::Ways;
 use super::{
     Action, Answer, Choice, Event, Input, LinkConfig, MeasureRequest, NodeConfig, Rejection,
@@ -297,6 +299,11 @@ impl Node {
 
     pub fn channels(&self) -> Vec<ChannelView> {
         self.channels.views()
+    }
+
+    /// The host's clock at time zero, in microseconds since 1970.
+    pub fn set_epoch(&mut self, micros: u64) {
+        self.channels.set_epoch(micros);
     }
 
     /// Requests of this peer that wait for room, in their order.

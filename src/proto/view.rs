@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use crate::proto::Side;
-use crate::wire::queue::Short;
 use crate::types::{Bandwidth, ChannelId, EdgeKey, LinkId, PeerName, ServiceName, SessionId};
+use crate::wire::queue::Short;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LinkState {

@@ -217,6 +217,9 @@ impl Swarm {
                     return Err(format!("I4: {} keeps something of {link:?}", peer.name));
                 }
             }
+            if node.claims() > 0 {
+                return Err(format!("A14: {} knows claims of nobody", peer.name));
+            }
             if !(peer.labels.is_empty() && peer.ends.is_empty()) {
                 return Err(format!("{} keeps {:?} {:?}", peer.name, peer.labels, peer.ends));
             }

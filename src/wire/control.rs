@@ -433,7 +433,8 @@ fn parse_body(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
             reason: reject(r)?,
             free: r.bandwidth("nack free capacity")?,
             detail: r.text("nack detail")?,
-            towards: r.optional_field(field::TOWARDS, "nack towards", |r| r.peer("nack towards"))?,
+            towards: r
+                .optional_field(field::TOWARDS, "nack towards", |r| r.peer("nack towards"))?,
         }),
         kind::RELEASE => Message::Release(Release {
             tx: r.tx("release tx")?,
@@ -450,18 +451,21 @@ fn parse_body(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
         kind::FINISH_ACK => Message::FinishAck { tx: r.tx("finish tx")? },
         kind::MOVE => Message::Move { tx: r.tx("move tx")?, at: r.peer("move peer")? },
         kind::ASK_SERVICES..=kind::UNANSWERED => parse_routed(kind, r)?,
-        _ => {
-            if let Some(queue) = Queue::parse(kind, r) {
-                Message::Queue(queue?)
-            } else if let Some(measure) = Measure::parse(kind, r) {
-                Message::Measure(measure?)
-            } else if let Some(gossip) = Gossip::parse(kind, r) {
-                Message::Gossip(gossip?)
-            } else {
-                return Err(ParseError::new("message type", 0));
-            }
-        }
+        _ => return parse_elsewhere(kind, r),
     })
+}
+
+/// The messages that have a file of their own.
+fn parse_elsewhere(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
+    if let Some(queue) = Queue::parse(kind, r) {
+        queue.map(Message::Queue)
+    } else if let Some(measure) = Measure::parse(kind, r) {
+        measure.map(Message::Measure)
+    } else if let Some(gossip) = Gossip::parse(kind, r) {
+        gossip.map(Message::Gossip)
+    } else {
+        Err(ParseError::new("message type", 0))
+    }
 }
 
 fn label(r: &mut Reader<'_>, what: &'static str) -> Result<Label, ParseError> {

@@ -2,8 +2,9 @@
 //!
 //! Pure: no clock, no socket, and no heap for frames. [`frame`] is the data plane's header,
 //! [`heartbeat`] the sign of life between neighbours, [`control`] the messages of a link's TCP
-//! connection, [`measure`] what both say about the capacity of a link, [`queue`] how a request waits for room, [`facts`] what peers tell each
-//! other about the whole overlay, [`codec`] the small reader and writer the control messages share.
+//! connection, [`queue`] those of requests that wait for room, [`measure`] what both ends say about the
+//! capacity of a link, [`facts`] what peers tell each other about the whole overlay, [`codec`] the small
+//! reader and writer the control messages share.
 //!
 //! Versions: a frame carries the format version in its first four bits; a link agrees in Hello on one
 //! control version that both ends speak. Unknown frame versions are dropped and counted, unknown

@@ -147,7 +147,8 @@ fn parse_short(r: &mut Reader<'_>) -> Result<Short, ParseError> {
         free: r.bandwidth("claimed free capacity")?,
         ahead: r.u32("claimed ahead")?,
         before: r.option("claimed before", |r| r.channel("claimed before"))?,
-        holders: r.list(limits::HOLDERS_SHOWN, "claimed holders", |r| r.channel("claimed holder"))?,
+        holders: r
+            .list(limits::HOLDERS_SHOWN, "claimed holders", |r| r.channel("claimed holder"))?,
     })
 }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::relay::{add_label, hops, shortened};
-use super::source::Source;
+use super::source::{Source, Stage};
 use super::{Channels, Key, Leg};
 use crate::limits;
 use crate::mutant::{self, Mutant};

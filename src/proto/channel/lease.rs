@@ -104,7 +104,7 @@ impl Channels {
         }
     }
 
-    fn refresh_wait(&mut self) -> std::time::Duration {
+    pub(super) fn refresh_wait(&mut self) -> std::time::Duration {
         let interval = limits::REFRESH_INTERVAL;
         self.between(interval / 2, interval * 3 / 2)
     }

@@ -1,7 +1,7 @@
 //! The life of a channel at one peer: as the end that asked for it ([`source`], with its paths in
-//! [`attempt`], which comes next in [`opening`] and [`recovery`], waiting for room in [`queue`]), as the end that offers the service
-//! ([`service`]), and in between ([`relay`]); and what keeps a reservation alive ([`lease`]). 2.9 of the
-//! control-plane specification.
+//! [`attempt`], which comes next in [`opening`] and [`recovery`], and waiting for room in [`queue`]), as
+//! the end that offers the service ([`service`]), and in between ([`relay`]); and what keeps a
+//! reservation alive ([`lease`]). 2.9 of the control-plane specification.
 //!
 //! ```text
 //!  source                    relay                     service end
@@ -117,8 +117,12 @@ pub struct Channels {
     recovery: Recovery,
     /// When second paths are looked for, and behind which channel.
     seconds: Option<(Time, Option<ChannelId>)>,
-    /// Logical time of requests (the ticket in RESERVE).
+    /// Time of requests, the ticket in RESERVE: the host's clock, or one more than any ticket seen here
+    /// (a hybrid logical clock). Whoever asks later gets a later ticket, at other peers as well as
+    /// their clocks agree.
     clock: u64,
+    /// The host's clock at time zero, in microseconds since 1970.
+    epoch: u64,
     leaving: bool,
 }
 
@@ -199,6 +203,7 @@ impl Channels {
             recovery: Recovery::default(),
             seconds: None,
             clock: 0,
+            epoch: 0,
             leaving: false,
         }
     }
@@ -360,6 +365,11 @@ impl Channels {
     /// Channels that cross this peer.
     pub fn crossing(&self) -> usize {
         self.relays.len()
+    }
+
+    /// The host's clock at time zero, in microseconds since 1970: only the order of requests hangs on it.
+    pub fn set_epoch(&mut self, micros: u64) {
+        self.epoch = micros;
     }
 
     /// What a failure or a new session does to the channels that were asked for here.

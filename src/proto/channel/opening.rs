@@ -114,7 +114,9 @@ impl Channels {
                 reserving.next = now;
                 true
             }
-            _ => false,
+            Stage::OpeningEnd { .. } | Stage::Reserving(_) | Stage::Open | Stage::Moving(_) => {
+                false
+            }
         }
     }
 
@@ -296,6 +298,12 @@ fn wanted<'a>(
 /// No relay of the path is to be avoided.
 pub(super) fn clear_of(path: &[PeerName], shun: &[PeerName]) -> bool {
     !path.iter().any(|peer| shun.contains(peer))
+}
+
+/// By the picture some path has room now. Nobody tells a request of room beside the path it waits on.
+pub(super) fn may_fit_elsewhere(source: &Source, paths: &dyn Paths) -> bool {
+    let free = matches!(source.choice, Choice::Widest | Choice::TreeThenWidest);
+    free && paths.widest(&wanted(source.demand(), &[], &source.shun)).is_some()
 }
 
 fn note_refusal(source: &mut Source, path: Vec<PeerName>, why: Rejection) {

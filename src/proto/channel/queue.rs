@@ -10,6 +10,9 @@
 //! Order is kept by the hops: [`Channels::hold`] gives nothing to a request while an earlier one stands
 //! in line on that link. Who stands where is [`crate::proto::claims`]'s.
 
+use std::time::Duration;
+
+use super::opening::may_fit_elsewhere;
 use super::relay::Refusal;
 use super::source::{Source, Stage};
 use super::{Channels, Handled, NOT_OWNER, Paths, STALE, UNKNOWN};
@@ -44,6 +47,10 @@ impl Source {
             reserving.next = reserving.next.min(at);
             self.avoid = super::recovery::Avoid::default();
         }
+    }
+
+    pub(super) fn waited(&self, now: Time) -> Option<Duration> {
+        self.waiting.as_ref().map(|waiting| now.since(waiting.since))
     }
 
     /// Why it still waits, in words.
@@ -173,6 +180,9 @@ impl Channels {
         // Without a tree for a moment it keeps the place it has.
         let path = self.path_of_wait(source, paths).unwrap_or_else(|| waiting.path.clone());
         self.claim(now, source, path, out);
+        if may_fit_elsewhere(source, paths) {
+            source.try_again(now);
+        }
     }
 
     /// A new tree is in use: who waits stands in line along it.
@@ -240,7 +250,7 @@ impl Channels {
             return Err("a claim on a path that cannot be");
         }
         let full = self.claims.of_asker(source) >= limits::WAITING_PER_ASKER
-            || self.claims.len() >= limits::WAITING_MAX;
+            || self.claims.count() >= limits::WAITING_MAX;
         if full && known.is_none() {
             let busy = Some(self.me.clone());
             let body = QueueBody::Claimed(Claimed { short: Vec::new(), busy });
@@ -287,13 +297,7 @@ impl Channels {
         None
     }
 
-    fn pass_claimed(
-        &mut self,
-        now: Time,
-        claim: &Claim,
-        claimed: Claimed,
-        out: &mut Vec<Action>,
-    ) {
+    fn pass_claimed(&mut self, now: Time, claim: &Claim, claimed: Claimed, out: &mut Vec<Action>) {
         let claimed = self.with_own(claim, claimed);
         let channel = &claim.place.channel;
         if let Some(link) = claim.prev {
@@ -415,7 +419,7 @@ impl Channels {
 
     /// Requests that stand in line here, whoever asked.
     pub fn claims(&self) -> usize {
-        self.claims.len()
+        self.claims.count()
     }
 }
 

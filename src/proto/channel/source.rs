@@ -160,7 +160,7 @@ impl Channels {
             }
         };
         self.count += 1;
-        self.clock = self.clock.saturating_add(1);
+        self.clock = self.clock.saturating_add(1).max(self.epoch.saturating_add(now.0));
         let longest = if request.wait { request.deadline } else { limits::HOLD };
         let deadline = now + request.deadline.min(longest);
         let id_of = ChannelId { source: self.me.clone(), boot: self.boot, count: self.count };
@@ -299,6 +299,7 @@ impl Channels {
     ) {
         let (channel, path) = (source.id.clone(), attempt.path.clone());
         let smaller_payload = smaller(source, &attempt);
+        let waited = source.waited(now);
         self.end_wait(source, out);
         self.take_path(now, source, attempt, now.since(since) * 2, out);
         let seamless = matches!(source.stage, Stage::Open);
@@ -308,7 +309,8 @@ impl Channels {
             Stage::Reserving(Reserving { request, refused, .. }) => {
                 let max_payload = source.max_payload;
                 let (channel, path) = (channel.clone(), path.clone());
-                let explanation = Box::new(Explanation { refused, limit: source.limit.take() });
+                let limit = source.limit.take();
+                let explanation = Box::new(Explanation { refused, waited, limit });
                 let opened = Opened { channel, path, width, max_payload, explanation };
                 out.push(Action::Answer { id: request, answer: Answer::Open(opened) });
                 None
@@ -604,7 +606,7 @@ impl Channels {
             }
             Stage::Reserving(Reserving { request, refused, .. }) => {
                 let mut rejection = rejection;
-                *rejection.explanation = Explanation { refused, limit: source.limit };
+                *rejection.explanation = Explanation { refused, waited: None, limit: source.limit };
                 out.push(Action::Answer { id: request, answer: Answer::Rejected(rejection) });
             }
             Stage::Open | Stage::Moving(_) => {

@@ -11,6 +11,7 @@ use crate::proto::{Choice, Entry, OpenRequest, Opened, Purpose, Refused, Side, T
 use crate::wire::control::{Accept, FACTS_VERSION, Manner, Reserve};
 
 mod opening;
+mod queue;
 
 // --- One machine, exact actions ---
 
@@ -75,7 +76,7 @@ fn reserve(count: u64, attempt: u32, position: u8) -> Reserve {
         position,
         rate: bps(40),
         rate_back: bps(10),
-        ticket: 1,
+        ticket: NOW.0,
         deadline_ms: 4_000,
         max_payload: 1_350,
         back_label: Label(77),
@@ -120,10 +121,9 @@ fn nack(count: u64, at: usize, reason: Reject, free: u64, detail: &str) -> Messa
 
 /// A NACK because room is short on a link of `at`.
 fn no_room(count: u64, at: usize, towards: usize, free: u64, detail: &str) -> Message {
-    match nack(count, at, Reject::NoRoom, free, detail) {
-        Message::Nack(nack) => Message::Nack(Nack { towards: Some(peer(towards)), ..nack }),
-        _ => unreachable!(),
-    }
+    let nack = nack(count, at, Reject::NoRoom, free, detail);
+    let Message::Nack(nack) = nack else { unreachable!() };
+    Message::Nack(Nack { towards: Some(peer(towards)), ..nack })
 }
 
 fn open_request(name: &str) -> OpenRequest {
@@ -699,6 +699,9 @@ fn a_path_that_the_asker_names_is_tried_as_it_is() {
         let out = did(&mut source, |m, out| m.end_opened(NOW, &id, Ok(()), &Square, out));
         match out.last() {
             Some(Action::Send { message: Message::Reserve(r), .. }) => Ok(r.path.clone()),
+            Some(Action::Answer { answer: Answer::Rejected(rejection), .. }) => {
+                Err((rejection.reason, rejection.detail.clone()))
+            }
             other => panic!("{other:?}"),
         }
     };

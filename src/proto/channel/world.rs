@@ -12,7 +12,8 @@ use crate::proto::{
     Action, Answer, Choice, Entry, Event, OpenRequest, ServiceConfig, ServiceKind, Side, Target,
 };
 use crate::types::{Bandwidth, ChannelId, Label, LinkId, PeerName, RequestId, ServiceName, Time};
-use crate::wire::control::{FACTS_VERSION, Message};
+use crate::wire::control::Message;
+use crate::wire::queue;
 
 pub(super) fn peer(index: usize) -> PeerName {
     PeerName::new(&format!("peer-{index:02}")).expect("a name")
@@ -153,6 +154,8 @@ pub(super) struct World {
     sequence: u64,
     /// Whether the judges look after every step; in a large world that takes long.
     pub(super) judged: bool,
+    /// How long requests wait for room, if they do.
+    pub(super) patience: Option<Duration>,
     /// Which host asked, in which life, and what it was told.
     pub(super) asked: BTreeMap<RequestId, (usize, u64, Vec<Answer>)>,
 }
@@ -168,6 +171,7 @@ impl World {
             queue: BTreeMap::new(),
             sequence: 0,
             judged: true,
+            patience: None,
             asked: BTreeMap::new(),
         };
         for &(a, b, usable) in edges {
@@ -231,8 +235,8 @@ impl World {
             rate_back: bps(rates[1]),
             choice: Choice::default(),
             avoid: Vec::new(),
-            deadline: Duration::from_secs(5),
-            wait: false,
+            deadline: self.patience.unwrap_or(Duration::from_secs(5)),
+            wait: self.patience.is_some(),
             protect,
         };
         let id = self.ask(from);
@@ -491,7 +495,7 @@ impl World {
         for (end, other) in [(ends[0], ends[1]), (ends[1], ends[0])] {
             self.with(end, |machine, now, _, out| {
                 let (peer, max_payload) = (peer(other), 1_400);
-                let terms = Terms { peer, usable, max_payload, version: FACTS_VERSION };
+                let terms = Terms { peer, usable, max_payload, version: queue::VERSION };
                 machine.link_up(now, link(wire), terms, out);
             });
         }
@@ -647,6 +651,9 @@ impl World {
             let mine: BTreeSet<_> =
                 ends.iter().filter(|(_, at)| at.contains(&index)).map(|(id, _)| id).collect();
             assert!(host.ends.keys().eq(mine), "sockets of channels that are gone");
+        }
+        for host in self.hosts.iter().filter(|host| host.alive) {
+            assert_eq!(host.machine.claims(), 0, "a14: somebody stands in line who has left");
         }
         for (id, (host, boot, answers)) in &self.asked {
             let same_life = self.hosts[*host].boot == *boot;

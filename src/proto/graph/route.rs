@@ -130,7 +130,7 @@ impl Picture {
             Some(Narrowest {
                 capacity: Bandwidth::from_bps(capacity),
                 by_capacity: link.clone(),
-                free: known.map_or(Bandwidth::from_bps(free), |(_, free)| *free),
+                free: known.map_or_else(|| Bandwidth::from_bps(free), |(_, free)| *free),
                 by_free: link,
                 free_back: Bandwidth::from_bps(self.edges[back as usize].free),
             })

@@ -63,16 +63,18 @@ fn asked(request: OpenRequest) -> (Channels, Vec<Action>) {
 
 /// The path of the RESERVE among these, and its number.
 fn reserved(actions: &[Action]) -> Option<(Vec<PeerName>, u32)> {
-    actions.iter().find_map(|action| match action {
-        Action::Send { message: Message::Reserve(r), .. } => Some((r.path.clone(), r.tx.attempt)),
-        _ => None,
+    actions.iter().find_map(|action| {
+        let Action::Send { message: Message::Reserve(r), .. } = action else { return None };
+        Some((r.path.clone(), r.tx.attempt))
     })
 }
 
 fn rejection(actions: &[Action]) -> Option<Rejection> {
-    actions.iter().find_map(|action| match action {
-        Action::Answer { answer: Answer::Rejected(rejection), .. } => Some(rejection.clone()),
-        _ => None,
+    actions.iter().find_map(|action| {
+        let Action::Answer { answer: Answer::Rejected(rejection), .. } = action else {
+            return None;
+        };
+        Some(rejection.clone())
     })
 }
 
@@ -95,9 +97,9 @@ fn a13_a_full_tree_path_is_left_for_the_widest_and_the_answer_says_so() {
     assert_eq!(reserved(&out), Some((path(3), 2)));
     let accept = Message::Accept(accept(1, 2));
     let out = did(&mut source, |m, out| m.message(NOW, BESIDE, accept, out));
-    let opened = out.iter().find_map(|action| match action {
-        Action::Answer { answer: Answer::Open(opened), .. } => Some(opened.clone()),
-        _ => None,
+    let opened = out.iter().find_map(|action| {
+        let Action::Answer { answer: Answer::Open(opened), .. } = action else { return None };
+        Some(opened.clone())
     });
     let opened = opened.expect("an answer");
     assert_eq!(opened.path, path(3));

@@ -1,0 +1,188 @@
+//! Requests that wait for room (A14), in worlds of several peers.
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_millis(400);
+
+/// peer-00 - peer-01 - peer-02, peer-03 beside peer-01. 80 of the 100 bit/s to peer-02 are promised, the
+/// other links have room.
+fn full() -> (World, RequestId) {
+    let mut world = World::new(7, 4, &[(0, 1, 1_000), (1, 2, 100), (1, 3, 1_000)]);
+    let holder = world.open(0, 2, "deliver", [80, 1]);
+    world.run(SOON);
+    world.patience = Some(PATIENCE);
+    (world, holder)
+}
+
+fn channel(world: &World, id: RequestId) -> Option<ChannelId> {
+    match world.answer(id) {
+        Some(Answer::Open(opened)) => Some(opened.channel.clone()),
+        _ => None,
+    }
+}
+
+fn close(world: &mut World, at: usize, id: RequestId) {
+    let channel = channel(world, id).expect("it is open");
+    world.close(at, &channel);
+    world.run(SOON);
+}
+
+fn reason(world: &World, id: RequestId) -> Option<Reject> {
+    match world.answer(id) {
+        Some(Answer::Rejected(why)) => Some(why.reason),
+        _ => None,
+    }
+}
+
+/// Each asks a little later than the one before it.
+fn ask(world: &mut World, requests: &[(usize, u64)]) -> Vec<RequestId> {
+    let ask = |&(from, rate): &(usize, u64)| {
+        let id = world.open(from, 2, "deliver", [rate, 1]);
+        world.run(SOON);
+        id
+    };
+    requests.iter().map(ask).collect()
+}
+
+#[test]
+fn a14_who_asked_first_is_served_first_whoever_it_was_and_however_small_the_others() {
+    let (mut world, holder) = full();
+    let ids = ask(&mut world, &[(0, 50), (3, 40), (0, 5)]);
+    // 20 are free, so the last one would fit; but two asked before it.
+    assert!(ids.iter().all(|id| world.answer(*id).is_none()), "all wait");
+    close(&mut world, 0, holder);
+    assert!(channel(&world, ids[0]).is_some() && channel(&world, ids[1]).is_some());
+    assert!(channel(&world, ids[2]).is_some(), "50 + 40 + 5 fit");
+    world.judge_rest();
+
+    let (mut world, holder) = full();
+    let ids = ask(&mut world, &[(0, 70), (3, 60), (0, 5)]);
+    close(&mut world, 0, holder);
+    assert!(channel(&world, ids[0]).is_some());
+    assert_eq!(channel(&world, ids[2]), None, "30 are free, but the second is before it");
+    close(&mut world, 0, ids[0]);
+    assert!(channel(&world, ids[1]).is_some() && channel(&world, ids[2]).is_some());
+    world.judge_rest();
+}
+
+#[test]
+fn a14_a_request_that_does_not_wait_goes_behind_those_that_do() {
+    let (mut world, holder) = full();
+    let waiting = ask(&mut world, &[(3, 50)]);
+    world.patience = None;
+    let hasty = ask(&mut world, &[(0, 10)])[0];
+    let Some(Answer::Rejected(why)) = world.answer(hasty) else { panic!("it does not wait") };
+    assert_eq!(why.reason, Reject::NoRoom);
+    assert!(why.detail.contains("peer-03:1:1 asked before"), "{}", why.detail);
+    close(&mut world, 0, holder);
+    assert!(channel(&world, waiting[0]).is_some());
+    let late = ask(&mut world, &[(0, 10)])[0];
+    assert!(channel(&world, late).is_some(), "nobody waits any more");
+    world.judge_rest();
+}
+
+#[test]
+fn a14_who_waits_is_told_its_position_and_what_blocks_it() {
+    let (mut world, holder) = full();
+    let ids = ask(&mut world, &[(3, 50), (0, 40)]);
+    // What is known is refreshed every few seconds.
+    world.run(limits::REFRESH_INTERVAL * 2);
+    let waiting = world.hosts[0].machine.waiting(world.now);
+    let [view] = &waiting[..] else { panic!("{waiting:?}") };
+    assert_eq!((view.position, &view.path), (2, &path(1)));
+    let [short] = &view.short[..] else { panic!("{view:?}") };
+    assert_eq!((&short.at, &short.towards), (&peer(1), &peer(2)));
+    assert_eq!((short.free, short.ahead), (bps(20), 1));
+    assert_eq!(short.before.as_ref().map(|id| &id.source), Some(&peer(3)));
+    assert_eq!(short.holders, [channel(&world, holder).expect("it is open")]);
+    assert_eq!(world.hosts[0].machine.views()[1].state, ChannelState::Queued);
+    let id = view.id.clone();
+    // The second gives up; nobody notices but itself.
+    world.close(0, &id);
+    world.run(SOON);
+    assert_eq!(reason(&world, ids[1]), Some(Reject::Cancelled));
+    close(&mut world, 0, holder);
+    assert!(channel(&world, ids[0]).is_some());
+    world.judge_rest();
+}
+
+#[test]
+fn a14_the_deadline_is_the_end_of_the_wait() {
+    let (mut world, _) = full();
+    let ids = ask(&mut world, &[(3, 50)]);
+    world.run(PATIENCE);
+    let Some(Answer::Rejected(why)) = world.answer(ids[0]) else { panic!("its time is up") };
+    assert_eq!(why.reason, Reject::Timeout);
+    let words = "peer-01 - peer-02 has 20 bit/s free and 0 requests in line before this one";
+    assert_eq!(why.detail, words);
+    world.judge_rest();
+}
+
+#[test]
+fn a14_a_dead_asker_keeps_nobody_waiting() {
+    let (mut world, holder) = full();
+    ask(&mut world, &[(3, 90)]);
+    let second = ask(&mut world, &[(0, 15)])[0];
+    assert_eq!(world.answer(second), None, "it stands behind");
+    world.crash(3);
+    world.run(limits::LEASE * 2);
+    assert!(channel(&world, second).is_some());
+    close(&mut world, 0, holder);
+    world.restart(3);
+    world.heal();
+    world.run(SOON);
+    world.judge_rest();
+}
+
+#[test]
+fn a14_what_waits_on_the_way_back_waits_in_the_same_line() {
+    let mut world = World::new(7, 3, &[(0, 1, 100), (1, 2, 100)]);
+    let holder = world.open(0, 2, "deliver", [1, 80]);
+    world.run(SOON);
+    world.patience = Some(PATIENCE);
+    let back = world.open(0, 2, "deliver", [1, 50]);
+    world.run(SOON);
+    let forth = world.open(2, 0, "deliver", [10, 1]);
+    world.run(SOON);
+    assert_eq!((world.answer(back), world.answer(forth)), (None, None));
+    close(&mut world, 0, holder);
+    assert!(channel(&world, back).is_some() && channel(&world, forth).is_some());
+    world.judge_rest();
+}
+
+#[test]
+fn a14_one_asker_has_so_many_requests_in_line_and_no_more() {
+    let (mut world, _) = full();
+    let one = |_| world.open(0, 2, "deliver", [30, 1]);
+    let ids: Vec<_> = (0..=limits::WAITING_PER_ASKER).map(one).collect();
+    world.run(SOON);
+    let busy = ids.iter().filter(|id| reason(&world, **id) == Some(Reject::Busy));
+    assert_eq!(busy.count(), 1);
+    world.run(PATIENCE);
+    assert!(ids.iter().all(|id| reason(&world, *id).is_some()));
+    world.judge_rest();
+}
+
+#[test]
+fn a14_an_earlier_request_may_take_another_path() {
+    // A ring; the tree of this world is the shortest way, and the other one is what is left.
+    let mut world = World::new(7, 3, &[(0, 1, 60), (1, 2, 60), (0, 2, 60)]);
+    let direct = world.open(0, 2, "deliver", [60, 1]);
+    world.run(SOON);
+    let around = world.open(0, 2, "deliver", [60, 1]);
+    world.run(SOON);
+    let paths = [direct, around].map(|id| match world.answer(id) {
+        Some(Answer::Open(opened)) => opened.path.clone(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(paths, [vec![peer(0), peer(2)], path(1)]);
+    world.patience = Some(PATIENCE);
+    let waits = ask(&mut world, &[(0, 50)])[0];
+    assert_eq!(world.answer(waits), None);
+    close(&mut world, 0, around);
+    world.run(limits::REFRESH_INTERVAL * 2);
+    let Some(Answer::Open(opened)) = world.answer(waits) else { panic!("there is room") };
+    assert_eq!(opened.path, path(1));
+    world.judge_rest();
+}
