@@ -283,9 +283,10 @@ fn judge_channels(sim: &Sim) -> Result<usize, String> {
     }
 }
 
-/// A17: what was asked to be protected is, if there is room for it.
+/// A17: what was asked to be protected is, if there is room for it. A relay that heard an end of the channel
+/// close it, and did not see it come back, refuses it for as long as it remembers.
 fn settle_protection(sim: &mut Sim) -> Result<(), String> {
-    let give_up = sim.now() + limits::PROTECT_RETRY * 10;
+    let give_up = sim.now() + limits::TOMBSTONE + limits::PROTECT_RETRY * 10;
     loop {
         let bare = check::unprotected(sim);
         if bare.is_empty() {
