@@ -19,13 +19,13 @@ fn ledger_step(criterion: &mut Criterion) {
     let mut ledger = Ledger::new(Bandwidth::from_bps(2 * PROMISES * rates.out.bps()));
     for count in 0..PROMISES {
         // Every second number, so that the step's transaction lands between others.
-        ledger.hold(&tx(2 * count), rates, Crossing::There, Time(0)).expect("it fits");
+        ledger.hold(&tx(2 * count), rates, Crossing::There, Time(0), count).expect("it fits");
     }
     let new = tx(PROMISES + 1);
     let lease = Time(0) + limits::LEASE;
     criterion.bench_function("ledger/hold, commit and release among 1,000", |bencher| {
         bencher.iter(|| {
-            let held = ledger.hold(black_box(&new), rates, Crossing::There, Time(0));
+            let held = ledger.hold(black_box(&new), rates, Crossing::There, Time(0), 1);
             assert!(held.is_ok() && ledger.commit(&new, lease) && ledger.release(&new));
         });
     });

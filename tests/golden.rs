@@ -317,6 +317,7 @@ fn reservations() -> [Message; 11] {
             back_label: LABEL,
             back_port: 7_001,
             manner,
+            opened: manner == Manner::Beside,
         })
     };
     let release = |failed| {

@@ -395,7 +395,7 @@ impl Node {
         match message {
             Message::Capacity(capacity) => {
                 link.on_capacity(capacity)?;
-                self.channels.capacity_changed(id, link.capacity());
+                self.channels.capacity_changed(now, id, link.capacity(), out);
                 Ok(())
             }
             Message::Start(start) => self.sessions.handle_start(now, id, start, out),
@@ -649,7 +649,7 @@ impl Node {
         }
         let before = link.capacity_ours();
         link.set_capacity(new.capacity, self.config.budgets.bound());
-        self.channels.capacity_changed(id, link.capacity());
+        self.channels.capacity_changed(now, id, link.capacity(), out);
         let capacity = link.capacity_ours();
         if capacity == before {
             return;

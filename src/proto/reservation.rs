@@ -60,6 +60,8 @@ pub struct Promise {
     pub rates: Rates,
     pub crossing: Crossing,
     pub firmness: Firmness,
+    /// When the channel was asked for: of two the larger is the younger.
+    pub ticket: u64,
 }
 
 impl Promise {
@@ -127,6 +129,7 @@ impl Ledger {
         rates: Rates,
         crossing: Crossing,
         until: Time,
+        ticket: u64,
     ) -> Result<(), Short> {
         if self.promises.contains_key(tx) {
             return Ok(());
@@ -145,7 +148,7 @@ impl Ledger {
         self.back =
             self.back.checked_add(after.back).expect("channels are bounded, and so are rates");
         let firmness = Firmness::Held(until);
-        self.promises.insert(tx.clone(), Promise { rates, crossing, firmness });
+        self.promises.insert(tx.clone(), Promise { rates, crossing, firmness, ticket });
         Ok(())
     }
 
@@ -180,6 +183,15 @@ impl Ledger {
         self.out = left(self.out, before.out, after.out);
         self.back = left(self.back, before.back, after.back);
         true
+    }
+
+    /// While more is promised than can be kept: what goes first, the youngest channel.
+    pub fn surplus(&self) -> Option<&TxId> {
+        let over = self.out > self.usable;
+        let sends = |(_, promise): &(&TxId, &Promise)| promise.rates.out > Bandwidth::ZERO;
+        let youngest = self.promises.iter().filter(sends);
+        let youngest = youngest.max_by_key(|(tx, promise)| (promise.ticket, *tx));
+        youngest.filter(|_| over).map(|(tx, _)| tx)
     }
 
     pub fn promise(&self, tx: &TxId) -> Option<&Promise> {
@@ -299,7 +311,7 @@ mod tests {
     }
 
     fn hold(ledger: &mut Ledger, tx: &TxId, rates: Rates, until: Time) -> Result<(), Short> {
-        ledger.hold(tx, rates, Crossing::There, until)
+        ledger.hold(tx, rates, Crossing::There, until, tx.channel.count)
     }
 
     fn free(ledger: &Ledger) -> (u64, u64) {
@@ -327,6 +339,23 @@ mod tests {
     }
 
     #[test]
+    fn a12_what_no_longer_fits_goes_the_youngest_first() {
+        let mut ledger = Ledger::new(Bandwidth::from_bps(100));
+        for (count, out) in [(2, 30), (3, 0), (1, 50), (4, 20)] {
+            assert_eq!(hold(&mut ledger, &tx(count, 1), rates(out, 1), Time(5)), Ok(()));
+        }
+        assert_eq!(ledger.surplus(), None);
+        ledger.set_usable(Bandwidth::from_bps(60));
+        let mut gone = Vec::new();
+        while let Some(tx) = ledger.surplus().cloned() {
+            gone.push(tx.channel.count);
+            assert!(ledger.release(&tx));
+        }
+        assert_eq!(gone, [4, 2], "the third takes nothing of this direction");
+        ledger.invariants();
+    }
+
+    #[test]
     fn only_the_sending_end_of_a_direction_refuses() {
         let mut ledger = Ledger::new(Bandwidth::from_bps(100));
         assert_eq!(hold(&mut ledger, &tx(1, 1), rates(60, 1_000), Time(5)), Ok(()));
@@ -351,7 +380,7 @@ mod tests {
     fn a17_two_paths_of_a_channel_count_once_where_they_cross_a_link_the_same_way() {
         let mut ledger = Ledger::new(Bandwidth::from_bps(100));
         let there = |ledger: &mut Ledger, attempt, out, back| {
-            ledger.hold(&tx(1, attempt), rates(out, back), Crossing::There, Time(5))
+            ledger.hold(&tx(1, attempt), rates(out, back), Crossing::There, Time(5), 1)
         };
         assert_eq!(there(&mut ledger, 1, 60, 10), Ok(()));
         assert_eq!(there(&mut ledger, 2, 60, 10), Ok(()));
@@ -360,8 +389,8 @@ mod tests {
         // Another channel, and the other way, share nothing.
         let short = Err(Short { free: Bandwidth::from_bps(10) });
         assert_eq!(hold(&mut ledger, &tx(2, 1), rates(11, 0), Time(5)), short);
-        assert_eq!(ledger.hold(&tx(1, 4), rates(11, 0), Crossing::Back, Time(5)), short);
-        assert_eq!(ledger.hold(&tx(1, 5), rates(10, 0), Crossing::Back, Time(5)), Ok(()));
+        assert_eq!(ledger.hold(&tx(1, 4), rates(11, 0), Crossing::Back, Time(5), 1), short);
+        assert_eq!(ledger.hold(&tx(1, 5), rates(10, 0), Crossing::Back, Time(5), 1), Ok(()));
         ledger.invariants();
         for (attempt, left) in [(3, (30, 90)), (1, (30, 90)), (5, (40, 90)), (2, (100, 100))] {
             assert!(ledger.release(&tx(1, attempt)));
@@ -441,7 +470,7 @@ mod tests {
                     0 | 1 => {
                         let way = if there { Crossing::There } else { Crossing::Back };
                         let tx = tx(count, attempt);
-                        let held = ledger.hold(&tx, rates(out, back), way, Time(9)).is_ok();
+                        let held = ledger.hold(&tx, rates(out, back), way, Time(9), 1).is_ok();
                         let known = model.contains_key(&id);
                         let before = sum(&model);
                         let shares = model.iter().any(|((c, _), (t, _))| (*c, *t) == (count, there));

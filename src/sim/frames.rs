@@ -17,6 +17,7 @@ use crate::engine::merge::{Fate, Held, Merge, Via};
 use crate::limits::HOP_LIMIT_START;
 use crate::proto::Target;
 use crate::types::{ChannelId, Label, LinkId, PeerName, Time};
+use crate::wire::control::{Message, Release, ReleaseCause};
 
 /// Frames of one end that may wait for those of the older path.
 const WAITING_MAX: u32 = 256;
@@ -169,6 +170,23 @@ impl Sim {
         });
         if hurt {
             self.touch_channel(channel);
+        }
+    }
+
+    /// A peer breaks the channel because a link of its own, which is up, has become too narrow for it.
+    pub(super) fn touch_if_narrow(&mut self, at: usize, message: &Message) {
+        let Message::Release(Release { tx, cause: ReleaseCause::Broken, failed, .. }) = message
+        else {
+            return;
+        };
+        let Some((_, far)) = failed.as_ref().filter(|(near, _)| *near == self.peers[at].name)
+        else {
+            return;
+        };
+        let mut links = self.peers[at].config.links.iter();
+        let link = links.find(|link| link.peer == *far).map(|link| link.link);
+        if link.is_some_and(|link| self.peers[at].data_links.contains_key(&link)) {
+            self.touch_channel(&tx.channel);
         }
     }
 

@@ -550,7 +550,10 @@ impl Sim {
                 hello.versions.1 = highest;
             }
             match action {
-                Action::Send { link, message } => self.send(at, link, &message),
+                Action::Send { link, message } => {
+                    self.touch_if_narrow(at, &message);
+                    self.send(at, link, &message);
+                }
                 Action::CloseLink { link, why } => {
                     self.note_accusation(at, &why);
                     self.close(at, link);

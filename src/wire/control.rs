@@ -102,6 +102,9 @@ pub struct Reserve {
     pub back_port: u16,
     /// Since version 3; a peer that does not know it replaces the channel's earlier path.
     pub manner: Manner,
+    /// The channel is open already and moves, or wants a path to stand by: it waits behind nobody. Since
+    /// version 4.
+    pub opened: bool,
 }
 
 /// What becomes of the channel's earlier path when this one is accepted.
@@ -308,6 +311,7 @@ mod kind {
 /// Tags of optional fields, per message.
 mod field {
     pub(super) const MANNER: u16 = 1;
+    pub(super) const OPENED: u16 = 2;
     pub(super) const FAILED: u16 = 1;
     pub(super) const TOWARDS: u16 = 1;
 }
@@ -588,11 +592,16 @@ fn emit_reserve(w: &mut Writer, reserve: &Reserve) {
     w.u64(reserve.back_label.0);
     w.u16(reserve.back_port);
     let manner = match reserve.manner {
-        Manner::Replace => return,
-        Manner::Beside => 1,
-        Manner::Standby => 2,
+        Manner::Replace => None,
+        Manner::Beside => Some(1),
+        Manner::Standby => Some(2),
     };
-    w.optional_field(field::MANNER, |w| w.u8(manner));
+    if let Some(manner) = manner {
+        w.optional_field(field::MANNER, |w| w.u8(manner));
+    }
+    if reserve.opened {
+        w.optional_field(field::OPENED, |_| {});
+    }
 }
 
 fn parse_reserve(r: &mut Reader<'_>) -> Result<Reserve, ParseError> {
@@ -614,6 +623,7 @@ fn parse_reserve(r: &mut Reader<'_>) -> Result<Reserve, ParseError> {
         back_label: label(r, "reserve label")?,
         back_port: r.u16("reserve port")?,
         manner: r.optional_field(field::MANNER, "reserve manner", manner)?.unwrap_or_default(),
+        opened: r.optional_field(field::OPENED, "reserve opened", |_| Ok(()))?.is_some(),
     })
 }
 

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::queue::Turn;
 use super::relay::{add_label, hops, shortened};
 use super::source::{Source, Stage};
 use super::{Channels, Key, Leg};
@@ -63,12 +64,9 @@ impl Source {
         TxId { channel: self.id.clone(), attempt: attempt.number }
     }
 
-    /// Its place among requests. Who is open already waits behind nobody.
-    fn order(&self) -> u64 {
-        match self.stage {
-            Stage::OpeningEnd { .. } | Stage::Reserving(_) => self.ticket,
-            Stage::Open | Stage::Moving(_) => 0,
-        }
+    fn turn(&self) -> Turn {
+        let opened = matches!(self.stage, Stage::Open | Stage::Moving(_));
+        Turn { ticket: self.ticket, opened }
     }
 
     /// Every path it has.
@@ -98,8 +96,8 @@ impl Channels {
         source.attempts += 1;
         let tx = TxId { channel: source.id.clone(), attempt: source.attempts };
         let rates = Rates { out: source.rate, back: source.rate_back };
-        let ticket = source.order();
-        let held = self.hold(link, &tx, (rates, Crossing::There), until, ticket);
+        let turn = source.turn();
+        let held = self.hold(link, &tx, (rates, Crossing::There), until, turn);
         held.map_err(|refusal| {
             Rejection::new(refusal.reason, format!("at {}: {}", self.me, refusal.detail))
         })?;
@@ -115,12 +113,13 @@ impl Channels {
             position: 1,
             rate: source.rate,
             rate_back: source.rate_back,
-            ticket,
+            ticket: turn.ticket,
             deadline_ms: shortened(wait_ms),
             max_payload: self.neighbour(link).max_payload,
             back_label: leg.label,
             back_port: self.port(worker),
             manner: manner(source, purpose),
+            opened: turn.opened,
         };
         if source.attempts > 1 {
             let (channel, path) = (source.id.clone(), path.clone());

@@ -250,10 +250,40 @@ impl Channels {
         assert!(neighbour.ledger.is_empty(), "a16: {:?} keeps a promise", neighbour.ledger);
     }
 
-    /// Both ends agreed on another usable capacity. Less than what is promised refuses what is new.
-    pub fn capacity_changed(&mut self, link: LinkId, usable: Bandwidth) {
-        if let Some(neighbour) = self.links.get_mut(&link) {
-            neighbour.ledger.set_usable(usable);
+    /// Both ends agreed on another usable capacity. What no longer fits loses its path over this link, the
+    /// youngest channels first; they move if another path has room (2.9 rule 8).
+    pub fn capacity_changed(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        usable: Bandwidth,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(neighbour) = self.links.get_mut(&link) else { return };
+        neighbour.ledger.set_usable(usable);
+        while let Some(tx) = self.links[&link].ledger.surplus().cloned() {
+            self.break_for_room(now, link, &tx, out);
+        }
+        self.tell_room(now, out);
+    }
+
+    fn break_for_room(&mut self, now: Time, link: LinkId, tx: &TxId, out: &mut Vec<Action>) {
+        let peer = self.links[&link].peer.clone();
+        let why = format!("the link to {peer} has become too narrow");
+        let failed = Some((self.me.clone(), peer));
+        let broken = ReleaseCause::Broken;
+        if let Some(relay) = self.take_relay(tx) {
+            self.free_relay(now, &relay, false, out);
+            for leg in [relay.prev, relay.next] {
+                self.send_release(leg.link, tx, broken, failed.clone(), out);
+            }
+            return;
+        }
+        self.send_release(link, tx, broken, failed.clone(), out);
+        if let Some(source) = self.take_source(&tx.channel) {
+            self.attempt_gone(now, source, tx.attempt, failed, why, out);
+        } else {
+            self.served_without_room(now, tx, &why, out);
         }
     }
 

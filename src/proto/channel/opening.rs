@@ -30,8 +30,13 @@ pub(super) struct Reserving {
 }
 
 impl Reserving {
-    pub(super) fn new(now: Time, request: RequestId, deadline: Time) -> Self {
-        let why = Rejection::new(Reject::Unreachable, "no path leads there now");
+    /// `carries`: some path could carry it if nothing were reserved.
+    pub(super) fn new(now: Time, request: RequestId, deadline: Time, carries: bool) -> Self {
+        let why = if carries {
+            Rejection::new(Reject::NoRoom, "no path has room for it now, by all that is known here")
+        } else {
+            Rejection::new(Reject::Unreachable, "no path leads there now")
+        };
         Self { request, deadline, next: now, refused: Vec::new(), why }
     }
 }

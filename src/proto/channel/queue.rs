@@ -22,8 +22,22 @@ use crate::proto::reservation::{Crossing, Rates};
 use crate::proto::view::WaitingView;
 use crate::proto::{Action, Choice, Event, Rejection};
 use crate::types::{Bandwidth, ChannelId, LinkId, PeerName, Reject, Time, TxId};
-use crate::wire::control::Message;
+use crate::wire::control::{Message, Reserve};
 use crate::wire::queue::{self as wire, Claimed, Queue, QueueBody, Short};
+
+/// Whose turn a RESERVE is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    pub(super) ticket: u64,
+    /// It is open already: it waits behind nobody.
+    pub(super) opened: bool,
+}
+
+impl Turn {
+    pub(super) fn of(reserve: &Reserve) -> Self {
+        Self { ticket: reserve.ticket, opened: reserve.opened }
+    }
+}
 
 /// What the asker knows of its place.
 #[derive(Debug)]
@@ -91,15 +105,15 @@ impl Channels {
         tx: &TxId,
         (rates, crossing): (Rates, Crossing),
         until: Time,
-        ticket: u64,
+        Turn { ticket, opened }: Turn,
     ) -> Result<(), Refusal> {
         let place = Place { ticket, channel: tx.channel.clone() };
-        let (_, before) = self.claims.before(link, &place);
+        let (_, before) = if opened { (0, None) } else { self.claims.before(link, &place) };
         let neighbour = self.links.get_mut(&link).expect("the caller saw the link");
         if let Some(before) = before {
             return Err(Refusal::behind(&neighbour.peer, before, neighbour.ledger.free_out()));
         }
-        let held = neighbour.ledger.hold(tx, rates, crossing, until);
+        let held = neighbour.ledger.hold(tx, rates, crossing, until, ticket);
         held.map_err(|short| Refusal::no_room(&neighbour.peer, rates.out, short))
     }
 

@@ -3,6 +3,7 @@
 //! A relay keeps one leg towards the asker and one towards the service. Two attempts of one channel
 //! may cross at the same time; they know nothing of each other.
 
+use super::queue::Turn;
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, UNKNOWN, wake};
 use crate::limits;
 use crate::mutant::{self, Mutant};
@@ -218,9 +219,9 @@ impl Channels {
         let forward = Rates { out: reserve.rate, back: reserve.rate_back };
         let back = Rates { out: reserve.rate_back, back: reserve.rate };
         let tx = reserve.tx.clone();
-        let ticket = reserve.ticket;
-        self.hold(next_link, &tx, (forward, Crossing::There), until, ticket)?;
-        if let Err(refusal) = self.hold(link, &tx, (back, Crossing::Back), until, ticket) {
+        let turn = Turn::of(&reserve);
+        self.hold(next_link, &tx, (forward, Crossing::There), until, turn)?;
+        if let Err(refusal) = self.hold(link, &tx, (back, Crossing::Back), until, turn) {
             if tx.attempt == 1 || !mutant::on(Mutant::HalfHeldKept) {
                 self.neighbour(next_link).ledger.release(&tx);
             }
@@ -403,7 +404,13 @@ impl Channels {
         self.until(&relay.prev, &relay.tx).min(self.until(&relay.next, &relay.tx))
     }
 
-    fn free_relay(&mut self, now: Time, relay: &Relay, closed: bool, out: &mut Vec<Action>) {
+    pub(super) fn free_relay(
+        &mut self,
+        now: Time,
+        relay: &Relay,
+        closed: bool,
+        out: &mut Vec<Action>,
+    ) {
         if relay.accepted {
             out.push(Action::RemoveLabel { label: relay.prev.label });
         }

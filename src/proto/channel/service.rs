@@ -9,6 +9,7 @@
 use std::ops::Bound;
 use std::time::Duration;
 
+use super::queue::Turn;
 use super::relay::{Refusal, add_label, hold_time, hops};
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, STALE, UNKNOWN, wake};
 use crate::limits;
@@ -449,10 +450,11 @@ impl Channels {
         reserve: Reserve,
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
+        let turn = Turn::of(&reserve);
         let tx = reserve.tx;
         let lease = now + limits::LEASE;
         let rates = Rates { out: served.rate_back, back: served.rate };
-        self.hold(link, &tx, (rates, Crossing::Back), lease, reserve.ticket)?;
+        self.hold(link, &tx, (rates, Crossing::Back), lease, turn)?;
         let neighbour = self.neighbour(link);
         neighbour.ledger.commit(&tx, lease);
         let max_payload = reserve.max_payload.min(neighbour.max_payload);
@@ -537,6 +539,19 @@ impl Channels {
             let (channel, why) = (served.id.clone(), why.to_owned());
             out.push(Action::Event(Event::ChannelMoving { channel, why }));
         }
+    }
+
+    /// A link has no room for this path any more; the asker is told by the caller.
+    pub(super) fn served_without_room(
+        &mut self,
+        now: Time,
+        tx: &TxId,
+        why: &str,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(mut served) = self.take_served(&tx.channel) else { return };
+        self.lose(now, &mut served, tx, why, out);
+        self.put_served(served);
     }
 
     /// Paths are gone: another one is used, or the end waits for one.

@@ -251,7 +251,8 @@ impl Channels {
             out.push(rejected(request, Reject::Busy, detail));
             return;
         }
-        source.stage = Stage::Reserving(Reserving::new(now, request, deadline));
+        let carries = source.limit.is_some();
+        source.stage = Stage::Reserving(Reserving::new(now, request, deadline, carries));
         self.open_next(now, source, paths, out);
     }
 
@@ -469,7 +470,7 @@ impl Channels {
     }
 
     /// One of the paths is gone, and the others on it know.
-    fn attempt_gone(
+    pub(super) fn attempt_gone(
         &mut self,
         now: Time,
         mut source: Source,

@@ -82,6 +82,7 @@ fn reserve(count: u64, attempt: u32, position: u8) -> Reserve {
         back_label: Label(77),
         back_port: 6_000,
         manner: Manner::Replace,
+        opened: false,
     }
 }
 
@@ -237,6 +238,23 @@ fn a_hop_without_room_says_where_and_how_much_is_free() {
     let detail = "91 bit/s do not fit the link to peer-00, 90 bit/s are free";
     assert_eq!(out, [send(PREV, no_room(2, 1, 0, 90, detail))]);
     assert_eq!(relay.free(NEXT), Some((bps(60), bps(90))), "nothing of it was kept");
+}
+
+#[test]
+fn a12_a_link_that_becomes_too_narrow_breaks_the_youngest_channel_and_tells_both_ends() {
+    let (mut relay, ..) = relay_open();
+    let younger = Reserve { ticket: NOW.0 + 1, rate: bps(30), ..reserve(2, 1, 1) };
+    did(&mut relay, |m, out| m.message(NOW, PREV, Message::Reserve(younger), out));
+    did(&mut relay, |m, out| m.message(NOW, NEXT, Message::Accept(accept(2, 1)), out));
+    let out = did(&mut relay, |m, out| m.capacity_changed(NOW, NEXT, bps(69), out));
+    let broken: Vec<_> =
+        out.iter().filter(|action| matches!(action, Action::Send { .. })).cloned().collect();
+    let message = failed(2, 1, [1, 2]);
+    assert_eq!(broken, [send(PREV, message.clone()), send(NEXT, message)]);
+    assert_eq!(relay.free(NEXT), Some((bps(29), bps(59))), "the older one has what it had");
+    // As wide as what is left: nothing more is broken.
+    let out = did(&mut relay, |m, out| m.capacity_changed(NOW, NEXT, bps(40), out));
+    assert_eq!(out, []);
 }
 
 #[test]

@@ -142,6 +142,18 @@ fn a13_the_choice_of_paths_is_the_askers() {
 }
 
 #[test]
+fn a13_a_picture_without_room_is_no_room_and_not_the_lack_of_a_path() {
+    let of = |choice| OpenRequest { choice, avoid: vec![peer(3)], ..open_request("film") };
+    let (source, out) = asked(of(Choice::Widest));
+    assert_eq!(reserved(&out), None, "30 bit/s are free over peer-01");
+    assert_eq!(rejection(&out).map(|why| why.reason), Some(Reject::NoRoom));
+    assert_eq!(source.views(), []);
+    let (source, out) = asked(OpenRequest { wait: true, ..of(Choice::Widest) });
+    assert_eq!(rejection(&out), None);
+    assert_eq!(source.views()[0].state, ChannelState::Queued);
+}
+
+#[test]
 fn a13_a_link_that_goes_down_under_a_request_costs_it_one_attempt() {
     let (mut source, _) = asked(open_request("film"));
     did(&mut source, |m, out| m.link_down(NOW, NEXT, out));
