@@ -195,6 +195,7 @@ const TOP_LEVEL: &[&str] = &[
     "benches",
     "clippy.toml",
     "deny.toml",
+    "docs",
     "perf",
     "rust-toolchain.toml",
     "rustfmt.toml",
