@@ -1,6 +1,7 @@
 //! The developers' tool: `cargo xtask SUB-COMMAND`. One module per sub-command, each with its arguments
 //! and a `run` that returns whether all was well.
 
+mod admission;
 mod cost;
 mod instructions;
 mod long;
@@ -28,6 +29,8 @@ enum Command {
     Long(long::Arguments),
     /// Simulate what trees cost in large overlays.
     Cost(cost::Arguments),
+    /// Simulate how many requests are admitted, and how long they wait.
+    Admission(admission::Arguments),
     /// Plant known bugs and see whether the simulator finds them.
     Mutants(mutants::Arguments),
     /// Count the instructions of the frame path and compare them with the baseline.
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Long(arguments) => long::run(&arguments),
         Command::Cost(arguments) => cost::run(&arguments),
+        Command::Admission(arguments) => admission::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),

@@ -11,7 +11,7 @@
 mod alarm;
 mod chart;
 mod flow;
-mod plan;
+pub(crate) mod plan;
 mod record;
 mod report;
 mod rival;
