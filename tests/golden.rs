@@ -21,7 +21,7 @@ use spanway::wire::facts::{Fact, Gossip, LinkFact, OriginDigest, PeerFact, Told}
 use spanway::wire::frame::{self, FrameType, HEADER_BYTES, Header};
 use spanway::wire::heartbeat::{Heartbeat, HeartbeatKey};
 use spanway::wire::measure::{Arrived, Measure, MeasureBody, Probe, Train};
-use spanway::wire::queue::{Claim, Claimed, Queue, QueueBody, Short};
+use spanway::wire::queue::{Claim, Claimed, Queue, QueueBody, ShortLink};
 
 const LABEL: Label = Label(0x0102_0304_0506_0708);
 
@@ -360,7 +360,7 @@ fn queue() -> [Message; 5] {
     let channel = |count| ChannelId { count, ..tx(2).channel };
     let rate = Bandwidth::from_bps;
     let (rate_back, free) = (rate(400_000), rate(1_000_000));
-    let short = Short {
+    let short = ShortLink {
         at: peer("oslo"),
         towards: peer("tokyo"),
         free,

@@ -2,15 +2,15 @@
 
 use std::io::{self, Write};
 
+use super::FitArgs;
 use super::open::path_text;
 use super::screen::{CliError, Daemon, Fail, Style, show};
-use super::{FitArgs, default_rates};
 use crate::api::dto::{self, FitReply, LimitReply, OpenReply, Request};
 
 pub(super) fn would_fit(args: FitArgs) -> Result<(), CliError> {
     let daemon = Daemon::of(&args.target)?;
-    let (bandwidth_bps, bandwidth_back_bps) = default_rates(&args.rates);
-    let FitArgs { peer, way, target, .. } = args;
+    let FitArgs { peer, rates, way, target } = args;
+    let (bandwidth_bps, bandwidth_back_bps) = (rates.bandwidth, rates.back());
     let (path, avoid) = (way.path, way.avoid);
     let request = dto::WouldFit { peer, bandwidth_bps, bandwidth_back_bps, path, avoid };
     let reply: FitReply = daemon.ask(&Request::WouldFit(request))?;

@@ -299,6 +299,13 @@ struct Rates {
     bandwidth_back: Option<BackRate>,
 }
 
+impl Rates {
+    /// Bandwidth for the way back, if it was given.
+    fn back(&self) -> Option<Bandwidth> {
+        self.bandwidth_back.map(|back| back.rate(self.bandwidth))
+    }
+}
+
 #[derive(Debug, Args)]
 struct ChannelsArgs {
     /// Where every frame went: entered and received = sent, delivered and dropped, or exit code 1
@@ -455,12 +462,6 @@ fn needs_config() -> CliError {
         "which peer? Add --config FILE with its configuration file, or set SPANWAY_CONFIG \
          (`spanway init --dir overlay` writes some, `spanway demo` needs none)",
     )
-}
-
-/// Bandwidth there and, if it was given, back.
-fn default_rates(rates: &Rates) -> (Bandwidth, Option<Bandwidth>) {
-    let back = rates.bandwidth_back.map(|back| back.rate(rates.bandwidth));
-    (rates.bandwidth, back)
 }
 
 /// Time to wait for an answer that takes up to `deadline` in the overlay.

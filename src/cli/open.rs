@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::screen::{CliError, Daemon, Fail, Style, print, show, to_json};
+use super::screen::{CliError, Daemon, Fail, Style, print, say, show, to_json};
 use super::table::wrap;
-use super::{ChannelArgs, LeaveArgs, OpenArgs, Target, answer_time, default_rates, fit};
+use super::{ChannelArgs, LeaveArgs, OpenArgs, Target, answer_time, fit};
 use crate::api::dto::{self, OpenReply, Request};
 use crate::limits;
 use crate::types::{PeerName, Reject};
@@ -19,7 +19,7 @@ pub(super) fn open(args: OpenArgs) -> Result<(), CliError> {
         peer: args.destination.peer,
         service: args.destination.service,
         bandwidth_bps: args.rates.bandwidth,
-        bandwidth_back_bps: default_rates(&args.rates).1,
+        bandwidth_back_bps: args.rates.back(),
         name: args.name,
         listen: args.listen,
         deliver: args.deliver,
@@ -30,6 +30,11 @@ pub(super) fn open(args: OpenArgs) -> Result<(), CliError> {
         wait: args.wait.is_some(),
         protect: args.protect,
     });
+    if let (Some(wait), false) = (args.wait, args.target.json) {
+        say(&format!(
+            "waits up to {wait:?} if there is no room now; `spanway queue` says where it stands"
+        ));
+    }
     let reply: OpenReply = daemon.ask_for(answer_time(deadline), &request)?;
     let answer = verdict(&reply);
     if args.target.json || answer.is_ok() {

@@ -28,7 +28,7 @@ pub(super) fn send(args: SendArgs) -> Result<(), CliError> {
             peer: args.destination.peer,
             service: args.destination.service,
             bandwidth_bps: rate,
-            bandwidth_back_bps: args.rates.bandwidth_back.map(|back| back.rate(rate)),
+            bandwidth_back_bps: args.rates.back(),
             name: None,
             listen: None,
             deliver: None,

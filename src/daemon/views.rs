@@ -28,7 +28,7 @@ use crate::stats::{ChannelStats, DropReason, WorkerStats};
 use crate::types::{Bandwidth, ChannelId, EdgeKey, PeerName, Reject};
 use crate::wire::control::ServiceInfo;
 use crate::wire::frame;
-use crate::wire::queue::Short;
+use crate::wire::queue::ShortLink;
 
 /// Datagrams that payload rates are told for: seven MPEG-TS packets, and a small one.
 const PAYLOAD_LARGE: u64 = 1_316;
@@ -205,8 +205,8 @@ pub(crate) fn queue_row(view: WaitingView) -> QueueRow {
     }
 }
 
-fn short_row(short: Short) -> ShortRow {
-    let Short { at, towards, free, ahead, before, holders } = short;
+fn short_row(short: ShortLink) -> ShortRow {
+    let ShortLink { at, towards, free, ahead, before, holders } = short;
     ShortRow {
         link: [at, towards],
         free_bps: free,

@@ -495,7 +495,7 @@ impl Node {
                 let fit = whole.and_then(|()| self.channels.would_fit(&request, &ways!(self)));
                 fit.map_or_else(Answer::Rejected, |fit| Answer::Fit(Box::new(fit)))
             }
-            Request::Withdraw { open } => return self.channels.withdraw(now, open, out),
+            Request::Withdraw { open } => return self.channels.withdraw(open, out),
             Request::Close { channel } => return self.channels.close(now, id, &channel, out),
             Request::Finish { channel, frames } => {
                 return self.channels.finish(now, id, &channel, frames, out);
@@ -733,6 +733,7 @@ impl Node {
             self.pictured = self.graph.version();
             self.channels.picture_changed(now);
         }
+        self.channels.tell_room(now, out);
         for link in self.links.values().filter(|link| link.state() == LinkState::Up) {
             let id = link.config().link;
             let free_out = self.channels.free(id).map_or(Bandwidth::ZERO, |(out, _)| out);

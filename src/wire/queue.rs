@@ -53,14 +53,14 @@ pub struct Claim {
 /// The links of the path that are short, from the receiver's side to the destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claimed {
-    pub short: Vec<Short>,
+    pub short: Vec<ShortLink>,
     /// A peer that has as many waiting requests as it may have.
     pub busy: Option<PeerName>,
 }
 
 /// One direction of a link where a request waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Short {
+pub struct ShortLink {
     /// The end that sends.
     pub at: PeerName,
     pub towards: PeerName,
@@ -131,7 +131,7 @@ impl Queue {
     }
 }
 
-fn emit_short(w: &mut Writer, short: &Short) {
+fn emit_short(w: &mut Writer, short: &ShortLink) {
     w.peer(&short.at);
     w.peer(&short.towards);
     w.bandwidth(short.free);
@@ -140,8 +140,8 @@ fn emit_short(w: &mut Writer, short: &Short) {
     w.list(&short.holders, Writer::channel);
 }
 
-fn parse_short(r: &mut Reader<'_>) -> Result<Short, ParseError> {
-    Ok(Short {
+fn parse_short(r: &mut Reader<'_>) -> Result<ShortLink, ParseError> {
+    Ok(ShortLink {
         at: r.peer("claimed peer")?,
         towards: r.peer("claimed towards")?,
         free: r.bandwidth("claimed free capacity")?,

@@ -44,7 +44,6 @@ impl Channels {
         for link in links {
             self.refresh(now, link, out);
         }
-        self.tell_room(now, out);
     }
 
     /// The channels that end here and use `link` have to be refreshed from now on.

@@ -264,7 +264,6 @@ impl Channels {
         while let Some(tx) = self.links[&link].ledger.surplus().cloned() {
             self.break_for_room(now, link, &tx, out);
         }
-        self.tell_room(now, out);
     }
 
     fn break_for_room(&mut self, now: Time, link: LinkId, tx: &TxId, out: &mut Vec<Action>) {
@@ -318,7 +317,6 @@ impl Channels {
         if let Err(why) = handled {
             out.push(Action::Event(Event::Ignored { peer, what, why }));
         }
-        self.tell_room(now, out);
     }
 
     /// Answer to [`Action::OpenEnd`].
@@ -359,7 +357,6 @@ impl Channels {
             return;
         }
         out.push(Action::Answer { id, answer: Answer::Closed });
-        self.tell_room(now, out);
     }
 
     /// A local `spanway recv` came to or left a service; without one its channels have no receiver.

@@ -51,6 +51,12 @@ struct Demand<'a> {
     shun: &'a [PeerName],
 }
 
+impl Demand<'_> {
+    fn of_any_rate(self) -> Self {
+        Self { rate: Bandwidth::ZERO, rate_back: Bandwidth::ZERO, ..self }
+    }
+}
+
 impl Source {
     fn demand(&self) -> Demand<'_> {
         let Self { peer, rate, rate_back, choice, shun, .. } = self;
@@ -84,7 +90,7 @@ impl Channels {
     }
 
     /// Nobody waits for the answer of a request any more.
-    pub fn withdraw(&mut self, now: Time, open: RequestId, out: &mut Vec<Action>) {
+    pub fn withdraw(&mut self, open: RequestId, out: &mut Vec<Action>) {
         let asked = |source: &&Source| match &source.stage {
             Stage::OpeningEnd { request, .. } => *request == open,
             Stage::Reserving(reserving) => reserving.request == open,
@@ -95,7 +101,6 @@ impl Channels {
         };
         let source = self.take_source(&id).expect("just seen");
         self.end_source(source, None, "its asker is gone", out);
-        self.tell_room(now, out);
     }
 
     /// An attempt of a request that is not answered yet was refused. `false`: that was the last word.
@@ -163,9 +168,8 @@ impl Channels {
             _ if demand.shun.is_empty() => paths.path(demand.to),
             Choice::Tree => paths.path(demand.to).filter(|path| clear_of(path, demand.shun)),
             Choice::Widest | Choice::TreeThenWidest => {
-                let nothing =
-                    Demand { rate: Bandwidth::ZERO, rate_back: Bandwidth::ZERO, ..demand };
-                paths.widest(&Wanted { idle: true, ..wanted(nothing, &[], demand.shun) })
+                let any = demand.of_any_rate();
+                paths.widest(&Wanted { idle: true, ..wanted(any, &[], demand.shun) })
             }
         }?;
         let narrow = paths.narrowest(&path)?;
@@ -196,9 +200,7 @@ impl Channels {
             Choice::Tree => tree(),
             // The one with the most free capacity, although it is too little.
             Choice::Widest | Choice::TreeThenWidest => {
-                let nothing =
-                    Demand { rate: Bandwidth::ZERO, rate_back: Bandwidth::ZERO, ..demand };
-                paths.widest(&wanted(nothing, &[], avoid)).or_else(tree)
+                paths.widest(&wanted(demand.of_any_rate(), &[], avoid)).or_else(tree)
             }
         });
         let narrow = best.as_ref().and_then(|path| paths.narrowest(path));

@@ -23,7 +23,7 @@ use crate::proto::view::WaitingView;
 use crate::proto::{Action, Choice, Event, Rejection};
 use crate::types::{Bandwidth, ChannelId, LinkId, PeerName, Reject, Time, TxId};
 use crate::wire::control::{Message, Reserve};
-use crate::wire::queue::{self as wire, Claimed, Queue, QueueBody, Short};
+use crate::wire::queue::{self as wire, Claimed, Queue, QueueBody, ShortLink};
 
 /// Whose turn a RESERVE is.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,7 @@ pub(super) struct Waiting {
     /// CLAIM is sent again then.
     pub(super) refresh: Time,
     /// What was short when it last heard of it.
-    short: Vec<Short>,
+    short: Vec<ShortLink>,
 }
 
 impl Source {
@@ -70,8 +70,8 @@ impl Source {
     /// Why it still waits, in words.
     pub(super) fn blocked(&self) -> Option<String> {
         let short = &self.waiting.as_ref()?.short;
-        let on = |short: &Short| {
-            let Short { at, towards, free, ahead, .. } = short;
+        let on = |short: &ShortLink| {
+            let ShortLink { at, towards, free, ahead, .. } = short;
             format!("{at} - {towards} has {free} free and {ahead} requests in line before this one")
         };
         let all: Vec<_> = short.iter().map(on).collect();
@@ -127,8 +127,22 @@ impl Channels {
     ) {
         let Stage::Reserving(reserving) = &source.stage else { unreachable!("nothing was tried") };
         let Rejection { reason, detail, .. } = reserving.why.clone();
-        let path = self.path_of_wait(&source, paths).filter(|_| reason == Reject::NoRoom);
-        let Some(path) = path.filter(|_| source.waits) else {
+        let may_wait = match reason {
+            Reject::NoRoom => source.waits,
+            // What it waits on may break, and heal.
+            Reject::Unreachable | Reject::Timeout | Reject::ShuttingDown | Reject::Broken => {
+                source.waiting.is_some()
+            }
+            Reject::NoSuchPeer
+            | Reject::NoSuchService
+            | Reject::ServiceBusy
+            | Reject::Never
+            | Reject::Duplicate
+            | Reject::NotAllowed
+            | Reject::Busy
+            | Reject::Cancelled => false,
+        };
+        let Some(path) = self.path_of_wait(&source, paths).filter(|_| may_wait) else {
             return self.end_source(source, Some(reason), &detail, out);
         };
         let waiting = self.sources.values().filter(|source| source.waiting.is_some()).count();
@@ -144,12 +158,14 @@ impl Channels {
         self.put_source(source);
     }
 
-    /// The path on which it stands in line: that of the tree, or the one that was asked for.
+    /// The path on which it stands in line: that of the tree, or the one that was asked for. Without a
+    /// tree for a moment it keeps the place it has.
     fn path_of_wait(&self, source: &Source, paths: &dyn Paths) -> Option<Vec<PeerName>> {
-        match &source.choice {
+        let path = match &source.choice {
             Choice::Given(given) => Some(self.given(given)),
             Choice::Tree | Choice::Widest | Choice::TreeThenWidest => paths.path(&source.peer),
-        }
+        };
+        path.or_else(|| source.waiting.as_ref().map(|waiting| waiting.path.clone()))
     }
 
     /// Stands in line, or says that it still does.
@@ -161,21 +177,23 @@ impl Channels {
         out: &mut Vec<Action>,
     ) {
         let refresh = now + self.refresh_wait();
-        let (mut since, mut number) = (now, 1);
-        if let Some(waiting) = source.waiting.take() {
-            let moved = waiting.path != path;
-            (since, number) = (waiting.since, waiting.number + u32::from(moved));
-            if moved {
+        let waiting = match source.waiting.take() {
+            Some(waiting) if waiting.path == path => Waiting { refresh, ..waiting },
+            Some(Waiting { since, number, .. }) => {
                 self.leave_line(&source.id, out);
+                let number = number + 1;
+                Waiting { since, number, path: path.clone(), refresh, short: Vec::new() }
             }
-        } else {
-            let (channel, path) = (source.id.clone(), path.clone());
-            out.push(Action::Event(Event::ChannelQueued { channel, path }));
-        }
+            None => {
+                let (channel, path) = (source.id.clone(), path.clone());
+                out.push(Action::Event(Event::ChannelQueued { channel, path: path.clone() }));
+                Waiting { since: now, number: 1, path, refresh, short: Vec::new() }
+            }
+        };
+        let number = waiting.number;
+        source.waiting = Some(waiting);
         let (rate, rate_back, ticket) = (source.rate, source.rate_back, source.ticket);
-        let claim = wire::Claim { path: path.clone(), position: 0, rate, rate_back, ticket };
-        let short = Vec::new();
-        source.waiting = Some(Waiting { since, number, path, refresh, short });
+        let claim = wire::Claim { path, position: 0, rate, rate_back, ticket };
         let tx = TxId { channel: source.id.clone(), attempt: number };
         if let Some(claimed) = self.stand(now, None, &tx, claim, out) {
             self.learn_line(now, source, claimed);
@@ -190,9 +208,7 @@ impl Channels {
         paths: &dyn Paths,
         out: &mut Vec<Action>,
     ) {
-        let Some(waiting) = &source.waiting else { return };
-        // Without a tree for a moment it keeps the place it has.
-        let path = self.path_of_wait(source, paths).unwrap_or_else(|| waiting.path.clone());
+        let Some(path) = self.path_of_wait(source, paths) else { return };
         self.claim(now, source, path, out);
         if may_fit_elsewhere(source, paths) {
             source.try_again(now);
@@ -337,7 +353,7 @@ impl Channels {
         Claimed { short, ..claimed }
     }
 
-    fn short_of(&self, link: LinkId, place: &Place) -> Short {
+    fn short_of(&self, link: LinkId, place: &Place) -> ShortLink {
         let (ahead, before) = self.claims.before(link, place);
         let neighbour = &self.links[&link];
         let mut holders: Vec<ChannelId> = Vec::new();
@@ -346,7 +362,7 @@ impl Channels {
                 holders.push(tx.channel.clone());
             }
         }
-        Short {
+        ShortLink {
             at: self.me.clone(),
             towards: neighbour.peer.clone(),
             free: neighbour.ledger.free_out(),
@@ -360,10 +376,10 @@ impl Channels {
     fn learn_line(&mut self, now: Time, source: &mut Source, claimed: Claimed) {
         let (rate, rate_back) = (source.rate, source.rate_back);
         let Some(waiting) = &mut source.waiting else { return };
-        let forward = |short: &Short| {
+        let forward = |short: &ShortLink| {
             waiting.path.windows(2).any(|hop| hop[0] == short.at && hop[1] == short.towards)
         };
-        let fits = |short: &Short| {
+        let fits = |short: &ShortLink| {
             let asked: Bandwidth = if forward(short) { rate } else { rate_back };
             short.ahead == 0 && asked <= short.free
         };
@@ -375,8 +391,9 @@ impl Channels {
         }
     }
 
-    /// Tells those who are first in line on a link with room for them.
-    pub(super) fn tell_room(&mut self, now: Time, out: &mut Vec<Action>) {
+    /// Tells those who are first in line on a link with room for them. To be called after every input:
+    /// much of what happens gives room back.
+    pub fn tell_room(&mut self, now: Time, out: &mut Vec<Action>) {
         let links = &self.links;
         let free = |link| links.get(&link).map_or(Bandwidth::ZERO, |n| n.ledger.free_out());
         for channel in self.claims.admitted(free) {

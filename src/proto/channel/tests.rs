@@ -58,6 +58,7 @@ fn machine(index: usize) -> Channels {
 fn did(machine: &mut Channels, act: impl FnOnce(&mut Channels, &mut Vec<Action>)) -> Vec<Action> {
     let mut out = Vec::new();
     act(machine, &mut out);
+    machine.tell_room(NOW, &mut out);
     machine.invariants();
     out
 }

@@ -547,6 +547,7 @@ impl World {
         }
         let mut out = Vec::new();
         act(&mut host.machine, self.now, &host.tree, &mut out);
+        host.machine.tell_room(self.now, &mut out);
         for action in out {
             self.carry_out(index, action);
         }

@@ -136,6 +136,24 @@ fn a14_a_dead_asker_keeps_nobody_waiting() {
 }
 
 #[test]
+fn a14_a_request_that_waits_outlives_the_link_it_waits_for() {
+    let (mut world, holder) = full();
+    let waits = ask(&mut world, &[(3, 50)])[0];
+    let link = world.wire_between(&peer(1), &peer(2));
+    world.cut(link);
+    world.run(Duration::from_secs(3));
+    assert_eq!(world.answer(waits), None);
+    assert_eq!(world.hosts[3].machine.waiting(world.now).len(), 1);
+    world.mend(link);
+    world.run(limits::REFRESH_INTERVAL * 2);
+    // Whichever came first has the link; the other one comes when it goes.
+    if channel(&world, waits).is_none() {
+        close(&mut world, 0, holder);
+    }
+    assert!(channel(&world, waits).is_some(), "{:?}", world.answer(waits));
+}
+
+#[test]
 fn a14_what_waits_on_the_way_back_waits_in_the_same_line() {
     let mut world = World::new(7, 3, &[(0, 1, 100), (1, 2, 100)]);
     let holder = world.open(0, 2, "deliver", [1, 80]);

@@ -143,9 +143,9 @@ pub(super) fn table(rows: &[Row]) -> String {
         PATIENCE.as_secs()
     );
     for Row { strategy, asked, open, never, late, waited, violations } in rows {
-        let mean = waited.iter().sum::<f64>() / waited.len().max(1) as f64;
-        let longest = waited.iter().copied().fold(0.0, f64::max);
         let many = waited.len();
+        let mean = waited.iter().fold(0.0, |sum, waited| sum + waited) / many.max(1) as f64;
+        let longest = waited.iter().copied().fold(0.0, f64::max);
         let _ = writeln!(
             text,
             "| `{strategy}` | {asked} | {open} | {never} | {late} | {many} | {mean:.1} | {longest:.1} | {violations} |"

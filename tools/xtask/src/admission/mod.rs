@@ -110,11 +110,11 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
     if let Err(error) = written {
         println!("{}: {error}", arguments.out.display());
     }
-    written_well(&results)
+    goals_met(&results)
 }
 
 /// The goals of part 4: 95 % of the model, and 1.4 times the tree alone.
-fn written_well(results: &Results) -> bool {
+fn goals_met(results: &Results) -> bool {
     let [tree, widest, both] = &results.rows[..] else { unreachable!("one row a strategy") };
     let near = |row: &Row| row.admitted * 100 >= row.model * 95;
     let orderly = results.lines.iter().all(|line| line.violations == 0);
