@@ -36,11 +36,12 @@ pub struct Claim {
     pub until: Time,
 }
 
-#[derive(Debug)]
-struct Waiter {
-    rate: Bandwidth,
-    /// It was told that there is room.
-    told: bool,
+/// Who waits for room on one link.
+#[derive(Debug, Default)]
+struct Line {
+    places: BTreeMap<Place, Bandwidth>,
+    /// The first in line, if it was told that there is room, and there still is.
+    told: Option<Place>,
 }
 
 /// All claims at one peer.
@@ -48,7 +49,7 @@ struct Waiter {
 pub struct Claims {
     claims: BTreeMap<ChannelId, Claim>,
     /// Not empty, each of them.
-    lines: BTreeMap<LinkId, BTreeMap<Place, Waiter>>,
+    lines: BTreeMap<LinkId, Line>,
 }
 
 impl Claims {
@@ -66,47 +67,51 @@ impl Claims {
         self.claims.range(first..).take_while(|(id, _)| id.source == *asker).count()
     }
 
-    /// A new claim, or news of a known one. Its places on links it no longer uses are given up; it may
-    /// be told again that there is room.
+    /// A new claim, or news of a known one. Its places on links it no longer uses are given up.
     pub fn note(&mut self, claim: Claim) {
         let keeps = [claim.prev, claim.next];
-        self.lines.retain(|link, line| {
-            if keeps.contains(&Some(*link)) {
-                line.get_mut(&claim.place).into_iter().for_each(|waiter| waiter.told = false);
-            } else {
-                line.remove(&claim.place);
-            }
-            !line.is_empty()
-        });
+        self.give_up(&claim.place, |link| !keeps.contains(&Some(link)));
         self.claims.insert(claim.place.channel.clone(), claim);
+    }
+
+    fn give_up(&mut self, place: &Place, on: impl Fn(LinkId) -> bool) {
+        self.lines.retain(|link, line| {
+            if on(*link) {
+                line.places.remove(place);
+            }
+            !line.places.is_empty()
+        });
     }
 
     /// Takes a place in the line of a link, for this much.
     pub fn wait(&mut self, link: LinkId, place: &Place, rate: Bandwidth) {
-        let line = self.lines.entry(link).or_default();
-        line.entry(place.clone()).or_insert(Waiter { rate, told: false });
+        self.lines.entry(link).or_default().places.insert(place.clone(), rate);
     }
 
     pub fn waits(&self, link: LinkId, place: &Place) -> bool {
-        self.lines.get(&link).is_some_and(|line| line.contains_key(place))
+        self.lines.get(&link).is_some_and(|line| line.places.contains_key(place))
     }
 
     /// How many stand before this place in the line of a link, and the last of them.
     pub fn before(&self, link: LinkId, place: &Place) -> (usize, Option<&ChannelId>) {
         let Some(line) = self.lines.get(&link) else { return (0, None) };
-        let mut before = line.range(..place).map(|(place, _)| &place.channel);
+        let mut before = line.places.range(..place).map(|(place, _)| &place.channel);
         let last = before.next_back();
         (before.count() + usize::from(last.is_some()), last)
     }
 
-    /// The first in line of each link that was not told yet that there is room, if there is.
+    /// The first in line of each link, where there is room for it and it was not told yet. Who was told
+    /// is told again after it was not the first, or there was no room: another link of its path may
+    /// keep it from trying for long.
     pub fn admitted(&mut self, free: impl Fn(LinkId) -> Bandwidth) -> Vec<ChannelId> {
         let mut admitted = Vec::new();
         for (link, line) in &mut self.lines {
-            let (place, first) = line.iter_mut().next().expect("lines are not empty");
-            if !first.told && first.rate <= free(*link) {
-                first.told = true;
-                admitted.push(place.channel.clone());
+            let first = line.places.iter().next().expect("lines are not empty");
+            let first =
+                Some(first).filter(|(_, rate)| **rate <= free(*link)).map(|(place, _)| place);
+            if line.told.as_ref() != first {
+                line.told = first.cloned();
+                admitted.extend(first.map(|place| place.channel.clone()));
             }
         }
         admitted
@@ -115,10 +120,7 @@ impl Claims {
     /// The request has its answer, or nobody waits for it any more.
     pub fn remove(&mut self, channel: &ChannelId) -> Option<Claim> {
         let claim = self.claims.remove(channel)?;
-        self.lines.retain(|_, line| {
-            line.remove(&claim.place);
-            !line.is_empty()
-        });
+        self.give_up(&claim.place, |_| true);
         Some(claim)
     }
 
@@ -151,8 +153,8 @@ impl Claims {
     /// Panics if a place belongs to no claim, or to a link that the claim does not use.
     pub fn invariants(&self) {
         for (link, line) in &self.lines {
-            assert!(!line.is_empty(), "a14: an empty line");
-            for place in line.keys() {
+            assert!(!line.places.is_empty(), "a14: an empty line");
+            for place in line.places.keys() {
                 let claim = self.claims.get(&place.channel).expect("a14: a place without a claim");
                 let uses = [claim.prev, claim.next].contains(&Some(*link));
                 assert!(
@@ -211,7 +213,9 @@ mod tests {
         assert_eq!(claims.admitted(|_| bps(8)), [place(10, 1).channel]);
         assert_eq!(claims.admitted(|_| bps(9)), []);
         claims.note(claim(10, 1, Some(0), Some(1)));
-        assert_eq!(claims.admitted(|_| bps(9)), [place(10, 1).channel], "it still waits");
+        assert_eq!(claims.admitted(|_| bps(9)), [], "it says that it waits for another link");
+        assert_eq!(claims.admitted(|_| bps(7)), [], "somebody took the room");
+        assert_eq!(claims.admitted(|_| bps(9)), [place(10, 1).channel]);
         assert!(claims.remove(&place(10, 1).channel).is_some());
         assert_eq!(claims.admitted(|_| bps(9)), [place(20, 2).channel]);
         claims.invariants();

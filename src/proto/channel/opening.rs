@@ -313,6 +313,11 @@ pub(super) fn may_fit_elsewhere(source: &Source, paths: &dyn Paths) -> bool {
     free && paths.widest(&wanted(source.demand(), &[], &source.shun)).is_some()
 }
 
+/// The widest path, although it may have too little room.
+pub(super) fn widest_of_any_rate(source: &Source, paths: &dyn Paths) -> Option<Vec<PeerName>> {
+    paths.widest(&wanted(source.demand().of_any_rate(), &[], &source.shun))
+}
+
 fn note_refusal(source: &mut Source, path: Vec<PeerName>, why: Rejection) {
     if let Stage::Reserving(reserving) = &mut source.stage {
         reserving.refused.push(Refused { path, why: why.detail.clone() });

@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use super::opening::may_fit_elsewhere;
+use super::opening::{clear_of, may_fit_elsewhere, widest_of_any_rate};
 use super::relay::Refusal;
 use super::source::{Source, Stage};
 use super::{Channels, Handled, NOT_OWNER, Paths, STALE, UNKNOWN};
@@ -125,8 +125,10 @@ impl Channels {
         paths: &dyn Paths,
         out: &mut Vec<Action>,
     ) {
-        let Stage::Reserving(reserving) = &source.stage else { unreachable!("nothing was tried") };
+        let Stage::Reserving(reserving) = &mut source.stage else { unreachable!("not answered") };
         let Rejection { reason, detail, .. } = reserving.why.clone();
+        let tried = !reserving.refused.is_empty();
+        reserving.next = reserving.deadline;
         let may_wait = match reason {
             Reject::NoRoom => source.waits,
             // What it waits on may break, and heal.
@@ -151,19 +153,24 @@ impl Channels {
             let detail = format!("{most} requests of {} wait already: {BUSY}", self.me);
             return self.end_source(source, Some(Reject::Busy), &detail, out);
         }
-        if let Stage::Reserving(reserving) = &mut source.stage {
-            reserving.next = reserving.deadline;
+        // In line already, and there is no path to try: a new tree or the next CLAIM brings news.
+        if source.waiting.is_none() || tried {
+            self.claim(now, &mut source, path, out);
         }
-        self.claim(now, &mut source, path, out);
         self.put_source(source);
     }
 
-    /// The path on which it stands in line: that of the tree, or the one that was asked for. Without a
-    /// tree for a moment it keeps the place it has.
+    /// The path on which it stands in line: that of the tree, the widest one where the tree's crosses a
+    /// peer to be avoided, or the one that was asked for. Without a tree for a moment it keeps the place
+    /// it has.
     fn path_of_wait(&self, source: &Source, paths: &dyn Paths) -> Option<Vec<PeerName>> {
+        let tree = || paths.path(&source.peer).filter(|path| clear_of(path, &source.shun));
         let path = match &source.choice {
             Choice::Given(given) => Some(self.given(given)),
-            Choice::Tree | Choice::Widest | Choice::TreeThenWidest => paths.path(&source.peer),
+            Choice::Tree => tree(),
+            Choice::Widest | Choice::TreeThenWidest => {
+                tree().or_else(|| widest_of_any_rate(source, paths))
+            }
         };
         path.or_else(|| source.waiting.as_ref().map(|waiting| waiting.path.clone()))
     }

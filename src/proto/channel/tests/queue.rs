@@ -154,6 +154,27 @@ fn a14_a_request_that_waits_outlives_the_link_it_waits_for() {
 }
 
 #[test]
+fn a14_room_on_one_of_two_full_links_is_not_tried_again_and_again() {
+    let mut world = World::new(7, 3, &[(0, 1, 100), (1, 2, 100)]);
+    let holders = [world.open(0, 1, "deliver", [80, 1]), world.open(1, 2, "deliver", [80, 1])];
+    world.run(SOON);
+    world.patience = Some(PATIENCE);
+    let waits = ask(&mut world, &[(0, 50)])[0];
+    close(&mut world, 0, holders[0]);
+    let tried = |world: &World| {
+        let tries = |event: &&Event| matches!(event, Event::ChannelTrying { .. });
+        world.hosts[0].events.iter().filter(tries).count()
+    };
+    let before = tried(&world);
+    world.run(PATIENCE / 2);
+    let turns = usize::try_from(PATIENCE.as_secs() / limits::REFRESH_INTERVAL.as_secs());
+    assert!(tried(&world) <= before + turns.expect("a few"), "{before}, {}", tried(&world));
+    close(&mut world, 1, holders[1]);
+    assert!(channel(&world, waits).is_some());
+    world.judge_rest();
+}
+
+#[test]
 fn a14_what_waits_on_the_way_back_waits_in_the_same_line() {
     let mut world = World::new(7, 3, &[(0, 1, 100), (1, 2, 100)]);
     let holder = world.open(0, 2, "deliver", [1, 80]);
