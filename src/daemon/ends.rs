@@ -16,6 +16,8 @@ pub(crate) struct OpenerAddresses {
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) deliver: Option<SocketAddr>,
     pub(crate) from: Option<(IpAddr, u8)>,
+    /// What is above the channel's rate waits for a moment.
+    pub(crate) shape: bool,
 }
 
 /// The end of a channel, about to be used.
@@ -49,6 +51,7 @@ pub(crate) struct EndPlan {
     pub(crate) bind: SocketAddr,
     pub(crate) from: AllowedFrom,
     pub(crate) deliver: Deliver,
+    pub(crate) shape: bool,
 }
 
 impl EndPlan {
@@ -80,7 +83,7 @@ impl EndPlan {
         }
         let from = allowed(addresses.from);
         let deliver = addresses.deliver.map_or(Deliver::LastSender, Deliver::To);
-        Ok(Self { bind, from, deliver })
+        Ok(Self { bind, from, deliver, shape: addresses.shape })
     }
 
     /// The end of a configured service. `receiver` is the address of a `spanway recv`, if there is one.
@@ -88,7 +91,7 @@ impl EndPlan {
         service: &Service,
         receiver: Option<SocketAddr>,
     ) -> Result<Self, String> {
-        let name = &service.name;
+        let (name, shape) = (&service.name, false);
         match service.kind {
             ServiceAddress::Deliver(deliver) => {
                 check_deliver(deliver)?;
@@ -96,19 +99,22 @@ impl EndPlan {
                     return Err(needs_from(name.as_str(), deliver));
                 }
                 let from = AllowedFrom::Only(deliver);
-                Ok(Self { bind: beside(deliver), from, deliver: Deliver::To(deliver) })
+                let bind = beside(deliver);
+                Ok(Self { bind, from, deliver: Deliver::To(deliver), shape })
             }
             ServiceAddress::Listen(listen) => {
                 if !is_loopback(listen.ip()) && service.from.is_none() {
                     return Err(needs_from(name.as_str(), listen));
                 }
-                Ok(Self { bind: listen, from: allowed(service.from), deliver: Deliver::LastSender })
+                let from = allowed(service.from);
+                Ok(Self { bind: listen, from, deliver: Deliver::LastSender, shape })
             }
             ServiceAddress::Receive => {
                 let receiver =
                     receiver.ok_or_else(|| format!("nobody receives service {name} now"))?;
                 let from = AllowedFrom::Only(receiver);
-                Ok(Self { bind: beside(receiver), from, deliver: Deliver::Framed(receiver) })
+                let bind = beside(receiver);
+                Ok(Self { bind, from, deliver: Deliver::Framed(receiver), shape })
             }
         }
     }
