@@ -364,8 +364,8 @@ pub struct ChannelRow {
     /// Frames that left the overlay at this end, or that came to this relay.
     pub rx_frames: u64,
     pub dropped: BTreeMap<String, u64>,
-    /// At an end: what its program sent in the last second, and what was promised to it, in IP packets of
-    /// frames; missing until half a second after the first path was there.
+    /// At an end: what its program sent in the last two thirds of a second, and what was promised to it, in IP
+    /// packets of frames; missing until there is something to say.
     pub offered_bps: Option<Bandwidth>,
     pub entry_bps: Option<Bandwidth>,
     /// What is offered above that waits for a moment (`open --shape`).
@@ -678,9 +678,9 @@ pub struct EventLine {
 /// that says payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Excess {
-    /// Frames dropped as `policed` since the line before, at most a second ago.
+    /// Frames dropped as `policed` since the line before, in the last second.
     pub dropped: u64,
-    /// Sent in the last second.
+    /// Sent meanwhile.
     pub offered_bps: Bandwidth,
     pub bandwidth_bps: Bandwidth,
     /// What fits, in datagrams as large as those that came.

@@ -19,7 +19,8 @@ pub(super) fn events(daemon: &Daemon) -> Result<Lines<EventLine>, CliError> {
 pub(super) fn follow(lines: Lines<EventLine>, channel: &str, json: bool) -> Result<(), CliError> {
     for line in lines {
         let line = line?;
-        if line.channel.as_deref() == Some(channel) {
+        // That it is open has been said.
+        if line.channel.as_deref() == Some(channel) && line.event != "channel_open" {
             tell(&line, json)?;
             if line.event == "channel_closed" {
                 return Ok(());

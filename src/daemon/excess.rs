@@ -1,4 +1,4 @@
-//! What programs send into channels of this peer above what was promised to them: noticed twice a second,
+//! What programs send into channels of this peer above what was promised to them: noticed within a second,
 //! told to those who watch at most once a second for each channel, with the rate to use.
 //!
 //! Reads the counters of the workers and compares them with those of a second ago; the frame path does
@@ -23,6 +23,10 @@ pub(crate) struct Meter {
     older: Option<Reading>,
     last: Reading,
     offered: Option<Bandwidth>,
+    /// Since the last line, or the last look without a drop.
+    fastest: Option<Came>,
+    /// Something was dropped, of what did not look like too much.
+    doubtful: bool,
     told: Option<Told>,
 }
 
@@ -34,7 +38,7 @@ struct Reading {
     policed: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Told {
     at: Time,
     policed: u64,
@@ -56,7 +60,7 @@ impl Meter {
     /// Of an entry that opens.
     pub(crate) fn new(now: Time) -> Self {
         let last = Reading { at: now, ..Reading::default() };
-        Self { older: None, last, offered: None, told: None }
+        Self { older: None, last, offered: None, fastest: None, doubtful: false, told: None }
     }
 
     /// What the program sent in the last second, as the policer counts it.
@@ -76,21 +80,24 @@ impl Meter {
             // It has just opened: too short for a rate.
             return None;
         }
-        let reading = Reading::of(stats, now);
-        let since = self.older.unwrap_or(self.last);
-        (self.older, self.last) = (Some(self.last), reading);
-        let came = Came {
-            frames: reading.frames.saturating_sub(since.frames),
-            payload_bytes: reading.payload_bytes.saturating_sub(since.payload_bytes),
-            time: now.since(since.at),
-        };
-        self.offered = Some(came.rate());
-        let told = self.told.unwrap_or(Told { at: Time::default(), policed: 0 });
-        // Those of one report are in no other, and none is older than the look before the last.
-        let dropped = reading.policed.saturating_sub(told.policed.max(since.policed));
+        let (reading, last) = (Reading::of(stats, now), self.last);
+        let older = self.older.unwrap_or(last);
+        (self.older, self.last) = (Some(last), reading);
+        self.offered = Some(Came::between(&older, &reading).rate());
+        let told = self.told.unwrap_or_default();
+        let dropped = reading.policed.saturating_sub(told.policed);
+        let lately = Came::between(&last, &reading);
+        // A stream that began or ended meanwhile is no slow one: the fastest time since the last line counts.
+        let came = self.fastest.filter(|came| came.rate() > lately.rate()).unwrap_or(lately);
+        self.fastest = Some(if dropped == 0 { lately } else { came });
         if dropped == 0 || (self.told.is_some() && now.since(told.at) < ENTRY_TELL) {
             return None;
         }
+        if came.rate() <= rate && !std::mem::replace(&mut self.doubtful, true) {
+            // Bursts, or the beginning of more: the next look tells.
+            return None;
+        }
+        (self.doubtful, self.fastest) = (false, Some(lately));
         self.told = Some(Told { at: now, policed: reading.policed });
         Some(came.excess(dropped, rate, shape))
     }
@@ -105,6 +112,14 @@ struct Came {
 }
 
 impl Came {
+    fn between(one: &Reading, next: &Reading) -> Self {
+        Self {
+            frames: next.frames.saturating_sub(one.frames),
+            payload_bytes: next.payload_bytes.saturating_sub(one.payload_bytes),
+            time: next.at.since(one.at),
+        }
+    }
+
     /// Of IP packets.
     fn rate(self) -> Bandwidth {
         let overhead = (OVERHEAD_BYTES + PACKET_OVERHEAD_BYTES) as u64;
@@ -201,52 +216,60 @@ mod tests {
     const SECOND: u64 = 1_000_000;
     const RATE: Bandwidth = Bandwidth::from_bps(20_000_000);
 
-    /// Half a second of a program that sends `frames` of 1,316 bytes of which `policed` are dropped.
-    fn half_a_second(stats: &ChannelStats, frames: u64, policed: u64) {
+    /// A program that sends `frames` of 1,316 bytes of which `policed` are dropped.
+    fn sends(stats: &ChannelStats, frames: u64, policed: u64) {
         bump(&stats.entered, frames);
         bump(&stats.bytes_in, frames * 1_316);
         stats.drop_frames(DropReason::Policed, policed);
     }
 
-    #[test]
-    fn a21_drops_are_told_within_a_second_and_once_a_second_with_the_rate_to_use() {
+    /// What is told at which look, of a program that sends so much before each; 1,108 packets of 1,408 bytes
+    /// in 0.334 s are 31.2 Mbit/s.
+    fn told(before_each_look: &[(u64, u64)]) -> Vec<(usize, Excess)> {
         let (stats, mut now) = (ChannelStats::default(), Time(7 * SECOND));
-        let (mut meter, mut told) = (Meter::new(now), Vec::new());
-        assert_eq!(meter.look(&stats, RATE, false, now), None);
-        assert_eq!(meter.offered(), None);
-        for look in 1..=8 {
+        let mut meter = Meter::new(now);
+        assert_eq!((meter.look(&stats, RATE, false, now), meter.offered()), (None, None));
+        let look = |(look, &(frames, policed))| {
+            sends(&stats, frames, policed);
             now = now + ENTRY_LOOK;
-            // 1,385 packets of 1,408 bytes: 31.2 Mbit/s, for three seconds from the second look on.
-            if (2..8).contains(&look) {
-                half_a_second(&stats, 1_385, 500);
-            }
-            if let Some(excess) = meter.look(&stats, RATE, false, now) {
-                told.push((look, excess.dropped, excess));
-            }
-        }
-        let dropped: Vec<_> = told.iter().map(|&(look, dropped, _)| (look, dropped)).collect();
-        assert_eq!(dropped, [(2, 500), (4, 1_000), (6, 1_000), (8, 500)]);
-        let excess = &told[1].2;
-        assert_eq!(excess.offered_bps, Bandwidth::from_bps(31_201_280));
-        assert_eq!(excess.ask_bps, Some(Bandwidth::from_bps(32_000_000)));
-        assert_eq!(excess.payload_bps, RATE.payload_rate(1_316, 92));
-        assert_eq!(
-            excess.text,
-            "1000 frames dropped in the last second: the program sends 31.2 Mbit/s, the channel has \
-             20 Mbit/s; send at most 18.6 Mbit/s of payload or ask for 32 Mbit/s"
-        );
-        now = now + ENTRY_LOOK + ENTRY_LOOK;
-        assert_eq!(meter.look(&stats, RATE, false, now), None, "nothing new");
+            Some((look, meter.look(&stats, RATE, false, now)?))
+        };
+        before_each_look.iter().enumerate().filter_map(look).collect()
     }
 
     #[test]
-    fn a21_bursts_that_were_dropped_are_told_apart_from_a_rate_that_is_too_high() {
-        let (stats, mut meter) = (ChannelStats::default(), Meter::new(Time(SECOND)));
-        half_a_second(&stats, 500, 1);
-        let excess = meter.look(&stats, RATE, false, Time(SECOND) + ENTRY_LOOK).expect("a drop");
-        assert_eq!(excess.ask_bps, None);
-        assert!(excess.text.starts_with("1 frame dropped"), "{}", excess.text);
-        assert!(excess.text.contains("send evenly, open it with --shape or"), "{}", excess.text);
+    fn a21_drops_are_told_within_a_second_and_once_a_second_with_the_rate_to_use() {
+        let quiet = [(0, 0); 4];
+        let told = told(&[&quiet[..], &[(926, 400); 8], &quiet].concat());
+        let dropped: Vec<_> = told.iter().map(|(look, excess)| (*look, excess.dropped)).collect();
+        // Of each frame once.
+        assert_eq!(dropped, [(4, 400), (7, 1_200), (10, 1_200), (13, 400)]);
+        for (_, excess) in &told {
+            assert_eq!(excess.offered_bps, Bandwidth::from_bps(31_229_173));
+            assert_eq!(excess.ask_bps, Some(Bandwidth::from_bps(32_000_000)));
+            assert_eq!(excess.payload_bps, RATE.payload_rate(1_316, 92));
+        }
+        assert_eq!(
+            told[1].1.text,
+            "1200 frames dropped in the last second: the program sends 31.2 Mbit/s, the channel has \
+             20 Mbit/s; send at most 18.6 Mbit/s of payload or ask for 32 Mbit/s"
+        );
+    }
+
+    #[test]
+    fn a21_a_stream_that_begins_is_told_from_a_burst_at_the_next_look() {
+        let told_of = |looks: &[(u64, u64)]| {
+            let told = told(looks);
+            let [(look, excess)] = &told[..] else { panic!("{told:?}") };
+            (*look, excess.dropped, excess.ask_bps.is_some(), excess.text.clone())
+        };
+        // The first 0.1 s of 31.2 Mbit/s, then all of it.
+        let (look, dropped, ask, _) = told_of(&[(277, 30), (926, 400)]);
+        assert_eq!((look, dropped, ask), (1, 430, true));
+        let (look, dropped, ask, text) = told_of(&[(277, 1), (10, 0), (0, 0)]);
+        assert_eq!((look, dropped, ask), (1, 1, false));
+        assert!(text.starts_with("1 frame dropped"), "{text}");
+        assert!(text.contains("send evenly, open it with --shape or ask for more"), "{text}");
         let shaped = Came { frames: 1, payload_bytes: 1, time: ENTRY_LOOK }.excess(1, RATE, true);
         assert!(shaped.text.contains("send evenly or ask for more"), "{}", shaped.text);
     }
@@ -255,7 +278,7 @@ mod tests {
     fn a_rate_to_ask_for_has_two_digits_and_is_enough() {
         let up = |bps| two_digits_up(Bandwidth::from_bps(bps)).bps();
         assert_eq!(
-            (up(31_201_280), up(99_000_001), up(7), up(64_000)),
+            (up(31_229_173), up(99_000_001), up(7), up(64_000)),
             (32_000_000, 100_000_000, 7, 64_000)
         );
     }
