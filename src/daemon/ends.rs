@@ -91,7 +91,7 @@ impl EndPlan {
         service: &Service,
         receiver: Option<SocketAddr>,
     ) -> Result<Self, String> {
-        let (name, shape) = (&service.name, false);
+        let (name, shape) = (&service.name, service.shape);
         match service.kind {
             ServiceAddress::Deliver(deliver) => {
                 check_deliver(deliver)?;
@@ -211,7 +211,8 @@ mod tests {
 
     fn service(kind: ServiceAddress, from: Option<&str>) -> Service {
         let from = from.map(|text| parse_prefix(text).expect(text));
-        Service { name: ServiceName::new("camera").expect("a name"), kind, from }
+        let name = ServiceName::new("camera").expect("a name");
+        Service { name, kind, from, shape: true }
     }
 
     #[test]
@@ -219,9 +220,11 @@ mod tests {
         let plan = EndPlan::of_opener(&OpenerAddresses::default()).expect("a plan");
         assert_eq!(plan.bind, address("127.0.0.1:0"));
         assert_eq!(
-            (plan.from.clone(), plan.deliver.clone()),
-            (AllowedFrom::Loopback, Deliver::LastSender)
+            (plan.from.clone(), plan.deliver.clone(), plan.shape),
+            (AllowedFrom::Loopback, Deliver::LastSender, false)
         );
+        let shaped = OpenerAddresses { shape: true, ..Default::default() };
+        assert_eq!(EndPlan::of_opener(&shaped), Ok(EndPlan { shape: true, ..plan.clone() }));
         let (listen, deliver) = plan.bind().expect("bound").addresses();
         assert!(listen.expect("an address").ip().is_loopback());
         assert_eq!(deliver, None);
@@ -247,6 +250,7 @@ mod tests {
         let program = address("[::1]:5004");
         let plan = EndPlan::of_service(&service(ServiceAddress::Deliver(program), None), None);
         let plan = plan.expect("a plan");
+        assert!(plan.shape, "as its service says");
         assert_eq!(plan.bind, address("[::1]:0"));
         assert_eq!(plan.from, AllowedFrom::Only(program));
         assert_eq!(plan.deliver, Deliver::To(program));

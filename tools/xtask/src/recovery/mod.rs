@@ -10,18 +10,18 @@
 
 mod alarm;
 mod chart;
-mod flow;
+pub(crate) mod flow;
 pub(crate) mod plan;
 mod record;
 mod report;
 mod rival;
 mod rivals;
-mod stream;
+pub(crate) mod stream;
 mod strike;
 mod trial;
-mod variant;
+pub(crate) mod variant;
 mod weather;
-mod world;
+pub(crate) mod world;
 
 use std::fs;
 use std::path::PathBuf;
