@@ -4,7 +4,7 @@
 //! ```text
 //!                p00 ════════════ p01 ════════════ p02      a host each, wires as they are or limited
 //!  modest ──►  entry, 3 Mbit/s                    service ──► latency and loss of every datagram
-//!  greedy ──►  entry, 20 Mbit/s                   service
+//!  other  ──►  entry, 20 Mbit/s                   service
 //! ```
 //!
 //! Each round measures all cases one after the other in the same overlay and begins with another one;
@@ -22,6 +22,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use spanway::api::dto::Request;
+use spanway::types::Bandwidth;
 
 use self::greedy::Greedy;
 use crate::perf::build::{Given, daemon_and_pktgen};
@@ -40,7 +41,6 @@ use crate::recovery::world::{Channel, Tools, World, interface};
 const CAPACITY_MBPS: u64 = 100;
 /// A datagram of 200 bytes each millisecond is 2.4 Mbit/s.
 const MODEST: &str = "3Mbit/s";
-const GREEDY_BPS: u64 = 20_000_000;
 /// After both began, before it counts: the greedy one has used up its burst.
 const WARM_UP: Duration = Duration::from_millis(700);
 const PEERS: usize = 3;
@@ -56,6 +56,9 @@ pub(crate) struct Arguments {
     /// As wires are, or limited to what the links promise; both if none is named
     #[arg(long, value_delimiter = ',')]
     wire: Vec<Wire>,
+    /// What the other channel is opened for
+    #[arg(long, default_value = "20Mbit/s")]
+    share: Bandwidth,
     /// Where fairness.json and fairness.md go
     #[arg(long, default_value = "target/fairness")]
     out: PathBuf,
@@ -88,11 +91,11 @@ impl Case {
     pub(crate) const ALL: [Self; 4] = [Self::Alone, Self::Fair, Self::Greedy, Self::Shaped];
 
     /// In IP packets of frames; none without a channel.
-    fn rate_bps(self) -> Option<u64> {
+    fn rate_bps(self, share: Bandwidth) -> Option<u64> {
         match self {
             Self::Alone => None,
-            Self::Fair => Some(GREEDY_BPS / 10 * 9),
-            Self::Greedy | Self::Shaped => Some(3 * GREEDY_BPS),
+            Self::Fair => Some(share.bps() / 10 * 9),
+            Self::Greedy | Self::Shaped => Some(3 * share.bps()),
         }
     }
 
@@ -118,6 +121,7 @@ pub(crate) struct Record {
     pub(crate) facts: Facts,
     pub(crate) milliseconds: u64,
     pub(crate) capacity_mbps: u64,
+    pub(crate) share_bps: u64,
     pub(crate) trials: Vec<Trial>,
 }
 
@@ -160,6 +164,7 @@ fn measure(arguments: &Arguments) -> Outcome<()> {
         facts: facts::gather(),
         milliseconds: arguments.milliseconds,
         capacity_mbps: CAPACITY_MBPS,
+        share_bps: arguments.share.bps(),
         trials: Vec::new(),
     };
     let wires = match &*arguments.wire {
@@ -212,8 +217,8 @@ impl Arguments {
         tools: &Tools,
     ) -> Outcome<Trial> {
         let modest = open(world, 0, MODEST, &[])?;
-        let other = case.rate_bps().map(|rate| {
-            let channel = open(world, 1, &format!("{GREEDY_BPS}bit/s"), case.options())?;
+        let other = case.rate_bps(self.share).map(|rate| {
+            let channel = open(world, 1, &self.share.to_string(), case.options())?;
             let greedy = Greedy::start(&route(world, &channel), rate)?;
             Ok::<_, Failure>((channel, greedy))
         });

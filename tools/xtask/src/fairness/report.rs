@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{Case, Record, Trial, Wire};
+use spanway::types::Bandwidth;
+
+use super::{Case, Other, Record, Trial, Wire};
 use crate::perf::statistics::{Summary, ratios, summarize};
 
 /// At most so many times the latency alone (part 4 of the plan).
@@ -14,14 +16,16 @@ pub(super) fn markdown(record: &Record) -> String {
     let facts = &record.facts;
     let _ = write!(
         text,
-        "\nCommit {}, {}, {} CPUs ({}), kernel {}. {} ms a case, links of {} Mbit/s.\n",
+        "\nCommit {}, {}, {} CPUs ({}), kernel {}. {} ms a case, links of {} Mbit/s, the \
+         other channel has {}.\n",
         facts.commit,
         facts.date,
         facts.cpus,
         facts.cpu,
         facts.kernel,
         record.milliseconds,
-        record.capacity_mbps
+        record.capacity_mbps,
+        Bandwidth::from_bps(record.share_bps)
     );
     for (wire, words) in [
         (Wire::Plain, "Wires as they are"),
@@ -37,74 +41,72 @@ pub(super) fn markdown(record: &Record) -> String {
 
 fn table(trials: &[&Trial]) -> String {
     let mut text = String::from(
-        "| the modest channel | rounds | sent | lost | p50, us | to alone | p99, us | to alone | \
-         the other: entered, policed, arrived |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | \
-         ---: | --- |\n",
+        "| the modest channel | rounds | lost of | p50, us | to alone | to fair | p99, us | to alone | \
+         to fair | the other: entered, policed, arrived |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
     for case in Case::ALL {
         let of: Vec<&&Trial> = trials.iter().filter(|trial| trial.case == case).collect();
         let sum = |count: fn(&Trial) -> u64| of.iter().map(|trial| count(trial)).sum::<u64>();
-        let (p50, p99) =
-            (Column::of(trials, case, |t| t.p50_us), Column::of(trials, case, |t| t.p99_us));
-        let other = |count: fn(&super::Other) -> u64| -> u64 {
-            of.iter().filter_map(|trial| trial.other.as_ref()).map(count).sum()
-        };
-        let other = match case {
-            Case::Alone => "-".to_owned(),
-            Case::Fair | Case::Greedy | Case::Shaped => format!(
-                "{}, {}, {}",
-                other(|other| other.entered),
-                other(|other| other.policed),
-                other(|other| other.arrived)
-            ),
-        };
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {other} |",
+            "| {} | {} | {} of {} | {} | {} | {} |",
             case.words(),
             of.len(),
-            sum(|trial| trial.sent),
             sum(|trial| trial.lost),
-            p50.cells(case, P50_GOAL),
-            p99.cells(case, P99_GOAL)
+            sum(|trial| trial.sent),
+            cells(trials, case, |trial| trial.p50_us, P50_GOAL),
+            cells(trials, case, |trial| trial.p99_us, P99_GOAL),
+            others(&of)
         );
     }
     text
 }
 
-/// One quantile of one case, and its ratio to that alone.
-struct Column {
-    median: Option<f64>,
-    ratio: Option<Summary>,
+/// What became of the frames of the other channel.
+fn others(trials: &[&&Trial]) -> String {
+    let others: Vec<&Other> = trials.iter().filter_map(|trial| trial.other.as_ref()).collect();
+    let sum = |count: fn(&Other) -> u64| others.iter().map(|other| count(other)).sum::<u64>();
+    if others.is_empty() {
+        return "-".to_owned();
+    }
+    let (entered, policed) = (sum(|other| other.entered), sum(|other| other.policed));
+    format!("{entered}, {policed}, {}", sum(|other| other.arrived))
 }
 
-impl Column {
-    fn of(trials: &[&Trial], case: Case, value: fn(&Trial) -> f64) -> Self {
-        let of = |case| -> Vec<(u32, f64)> {
-            let of = trials.iter().filter(|trial| trial.case == case);
-            of.map(|trial| (trial.round, value(trial))).collect()
-        };
-        let (own, alone) = (of(case), of(Case::Alone));
-        let values: Vec<f64> = own.iter().map(|&(_, value)| value).collect();
-        let median = summarize(&values).map(|summary| summary.median);
-        Self { median, ratio: summarize(&ratios(&own, &alone)) }
-    }
+/// One quantile of one case, and its ratios to that alone and beside one that keeps to its share.
+fn cells(trials: &[&Trial], case: Case, value: fn(&Trial) -> f64, goal: f64) -> String {
+    let of = |case| -> Vec<(u32, f64)> {
+        let of = trials.iter().filter(|trial| trial.case == case);
+        of.map(|trial| (trial.round, value(trial))).collect()
+    };
+    let own = of(case);
+    let values: Vec<f64> = own.iter().map(|&(_, value)| value).collect();
+    let ratio = |to| if to == case { None } else { summarize(&ratios(&own, &of(to))) };
+    let median = summarize(&values).map_or_else(dash, |summary| format!("{:.0}", summary.median));
+    let alone = ratio(Case::Alone).map_or_else(dash, |ratio| judged(ratio, goal));
+    let fair = match case {
+        Case::Alone => None,
+        Case::Fair | Case::Greedy | Case::Shaped => ratio(Case::Fair),
+    };
+    format!("{median} | {alone} | {}", fair.map_or_else(dash, in_words))
+}
 
-    fn cells(&self, case: Case, goal: f64) -> String {
-        let median = self.median.map_or_else(|| "-".to_owned(), |us| format!("{us:.0}"));
-        let ratio = match (case, self.ratio) {
-            (Case::Alone, _) | (_, None) => "-".to_owned(),
-            (_, Some(Summary { median, low, high, .. })) => {
-                let met = match () {
-                    () if median <= goal => "met",
-                    () if low <= goal => "within the interval",
-                    () => "missed",
-                };
-                format!("{median:.2} [{low:.2}, {high:.2}], <= {goal}: {met}")
-            }
-        };
-        format!("{median} | {ratio}")
-    }
+fn judged(ratio: Summary, goal: f64) -> String {
+    let met = match () {
+        () if ratio.median <= goal => "met",
+        () if ratio.low <= goal => "within the interval",
+        () => "missed",
+    };
+    format!("{}, <= {goal}: {met}", in_words(ratio))
+}
+
+fn in_words(Summary { median, low, high, .. }: Summary) -> String {
+    format!("{median:.2} [{low:.2}, {high:.2}]")
+}
+
+fn dash() -> String {
+    "-".to_owned()
 }
 
 #[cfg(test)]
@@ -126,10 +128,11 @@ mod tests {
             trial(1, Case::Alone, 200.0),
             trial(1, Case::Greedy, 210.0),
         ];
-        let column = Column::of(&trials.each_ref(), Case::Greedy, |trial| trial.p50_us);
-        assert_eq!(column.cells(Case::Greedy, P50_GOAL), "158 | 1.05 [1.05, 1.05], <= 1.1: met");
-        assert!(column.cells(Case::Greedy, 1.0).ends_with("missed"));
-        let column = Column::of(&trials.each_ref(), Case::Shaped, |trial| trial.p50_us);
-        assert_eq!(column.cells(Case::Shaped, P50_GOAL), "- | -");
+        let trials = trials.each_ref();
+        let cells = |case, goal| cells(&trials, case, |trial| trial.p50_us, goal);
+        assert_eq!(cells(Case::Greedy, P50_GOAL), "158 | 1.05 [1.05, 1.05], <= 1.1: met | -");
+        assert!(cells(Case::Greedy, 1.0).contains("<= 1: missed"));
+        assert_eq!(cells(Case::Alone, P50_GOAL), "150 | - | -");
+        assert_eq!(cells(Case::Shaped, P50_GOAL), "- | - | -");
     }
 }
