@@ -144,8 +144,8 @@ pub const SHAPE_WORKER_FRAMES_MAX: usize = 4 * SHAPE_FRAMES_MAX as usize;
 /// nobody who asked for up to 50 ms notices.
 pub const SHAPE_TICK: Duration = Duration::from_micros(250);
 
-/// How often the daemon looks at what enters its channels: a drop is told at the second look behind it at
-/// the latest, which is within a second. Three of them are the time between two lines.
+/// How often the daemon looks at what enters its channels: a drop is told at the second look behind it
+/// at the latest, which is within a second. Three of them are the time between two lines.
 pub const ENTRY_LOOK: Duration = Duration::from_millis(334);
 /// The drops of one channel are told at most this often.
 pub const ENTRY_TELL: Duration = Duration::from_secs(1);

@@ -364,8 +364,8 @@ pub struct ChannelRow {
     /// Frames that left the overlay at this end, or that came to this relay.
     pub rx_frames: u64,
     pub dropped: BTreeMap<String, u64>,
-    /// At an end: what its program sent in the last two thirds of a second, and what was promised to it, in IP
-    /// packets of frames; missing until there is something to say.
+    /// At an end: what its program sent in the last two thirds of a second, and what was promised to it,
+    /// in IP packets of frames; missing until there is something to say.
     pub offered_bps: Option<Bandwidth>,
     pub entry_bps: Option<Bandwidth>,
     /// What is offered above that waits for a moment (`open --shape`).
@@ -674,8 +674,8 @@ pub struct EventLine {
     pub excess: Option<Excess>,
 }
 
-/// What a program sends into a channel above its bandwidth. Rates are IP packets of frames, but for the one
-/// that says payload.
+/// What a program sends into a channel above its bandwidth. Rates are IP packets of frames, but for the
+/// one that says payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Excess {
     /// Frames dropped as `policed` since the line before, in the last second.

@@ -245,7 +245,7 @@ mod tests {
         // Of each frame once.
         assert_eq!(dropped, [(4, 400), (7, 1_200), (10, 1_200), (13, 400)]);
         for (_, excess) in &told {
-            assert_eq!(excess.offered_bps, Bandwidth::from_bps(31_229_173));
+            assert_eq!(excess.offered_bps, Bandwidth::from_bps(31_228_934));
             assert_eq!(excess.ask_bps, Some(Bandwidth::from_bps(32_000_000)));
             assert_eq!(excess.payload_bps, RATE.payload_rate(1_316, 92));
         }

@@ -12,9 +12,9 @@
 //!
 //! Exact: tokens are counted in bits times microseconds, so a rate of any bits a second earns a whole
 //! number of them in each microsecond and nothing is ever rounded away. Pure: the time is an argument, one
-//! reading a batch. A bucket belongs to one worker. What does not fit is dropped by the caller, as `policed`,
-//! but for the entry of a shaped channel (`--shape`): there it waits until the bucket can pay for it, if
-//! that is soon ([`Shaping`]). The frames themselves are kept by the worker.
+//! reading a batch. A bucket belongs to one worker. What does not fit is dropped by the caller, as
+//! `policed`, but for the entry of a shaped channel (`--shape`): there it waits until the bucket can pay
+//! for it, if that is soon ([`Shaping`]). The frames themselves are kept by the worker.
 
 use crate::limits::{
     POLICE_BURST, POLICE_BURST_BYTES_MIN, POLICE_SLACK_BYTES, POLICE_SLACK_RATE, SHAPE_DELAY_MAX,
@@ -117,7 +117,7 @@ pub enum Turn {
 }
 
 impl Shaping {
-    /// Of a frame that came at `now`. The caller says [`Shaping::wait`] if it has kept one that may wait.
+    /// Of a frame that came at `now`. The caller says [`Shaping::wait`] if it has kept one that may.
     #[inline]
     pub fn turn(&self, policer: &mut Policer, now: Time, frame_bytes: usize) -> Turn {
         if self.waiting == 0 && policer.admit(now, frame_bytes) {
@@ -141,8 +141,8 @@ impl Shaping {
         self.until = until;
     }
 
-    /// The first one that waited does not any more. If it `leaves` it pays; after a worker was held up for
-    /// so long that the bucket overflowed, perhaps with less than it costs.
+    /// The first one that waited does not any more. If it `leaves` it pays; after a worker was held up
+    /// for so long that the bucket overflowed, perhaps with less than it costs.
     pub fn left(&mut self, policer: &mut Policer, now: Time, frame_bytes: usize, leaves: bool) {
         self.waiting -= 1;
         self.owed -= cost(frame_bytes);

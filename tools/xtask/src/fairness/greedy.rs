@@ -1,5 +1,5 @@
-//! A program that sends at a rate of its own choice, whatever its channel was opened for, and one at the other
-//! end that takes what arrives.
+//! A program that sends at a rate of its own choice, whatever its channel was opened for, and one at the
+//! other end that takes what arrives.
 
 #![expect(clippy::disallowed_methods, reason = "sends in real time")]
 
