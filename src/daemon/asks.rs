@@ -19,7 +19,7 @@ use crate::proto::{
     Answer, Choice, FitRequest, Input, MeasureRequest, OpenRequest, Rejection, Request,
 };
 use crate::sim::check;
-use crate::types::{Bandwidth, ChannelId, PeerName, Reject, RequestId, ServiceName};
+use crate::types::{Bandwidth, ChannelId, PeerName, Reject, RequestId, ServiceName, Way};
 
 /// A client that waits for the node's answer.
 pub(crate) enum Asking {
@@ -390,6 +390,8 @@ impl Control {
         let links = self.node.links();
         let tree = self.node.tree();
         let (backend, backend_why) = self.engine.backend();
+        let [egress, ingress] = Way::BOTH.map(|way| self.node.budget(way));
+        let budget = |(usable_bps, free_bps)| dto::BudgetStatus { usable_bps, free_bps };
         StatusReply {
             name: self.config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -410,6 +412,8 @@ impl Control {
             channels: self.node.channels().len(),
             watches: self.watches.len(),
             facts: views::facts_status(&self.node.graph().counters()),
+            egress: egress.map(budget),
+            ingress: ingress.map(budget),
             warnings: self.warnings(),
         }
     }
@@ -455,7 +459,8 @@ fn choice(path: dto::PathChoice) -> Choice {
 fn check_rates(rate: Bandwidth, rate_back: Option<Bandwidth>) -> Result<(), String> {
     for (what, rate) in [("bandwidth", Some(rate)), ("bandwidth back", rate_back)] {
         match rate {
-            Some(Bandwidth::ZERO) => {
+            // The way back may have none.
+            Some(Bandwidth::ZERO) if what == "bandwidth" => {
                 return Err(format!("{what} 0 is no rate: ask for at least 1 bit/s"));
             }
             Some(rate) if rate > Bandwidth::MAX => {

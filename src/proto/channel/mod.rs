@@ -45,16 +45,18 @@ use self::balance::{Balance, Step};
 use self::relay::Relay;
 use self::service::Served;
 use self::source::Source;
+use super::budget::HostLedger;
 use super::claims::Claims;
 use super::graph::Wanted;
 use super::reservation::{Ledger, Tombstones};
 use super::view::ChannelView;
 use super::{
-    Action, Answer, Event, Narrowest, Recovery, Rejection, ServiceConfig, ServiceKind, Timer,
+    Action, Answer, Budgets, Event, Narrowest, Recovery, Rejection, ServiceConfig, ServiceKind,
+    Timer,
 };
 use crate::types::{
     Bandwidth, ChannelId, Label, LinkId, PeerName, Reject, RequestId, ServiceName, SessionId, Time,
-    TxId, WorkerId,
+    TxId, Way, WorkerId,
 };
 use crate::wire::control::{Message, Nack, Release, ReleaseCause, ServiceInfo};
 
@@ -99,6 +101,7 @@ pub struct Channels {
     receiving: BTreeSet<ServiceName>,
     /// Links that are up.
     links: BTreeMap<LinkId, Neighbour>,
+    host: HostLedger,
     sources: BTreeMap<ChannelId, Source>,
     /// Names of the sources, to tell at once whether one is free.
     names: BTreeMap<ServiceName, ChannelId>,
@@ -190,6 +193,7 @@ impl Channels {
             services,
             receiving: BTreeSet::new(),
             links: BTreeMap::new(),
+            host: HostLedger::new(Budgets::default()),
             sources: BTreeMap::new(),
             names: BTreeMap::new(),
             served: BTreeMap::new(),
@@ -263,6 +267,17 @@ impl Channels {
         neighbour.ledger.set_usable(usable);
         while let Some(tx) = self.links[&link].ledger.surplus().cloned() {
             self.break_for_room(now, link, &tx, out);
+        }
+    }
+
+    /// What the links of this host may carry together. Less than is promised costs the youngest channels.
+    pub fn set_budgets(&mut self, now: Time, budgets: Budgets, out: &mut Vec<Action>) {
+        self.host.set_budgets(budgets);
+        while let Some(tx) = self.host.surplus().cloned() {
+            let mut links = self.links.iter();
+            let taken = links.find(|(_, neighbour)| neighbour.ledger.promise(&tx).is_some());
+            let (link, _) = taken.expect("what the host has promised is promised on a link");
+            self.break_for_room(now, *link, &tx, out);
         }
     }
 
@@ -423,10 +438,16 @@ impl Channels {
         }
     }
 
-    /// Free usable capacity of a link, (out, in); `None` while it is down.
+    /// Free usable capacity of a link, (out, in), whatever the host has; `None` while it is down.
     pub fn free(&self, link: LinkId) -> Option<(Bandwidth, Bandwidth)> {
         let ledger = &self.links.get(&link)?.ledger;
         Some((ledger.free_out(), ledger.free_in()))
+    }
+
+    /// What the host may send or receive in all, and what is free of that; none without a budget.
+    pub fn budget(&self, way: Way) -> Option<(Bandwidth, Bandwidth)> {
+        let usable = Some(self.host.usable(way)).filter(|usable| *usable < Bandwidth::MAX)?;
+        Some((usable, self.host.free(way)))
     }
 
     /// Sorted by id, then by attempt. A path is shown while this peer keeps bandwidth for it.
@@ -483,6 +504,9 @@ impl Channels {
         let channels = self.sources.len() + self.served.len() + self.relays.len();
         assert_eq!(self.wakes.len(), channels);
         self.links.values().for_each(|neighbour| neighbour.ledger.invariants());
+        self.host.invariants();
+        let held = |n: &Neighbour| n.ledger.promises().count();
+        assert_eq!(self.host.promises().count(), self.links.values().map(held).sum::<usize>());
         self.claims.invariants();
     }
 
@@ -590,7 +614,7 @@ impl Channels {
 
     /// Gives back what `tx` had on one side.
     fn free_leg(&mut self, tx: &TxId, leg: Leg) {
-        assert!(self.neighbour(leg.link).ledger.release(tx), "every leg has a promise");
+        self.release_hold(leg.link, tx);
         assert!(self.labels.remove(&leg.label), "every leg has a label");
     }
 

@@ -74,6 +74,11 @@ impl Avoid {
         let at = path.iter().position(|peer| *peer == nack.at);
         let next = at.and_then(|at| path.get(at + 1));
         match (nack.reason, next) {
+            // Its host is short.
+            (Reject::NoRoom, Some(_)) if nack.towards.as_ref() == Some(&nack.at) => {
+                self.relay(nack.at.clone());
+            }
+            (Reject::NoRoom, _) if nack.towards.as_ref() == Some(&nack.at) => {}
             (Reject::NoRoom, next) => {
                 let towards = nack.towards.as_ref().or(next);
                 towards.into_iter().for_each(|to| self.link((nack.at.clone(), to.clone())));
