@@ -7,7 +7,7 @@
 
 mod common;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use common::overlay::{Peer, Plan};
@@ -187,6 +187,30 @@ fn a20_a_channel_at_three_times_its_share_harms_only_itself() {
     assert!(of(1).eq(0..sent[0]), "the modest stream is whole and in order");
     assert_eq!(of(2).count() as u64, theirs.passed);
     assert!(of(2).is_sorted());
+}
+
+#[test]
+fn a15_a_channel_of_one_way_carries_nothing_back_and_promises_nothing_for_it() {
+    let video = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let address = video.local_addr().expect("bound");
+    let overlay = Plan::new(&["a", "z"])
+        .link("a", "z", "10 Mbit/s")
+        .section("z", &format!("[service.video]\ndeliver = \"{address}\""))
+        .on_loopback();
+    let [a, z] = ["a", "z"].map(|name| overlay.peer(name));
+    let listen = a.open("z/video", "4 Mbit/s", &["--name", "film", "--one-way"])["listen"].clone();
+    assert_eq!(z.answer(&["links"]).1[0]["free_out_bps"], 9_500_000);
+    let program = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    program.send_to(b"there", listen.as_str().expect("open")).expect("sent");
+    let mut bytes = [0; 16];
+    video.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    let (length, from) = video.recv_from(&mut bytes).expect("the way there is open");
+    assert_eq!(&bytes[..length], b"there");
+    video.send_to(b"back", from).expect("sent");
+    wait_for("the drop", Duration::from_secs(5), || {
+        let row = z.answer(&["channels"]).1[0].clone();
+        (row["dropped"]["policed"] == 1 && row["bandwidth_back_bps"] == 0).then_some(())
+    });
 }
 
 #[derive(Debug, PartialEq, Eq)]
