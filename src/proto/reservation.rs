@@ -114,6 +114,14 @@ impl Ledger {
         self.usable.saturating_sub(self.out)
     }
 
+    /// What would be free if this channel had nothing here.
+    pub fn free_without(&self, channel: &ChannelId) -> Bandwidth {
+        let ways = [Crossing::There, Crossing::Back].map(|way| self.shared(channel, way));
+        let own = ways.into_iter().flatten();
+        let others = own.fold(self.out, |out, rates| out.saturating_sub(rates.out));
+        self.usable.saturating_sub(others)
+    }
+
     pub fn free_in(&self) -> Bandwidth {
         self.usable.saturating_sub(self.back)
     }

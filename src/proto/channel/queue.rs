@@ -39,8 +39,16 @@ impl Turn {
     }
 }
 
+/// Where a claim was handed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    GoesOn,
+    /// Nobody further on can be told: what is short is known here.
+    Ends,
+}
+
 /// What the asker knows of its place.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Waiting {
     since: Time,
     /// Of the path it claims.
@@ -202,7 +210,9 @@ impl Channels {
         let (rate, rate_back, ticket) = (source.rate, source.rate_back, source.ticket);
         let claim = wire::Claim { path, position: 0, rate, rate_back, ticket };
         let tx = TxId { channel: source.id.clone(), attempt: number };
-        if let Some(claimed) = self.stand(now, None, &tx, claim, out) {
+        if self.stand(now, None, &tx, claim, out) == Way::Ends {
+            let claim = self.claims.get(&source.id).expect("just noted");
+            let claimed = self.with_own(claim, Claimed::default());
             self.learn_line(now, source, claimed);
         }
     }
@@ -295,14 +305,14 @@ impl Channels {
             out.push(Action::Send { link, message });
             return Ok(());
         }
-        if let Some(claimed) = self.stand(now, Some(link), tx, claim, out) {
+        if self.stand(now, Some(link), tx, claim, out) == Way::Ends {
             let claim = self.claims.get(&tx.channel).expect("just noted").clone();
-            self.pass_claimed(now, &claim, claimed, out);
+            self.pass_claimed(now, &claim, Claimed::default(), out);
         }
         Ok(())
     }
 
-    /// Takes the places of a claim here and hands it on; what is short, where the way ends.
+    /// Takes the places of a claim here and hands it on.
     fn stand(
         &mut self,
         now: Time,
@@ -310,13 +320,13 @@ impl Channels {
         tx: &TxId,
         claim: wire::Claim,
         out: &mut Vec<Action>,
-    ) -> Option<Claimed> {
+    ) -> Way {
         let place = Place { ticket: claim.ticket, channel: tx.channel.clone() };
         let next = claim.path.get(usize::from(claim.position) + 1);
         let next = next.and_then(|peer| self.link_to(peer));
         let (number, until) = (tx.attempt, now + limits::LEASE);
         let noted = Claim { number, place: place.clone(), prev, next, until };
-        self.claims.note(noted.clone());
+        self.claims.note(noted);
         for (link, rate) in [(next, claim.rate), (prev, claim.rate_back)] {
             let Some(link) = link else { continue };
             let full = rate > self.links[&link].ledger.free_out();
@@ -325,13 +335,11 @@ impl Channels {
             }
         }
         let speaks = |link: &LinkId| self.links[link].version >= wire::VERSION;
-        let Some(link) = next.filter(speaks) else {
-            return Some(self.with_own(&noted, Claimed::default()));
-        };
+        let Some(link) = next.filter(speaks) else { return Way::Ends };
         let onward = wire::Claim { position: claim.position + 1, ..claim };
         let body = QueueBody::Claim(onward);
         out.push(Action::Send { link, message: Message::Queue(Queue { tx: tx.clone(), body }) });
-        None
+        Way::GoesOn
     }
 
     fn pass_claimed(&mut self, now: Time, claim: &Claim, claimed: Claimed, out: &mut Vec<Action>) {
@@ -402,7 +410,9 @@ impl Channels {
     /// much of what happens gives room back.
     pub fn tell_room(&mut self, now: Time, out: &mut Vec<Action>) {
         let links = &self.links;
-        let free = |link| links.get(&link).map_or(Bandwidth::ZERO, |n| n.ledger.free_out());
+        let free = |link, channel: &ChannelId| {
+            links.get(&link).map_or(Bandwidth::ZERO, |n| n.ledger.free_without(channel))
+        };
         for channel in self.claims.admitted(free) {
             let claim = self.claims.get(&channel).expect("it stands in line").clone();
             self.pass_room(now, &claim, out);
@@ -440,10 +450,11 @@ impl Channels {
         go.iter().for_each(|channel| self.claims.cut(channel));
     }
 
-    /// Forgets who has not said for a lease that it waits.
-    pub(super) fn forget_claims(&mut self, now: Time) {
+    /// Forgets who has not said for a lease that it waits, here and further on: its LEAVE would find no way
+    /// there any more.
+    pub(super) fn forget_claims(&mut self, now: Time, out: &mut Vec<Action>) {
         for channel in self.claims.expired(now) {
-            self.claims.remove(&channel);
+            self.leave_line(&channel, out);
         }
     }
 

@@ -13,7 +13,7 @@ use crate::proto::{Action, Target, Timer};
 use crate::types::{Bandwidth, ChannelId, LinkId, PeerName, Reject, ServiceName, Time, TxId};
 use crate::wire::control::{Accept, FACTS_VERSION, Message, Nack, Release, ReleaseCause, Reserve};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Relay {
     pub(super) tx: TxId,
     pub(super) path: Vec<PeerName>,
