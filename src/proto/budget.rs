@@ -12,7 +12,7 @@
 
 use super::Budgets;
 use super::reservation::{Crossing, Hold, Ledger, Promise, Rates, Short};
-use crate::types::{Bandwidth, TxId, Way};
+use crate::types::{Bandwidth, ChannelId, TxId, Way};
 
 #[derive(Clone, Debug)]
 pub struct HostLedger {
@@ -38,6 +38,14 @@ impl HostLedger {
 
     pub fn free(&self, way: Way) -> Bandwidth {
         self.usable(way).saturating_sub(self.promised(way))
+    }
+
+    /// What would be free if the channel held nothing.
+    pub fn free_without(&self, way: Way, channel: &ChannelId) -> Bandwidth {
+        let own = [&self.there, &self.back];
+        let own = own.map(|ledger| along(way, ledger.of_channel(channel)));
+        let others = own.into_iter().fold(self.promised(way), Bandwidth::saturating_sub);
+        self.usable(way).saturating_sub(others)
     }
 
     fn promised(&self, way: Way) -> Bandwidth {
@@ -119,7 +127,7 @@ fn usable(Budgets { egress, ingress }: Budgets) -> Rates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{ChannelId, PeerName, Time};
+    use crate::types::{PeerName, Time};
 
     /// Usable: what is left of the budgets when the control share is taken off.
     const EGRESS: u64 = 38_000_000;

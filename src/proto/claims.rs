@@ -46,7 +46,7 @@ pub struct Claim {
 }
 
 /// Who waits for room on one spot.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Line {
     places: BTreeMap<Place, Bandwidth>,
     /// The first in line, if it was told that there is room, and there still is.
@@ -54,7 +54,7 @@ struct Line {
 }
 
 /// All claims at one peer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Claims {
     claims: BTreeMap<ChannelId, Claim>,
     /// Not empty, each of them.
@@ -112,13 +112,13 @@ impl Claims {
 
     /// The first in line of each spot, where there is room for it and it was not told yet. Who was told
     /// is told again after it was not the first, or there was no room: another link of its path may
-    /// keep it from trying for long.
-    pub fn admitted(&mut self, free: impl Fn(Spot) -> Bandwidth) -> Vec<ChannelId> {
+    /// keep it from trying for long. `free`: what there is for this channel, with what it holds itself;
+    /// without that it would be told again by its own attempt that failed further on, and again.
+    pub fn admitted(&mut self, free: impl Fn(Spot, &ChannelId) -> Bandwidth) -> Vec<ChannelId> {
         let mut admitted = Vec::new();
         for (spot, line) in &mut self.lines {
-            let first = line.places.iter().next().expect("lines are not empty");
-            let first =
-                Some(first).filter(|(_, rate)| **rate <= free(*spot)).map(|(place, _)| place);
+            let (first, rate) = line.places.iter().next().expect("lines are not empty");
+            let first = Some(first).filter(|first| *rate <= free(*spot, &first.channel));
             if line.told.as_ref() != first {
                 line.told = first.cloned();
                 admitted.extend(first.map(|place| place.channel.clone()));
@@ -220,15 +220,15 @@ mod tests {
     #[test]
     fn a14_only_the_first_in_line_is_told_and_only_once() {
         let mut claims = line();
-        assert_eq!(claims.admitted(|_| bps(7)), [], "the second would fit, and is not first");
-        assert_eq!(claims.admitted(|_| bps(8)), [place(10, 1).channel]);
-        assert_eq!(claims.admitted(|_| bps(9)), []);
+        assert_eq!(claims.admitted(|_, _| bps(7)), [], "the second would fit, and is not first");
+        assert_eq!(claims.admitted(|_, _| bps(8)), [place(10, 1).channel]);
+        assert_eq!(claims.admitted(|_, _| bps(9)), []);
         claims.note(claim(10, 1, Some(0), Some(1)));
-        assert_eq!(claims.admitted(|_| bps(9)), [], "it says that it waits for another link");
-        assert_eq!(claims.admitted(|_| bps(7)), [], "somebody took the room");
-        assert_eq!(claims.admitted(|_| bps(9)), [place(10, 1).channel]);
+        assert_eq!(claims.admitted(|_, _| bps(9)), [], "it says that it waits for another link");
+        assert_eq!(claims.admitted(|_, _| bps(7)), [], "somebody took the room");
+        assert_eq!(claims.admitted(|_, _| bps(9)), [place(10, 1).channel]);
         assert!(claims.remove(&place(10, 1).channel).is_some());
-        assert_eq!(claims.admitted(|_| bps(9)), [place(20, 2).channel]);
+        assert_eq!(claims.admitted(|_, _| bps(9)), [place(20, 2).channel]);
         claims.invariants();
     }
 

@@ -123,6 +123,21 @@ impl Ledger {
         self.usable.saturating_sub(self.out)
     }
 
+    /// What would be free if this channel had nothing here.
+    pub fn free_without(&self, channel: &ChannelId) -> Bandwidth {
+        self.usable.saturating_sub(self.out.saturating_sub(self.of_channel(channel).out))
+    }
+
+    /// What a channel has here, crossing either way.
+    pub fn of_channel(&self, channel: &ChannelId) -> Rates {
+        let ways = [Crossing::There, Crossing::Back].map(|way| self.shared(channel, way));
+        let sum = |one: Bandwidth, other| one.checked_add(other).expect("a part of the sums");
+        ways.into_iter().flatten().fold(Rates::NONE, |all, rates| Rates {
+            out: sum(all.out, rates.out),
+            back: sum(all.back, rates.back),
+        })
+    }
+
     pub fn free_in(&self) -> Bandwidth {
         self.usable.saturating_sub(self.back)
     }

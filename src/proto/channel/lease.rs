@@ -32,7 +32,7 @@ impl Channels {
                 Key::Relay(tx) => self.relay_due(now, &tx, out),
             }
         }
-        self.forget_claims(now);
+        self.forget_claims(now, out);
         self.look_for_seconds(now, paths);
         let due = |at: Option<Time>| at.is_some_and(|at| at <= now);
         let links: Vec<_> = self

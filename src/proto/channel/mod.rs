@@ -90,7 +90,7 @@ pub trait Paths {
 /// Kinds of methods: what happened (`link_up`, `message`, `end_opened`, ...), what a person wants
 /// (`open`, `close`, `finish`, `leave`), time (`poll_timeout`, `handle_timeout`) and views. Each appends
 /// to `out`; actions are to be carried out in order. `now` never goes backwards.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Channels {
     me: PeerName,
     boot: u64,
@@ -140,7 +140,7 @@ pub struct Terms {
     pub version: u16,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Neighbour {
     peer: PeerName,
     version: u16,

@@ -39,8 +39,16 @@ impl Turn {
     }
 }
 
+/// Where a claim was handed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Onward {
+    GoesOn,
+    /// Nobody further on can be told: what is short is known here.
+    Ends,
+}
+
 /// What the asker knows of its place.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Waiting {
     since: Time,
     /// Of the path it claims.
@@ -151,6 +159,16 @@ impl Channels {
         }
     }
 
+    /// How much would be free there if the channel held nothing.
+    fn room_without(&self, spot: Spot, channel: &ChannelId) -> Bandwidth {
+        match spot {
+            Spot::Link(link) => {
+                self.links.get(&link).map_or(Bandwidth::ZERO, |n| n.ledger.free_without(channel))
+            }
+            Spot::Host(way) => self.host.free_without(way, channel),
+        }
+    }
+
     fn scarce(&self, spot: Spot) -> Scarce {
         match spot {
             Spot::Link(link) => Scarce::Link(self.links[&link].peer.clone()),
@@ -243,7 +261,9 @@ impl Channels {
         let (rate, rate_back, ticket) = (source.rate, source.rate_back, source.ticket);
         let claim = wire::Claim { path, position: 0, rate, rate_back, ticket };
         let tx = TxId { channel: source.id.clone(), attempt: number };
-        if let Some(claimed) = self.stand(now, None, &tx, claim, out) {
+        if self.stand(now, None, &tx, claim, out) == Onward::Ends {
+            let claim = self.claims.get(&source.id).expect("just noted");
+            let claimed = self.with_own(claim, Claimed::default());
             self.learn_line(now, source, claimed);
         }
     }
@@ -336,14 +356,14 @@ impl Channels {
             out.push(Action::Send { link, message });
             return Ok(());
         }
-        if let Some(claimed) = self.stand(now, Some(link), tx, claim, out) {
+        if self.stand(now, Some(link), tx, claim, out) == Onward::Ends {
             let claim = self.claims.get(&tx.channel).expect("just noted").clone();
-            self.pass_claimed(now, &claim, claimed, out);
+            self.pass_claimed(now, &claim, Claimed::default(), out);
         }
         Ok(())
     }
 
-    /// Takes the places of a claim here and hands it on; what is short, where the way ends.
+    /// Takes the places of a claim here and hands it on.
     fn stand(
         &mut self,
         now: Time,
@@ -351,26 +371,25 @@ impl Channels {
         tx: &TxId,
         claim: wire::Claim,
         out: &mut Vec<Action>,
-    ) -> Option<Claimed> {
+    ) -> Onward {
         let place = Place { ticket: claim.ticket, channel: tx.channel.clone() };
         let next = claim.path.get(usize::from(claim.position) + 1);
         let next = next.and_then(|peer| self.link_to(peer));
         let (number, until) = (tx.attempt, now + limits::LEASE);
         let noted = Claim { number, place: place.clone(), prev, next, until };
-        self.claims.note(noted.clone());
-        for (spot, rate) in asks(&noted, claim.rate, claim.rate_back) {
+        let asks = asks(&noted, claim.rate, claim.rate_back);
+        self.claims.note(noted);
+        for (spot, rate) in asks {
             if rate > self.room(spot) || self.claims.before(spot, &place).1.is_some() {
                 self.claims.wait(spot, &place, rate);
             }
         }
         let speaks = |link: &LinkId| self.links[link].version >= wire::VERSION;
-        let Some(link) = next.filter(speaks) else {
-            return Some(self.with_own(&noted, Claimed::default()));
-        };
+        let Some(link) = next.filter(speaks) else { return Onward::Ends };
         let onward = wire::Claim { position: claim.position + 1, ..claim };
         let body = QueueBody::Claim(onward);
         out.push(Action::Send { link, message: Message::Queue(Queue { tx: tx.clone(), body }) });
-        None
+        Onward::GoesOn
     }
 
     fn pass_claimed(&mut self, now: Time, claim: &Claim, claimed: Claimed, out: &mut Vec<Action>) {
@@ -438,7 +457,7 @@ impl Channels {
     /// much of what happens gives room back.
     pub fn tell_room(&mut self, now: Time, out: &mut Vec<Action>) {
         let mut claims = std::mem::take(&mut self.claims);
-        let admitted = claims.admitted(|spot| self.room(spot));
+        let admitted = claims.admitted(|spot, channel| self.room_without(spot, channel));
         self.claims = claims;
         for channel in admitted {
             let claim = self.claims.get(&channel).expect("it stands in line").clone();
@@ -477,10 +496,11 @@ impl Channels {
         go.iter().for_each(|channel| self.claims.cut(channel));
     }
 
-    /// Forgets who has not said for a lease that it waits.
-    pub(super) fn forget_claims(&mut self, now: Time) {
+    /// Forgets who has not said for a lease that it waits, here and further on: its LEAVE would find no way
+    /// there any more.
+    pub(super) fn forget_claims(&mut self, now: Time, out: &mut Vec<Action>) {
         for channel in self.claims.expired(now) {
-            self.claims.remove(&channel);
+            self.leave_line(&channel, out);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::types::{Bandwidth, ChannelId, LinkId, PeerName, Reject, ServiceName, 
 use crate::wire::control::{Accept, FACTS_VERSION, Message, Nack, Release, ReleaseCause, Reserve};
 use crate::wire::queue::Scarce;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Relay {
     pub(super) tx: TxId,
     pub(super) path: Vec<PeerName>,

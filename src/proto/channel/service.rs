@@ -21,7 +21,7 @@ use crate::types::{
 };
 use crate::wire::control::{Accept, Manner, Message, Release, ReleaseCause, Reserve};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Served {
     id: ChannelId,
     pub(super) service: ServiceName,
@@ -38,7 +38,7 @@ pub(super) struct Served {
     finished: Option<u64>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Stage {
     /// Waits for its local socket. `asked` is the RESERVE to answer then; none if its link broke.
     OpeningEnd { asked: Option<(LinkId, Box<Reserve>)>, give_up: Time },

@@ -176,6 +176,29 @@ fn a14_room_on_one_of_two_full_links_is_not_tried_again_and_again() {
     world.judge_rest();
 }
 
+/// Found by model M3: its own attempt, refused further on, gave back what it had held on the link on which
+/// it stood in line, and that looked like news of room.
+#[test]
+fn a14_room_that_an_attempt_itself_gave_back_is_no_news() {
+    let mut world = World::new(7, 3, &[(0, 1, 100), (1, 2, 100)]);
+    let both = world.open(0, 2, "deliver", [80, 1]);
+    world.run(SOON);
+    let further_on = world.open(1, 2, "deliver", [15, 1]);
+    world.run(SOON);
+    world.patience = Some(PATIENCE);
+    let waits = ask(&mut world, &[(0, 90)])[0];
+    close(&mut world, 0, both);
+    let id = world.hosts[0].machine.waiting(world.now)[0].id.clone();
+    let touched = |world: &World| world.hosts[1].touched.get(&id).copied().unwrap_or(0);
+    world.run(limits::REFRESH_INTERVAL);
+    let before = touched(&world);
+    world.run(limits::REFRESH_INTERVAL * 4);
+    assert!(touched(&world) <= before + 2 * 8, "tried {} times more", touched(&world) - before);
+    close(&mut world, 1, further_on);
+    assert!(channel(&world, waits).is_some());
+    world.judge_rest();
+}
+
 #[test]
 fn a12_a14_what_a_host_carries_in_all_is_promised_and_waited_for_like_a_link() {
     let mut world = World::new(7, 5, &[(0, 1, 900), (1, 2, 900), (1, 3, 900), (1, 4, 900)]);
@@ -222,6 +245,11 @@ fn a14_what_waits_on_the_way_back_waits_in_the_same_line() {
     let forth = world.open(2, 0, "deliver", [10, 1]);
     world.run(SOON);
     assert_eq!((world.answer(back), world.answer(forth)), (None, None));
+    world.run(limits::REFRESH_INTERVAL * 2);
+    let waiting = world.hosts[0].machine.waiting(world.now);
+    let short: Vec<_> = waiting[0].short.iter().map(|s| (&s.at, s.of.clone())).collect();
+    let expected = [(&peer(1), Scarce::Link(peer(0))), (&peer(2), Scarce::Link(peer(1)))];
+    assert_eq!(short, expected, "each once");
     close(&mut world, 0, holder);
     assert!(channel(&world, back).is_some() && channel(&world, forth).is_some());
     world.judge_rest();
