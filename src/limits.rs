@@ -406,6 +406,15 @@ pub const REPLY_BYTES_MAX: usize = 64 << 20;
 /// A daemon answers what it knows itself within this; questions to other peers add their deadline.
 pub const CLIENT_ANSWER_MAX: Duration = Duration::from_secs(10);
 
+// --- Open files ---
+
+/// Descriptors of a process besides what follows: standard streams, signals, runtime, listeners, state.
+pub const PROCESS_FILES: u64 = 64;
+/// ... of a worker: its socket, its ring, what wakes it up.
+pub const WORKER_FILES: u64 = 8;
+/// ... of a link: a connection, and the one that replaces it.
+pub const LINK_FILES: u64 = 2;
+
 // --- Histograms ---
 
 /// The kernel is asked for receive times this long of every ...
@@ -454,8 +463,8 @@ pub const PROXY_CLIENTS_MAX: u32 = 60_000;
 pub const PROXY_IDLE_DEFAULT: Duration = Duration::from_secs(60);
 /// Clients a worker lets go between two batches: closing a socket costs some 10 us, and datagrams wait.
 pub const PROXY_EXPIRED_PER_TURN: usize = 32;
-/// Descriptors of a proxy besides those of its clients: standard streams, signals, rings, listeners.
-pub const PROXY_FILES: u64 = 64 + 8 * WORKERS_MAX as u64;
+/// Descriptors of a proxy besides those of its clients.
+pub const PROXY_FILES: u64 = PROCESS_FILES + WORKER_FILES * WORKERS_MAX as u64;
 
 const _: () = {
     assert!(EDGES_PER_PIECE * (2 * (NAME_BYTES_MAX + 1) + 8) + 512 <= MESSAGE_BYTES_MAX);

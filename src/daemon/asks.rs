@@ -228,6 +228,7 @@ impl Control {
     ) -> Result<NewEnd, (FailureKind, String)> {
         if self.engine.own_ends().is_none() {
             let plan = EndPlan::of_opener(addresses).map_err(|text| (FailureKind::Usage, text))?;
+            self.room_for_end().map_err(|text| (FailureKind::Failed, text))?;
             return plan.bind().map_err(|text| (FailureKind::Failed, text));
         }
         if *addresses != OpenerAddresses::default() {

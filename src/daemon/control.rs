@@ -106,6 +106,8 @@ pub(crate) struct Facts {
     pub(crate) key: String,
     pub(crate) runtime: &'static str,
     pub(crate) lane: Lane,
+    /// How many this process may have open.
+    pub(crate) files: u64,
 }
 
 /// One link: its connection if there is one, and who dials.
