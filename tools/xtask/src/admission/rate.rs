@@ -1,6 +1,6 @@
-//! `cargo xtask admission --rate`: how fast real daemons answer, in network namespaces, asked over their local
-//! interface. Three loads: one request at a time over three links, many at a time through one relay, and
-//! many channels open at once through one relay.
+//! `cargo xtask admission --rate`: how fast real daemons answer, in network namespaces, asked over their
+//! local interface. Loads: one request at a time over three links, many at a time through one relay, many
+//! channels open at once through one relay, and more requests beside those.
 //!
 //! A request is timed from the connection to the daemon until its answer has been read. Everything shares
 //! one machine: the daemons of all peers and the clients that ask.
