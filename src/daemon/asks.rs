@@ -228,6 +228,7 @@ impl Control {
     ) -> Result<NewEnd, (FailureKind, String)> {
         if self.engine.own_ends().is_none() {
             let plan = EndPlan::of_opener(addresses).map_err(|text| (FailureKind::Usage, text))?;
+            self.room_for_end().map_err(|text| (FailureKind::Failed, text))?;
             return plan.bind().map_err(|text| (FailureKind::Failed, text));
         }
         if *addresses != OpenerAddresses::default() {
@@ -290,15 +291,12 @@ impl Control {
         if let Ok(id) = text.parse() {
             return Ok(id);
         }
-        let views = self.node.channels();
-        let mut named: Vec<_> =
-            views.into_iter().filter(|v| v.side.is_some() && v.name.as_str() == text).collect();
+        let mut named = self.node.ends_named(text);
         match (named.pop(), named.is_empty()) {
-            (Some(view), true) => Ok(view.id),
-            (Some(view), false) => Err(format!(
-                "{} channels are named {text} here; take the id, as in {}",
-                named.len() + 1,
-                view.id
+            (Some(id), true) => Ok(id),
+            (Some(id), false) => Err(format!(
+                "{} channels are named {text} here; take the id, as in {id}",
+                named.len() + 1
             )),
             (None, _) => Err(format!("no channel {text} ends here: `spanway channels` lists them")),
         }
@@ -409,7 +407,7 @@ impl Control {
             peers: self.node.peers().len(),
             links_up: links.iter().filter(|link| link.state == LinkState::Up).count(),
             links: links.len(),
-            channels: self.node.channels().len(),
+            channels: self.node.channel_count(),
             watches: self.watches.len(),
             facts: views::facts_status(&self.node.graph().counters()),
             egress: egress.map(budget),

@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::ops::Bound;
 
 use crate::limits;
 use crate::types::{Bandwidth, ChannelId, Time, TxId};
@@ -233,6 +234,12 @@ impl Ledger {
 
     pub fn promises(&self) -> impl Iterator<Item = (&TxId, &Promise)> {
         self.promises.iter()
+    }
+
+    /// Those behind this one, in the order of [`Ledger::promises`]; all without one.
+    pub fn promises_after(&self, tx: Option<&TxId>) -> impl Iterator<Item = (&TxId, &Promise)> {
+        let from = tx.map_or(Bound::Unbounded, Bound::Excluded);
+        self.promises.range::<TxId, _>((from, Bound::Unbounded))
     }
 
     /// Panics if a sum is not that of its entries.

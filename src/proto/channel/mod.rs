@@ -42,6 +42,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use self::balance::{Balance, Step};
+use self::recovery::Look;
 use self::relay::Relay;
 use self::service::Served;
 use self::source::Source;
@@ -118,8 +119,7 @@ pub struct Channels {
     /// Channels asked for by this life of the peer.
     count: u64,
     recovery: Recovery,
-    /// When second paths are looked for, and behind which channel.
-    seconds: Option<(Time, Option<ChannelId>)>,
+    seconds: Option<Look>,
     /// Time of requests, the ticket in RESERVE: the host's clock, or one more than any ticket seen here
     /// (a hybrid logical clock). Whoever asks later gets a later ticket, at other peers as well as
     /// their clocks agree.
@@ -149,6 +149,8 @@ struct Neighbour {
     max_payload: u16,
     /// When the channels that end here are refreshed next; `None` if there are none on this link.
     refresh_at: Option<Time>,
+    /// The last that was, while there are more of them.
+    refreshed: Option<TxId>,
     /// Refreshed from their other side, to be passed on here ...
     pass: BTreeSet<TxId>,
     /// ... at this time.
@@ -222,6 +224,7 @@ impl Channels {
             ledger: Ledger::new(usable),
             max_payload,
             refresh_at: None,
+            refreshed: None,
             pass: BTreeSet::new(),
             pass_at: None,
         };
@@ -460,6 +463,19 @@ impl Channels {
         views
     }
 
+    /// How many [`Channels::views`] has.
+    pub fn channels(&self) -> usize {
+        self.sources.len() + self.served.len() + self.relays.len()
+    }
+
+    /// Channels with this name that end here.
+    pub fn ends_named(&self, name: &str) -> Vec<ChannelId> {
+        let sources = self.sources.values().map(|source| (&source.name, &source.id));
+        let served = self.served.values().map(|served| (&served.name, served.id()));
+        let named = sources.chain(served).filter(|(of, _)| of.as_str() == name);
+        named.map(|(_, id)| id.clone()).collect()
+    }
+
     /// The services as another peer may see them.
     pub fn services(&self) -> Vec<ServiceInfo> {
         let info = |service: &ServiceConfig| ServiceInfo {
@@ -596,10 +612,6 @@ impl Channels {
     fn until(&self, leg: &Leg, tx: &TxId) -> Time {
         let promise = self.links.get(&leg.link).and_then(|n| n.ledger.promise(tx));
         promise.expect("every leg has a promise").until()
-    }
-
-    fn channels(&self) -> usize {
-        self.sources.len() + self.served.len() + self.relays.len()
     }
 
     /// A new leg; its label belongs to `worker` and is in no other use.

@@ -8,7 +8,7 @@ use crate::proto::overlay::Overlay;
 use crate::proto::view::{
     ChannelView, GraphView, LinkView, PeerState, PeerView, TreeView, WaitingView,
 };
-use crate::types::{Bandwidth, PeerName, Time, Way};
+use crate::types::{Bandwidth, ChannelId, PeerName, Time, Way};
 
 impl Node {
     pub fn links(&self) -> Vec<LinkView> {
@@ -86,6 +86,16 @@ impl Node {
 
     pub fn channels(&self) -> Vec<ChannelView> {
         self.channels.views()
+    }
+
+    /// How many [`Node::channels`] has.
+    pub fn channel_count(&self) -> usize {
+        self.channels.channels()
+    }
+
+    /// Channels with this name that end here.
+    pub fn ends_named(&self, name: &str) -> Vec<ChannelId> {
+        self.channels.ends_named(name)
     }
 
     /// What the host may carry one way in all, and what is free of that; none without a budget.
