@@ -114,9 +114,10 @@ pub const MERGE_FRAMES_MAX: u32 = 4_096;
 /// with 1,000 frames a second each, 160 ms of them.
 pub const MERGE_WORKER_FRAMES_MAX: u32 = 4 * MERGE_FRAMES_MAX;
 /// Waiting frames lie in blocks of this size: one of Ethernet's largest takes three.
-pub const MERGE_BLOCK_BYTES: usize = 512;
-/// Three for each frame: 24 MiB of a worker, of which only what was used once has memory.
-pub const MERGE_BLOCKS_MAX: u16 = 49_152;
+pub const BLOCK_BYTES: usize = 512;
+/// Three for each frame: 24 MiB of a worker, of which only what was used once has memory; and as much
+/// again for frames of shaped channels.
+pub const BLOCKS_MAX: u16 = 49_152;
 /// Waiting frames of an end that one with a lower sequence is put in front of: a path keeps the order
 /// but for a few. More is searching that a sender could make long.
 pub const MERGE_REORDERED_MAX: u32 = 64;
@@ -131,6 +132,23 @@ pub const POLICE_BURST_BYTES_MIN: u64 = 64 << 10;
 pub const POLICE_SLACK_BYTES: u64 = 64 << 10;
 /// Behind the entry the rate is larger by one part in this many (2 %): clocks differ.
 pub const POLICE_SLACK_RATE: u64 = 50;
+/// Longest a frame of a shaped channel waits at its entry: as long as the burst that passes without
+/// waiting. More would be a delay that live streams have no use for.
+pub const SHAPE_DELAY_MAX: Duration = POLICE_BURST;
+/// Frames of one channel that wait at its entry: 50 ms of 80,000 a second, about 1 Gbit/s in frames of
+/// 1,500 bytes. A channel of more frames than that waits for less than 50 ms before it drops.
+pub const SHAPE_FRAMES_MAX: u32 = 4_096;
+/// ... and of all channels of one worker: four such, or hundreds of 20 Mbit/s.
+pub const SHAPE_WORKER_FRAMES_MAX: usize = 4 * SHAPE_FRAMES_MAX as usize;
+/// Frames that become due within this leave together: at most 4,000 wake-ups a second, and a delay that
+/// nobody who asked for up to 50 ms notices.
+pub const SHAPE_TICK: Duration = Duration::from_micros(250);
+
+/// How often the daemon looks at what enters its channels: a drop is told at the second look behind it at
+/// the latest, which is within a second. Three of them are the time between two lines.
+pub const ENTRY_LOOK: Duration = Duration::from_millis(334);
+/// The drops of one channel are told at most this often.
+pub const ENTRY_TELL: Duration = Duration::from_secs(1);
 
 // --- Control messages ---
 
@@ -510,8 +528,9 @@ const _: () = {
     assert!(MTU_MIN <= MTU_DEFAULT);
     assert!(POLICE_BURST_BYTES_MIN > u16::MAX as u64);
     assert!(LENT_MAX <= BUFFERS_PER_WORKER);
-    assert!(MERGE_BLOCKS_MAX as u32 == 3 * MERGE_WORKER_FRAMES_MAX);
-    assert!(3 * MERGE_BLOCK_BYTES >= MTU_DEFAULT as usize);
+    assert!(BLOCKS_MAX as u32 == 3 * MERGE_WORKER_FRAMES_MAX);
+    assert!(BLOCKS_MAX as usize == 3 * SHAPE_WORKER_FRAMES_MAX);
+    assert!(3 * BLOCK_BYTES >= MTU_DEFAULT as usize);
     assert!(BATCH_MAX < BUFFERS_PER_WORKER as usize && BUFFERS_PER_WORKER.is_power_of_two());
     assert!(RECEIVE_MAX <= BATCH_MAX);
     assert!(RUNS_MAX.is_power_of_two() && RUNS_MAX <= u16::MAX as usize);

@@ -105,6 +105,9 @@ pub struct Open {
     /// Keep a second path reserved.
     #[serde(default)]
     pub protect: bool,
+    /// What enters above the bandwidth waits for a moment before it is dropped.
+    #[serde(default)]
+    pub shape: bool,
 }
 
 /// Which paths may be tried (A13): `"tree"`, `"widest"`, `"tree-then-widest"`, or every peer behind the
@@ -372,6 +375,12 @@ pub struct ChannelRow {
     /// Frames that left the overlay at this end, or that came to this relay.
     pub rx_frames: u64,
     pub dropped: BTreeMap<String, u64>,
+    /// At an end: what its program sent in the last two thirds of a second, and what was promised to it,
+    /// in IP packets of frames; missing until there is something to say.
+    pub offered_bps: Option<Bandwidth>,
+    pub entry_bps: Option<Bandwidth>,
+    /// What is offered above that waits for a moment (`open --shape`).
+    pub shape: bool,
 }
 
 /// A request that stands in line for room.
@@ -669,8 +678,32 @@ pub struct WorkerTimes {
 pub struct EventLine {
     pub at_ms: u64,
     /// `link_up`, `link_down`, `session_started`, `session_adopted`, `tree_committed`, `channel_open`,
-    /// `channel_moving`, `channel_trying`, `channel_moved`, `channel_protected`, `channel_closed`,
-    /// `stream_finished`, `ignored`.
+    /// `channel_queued`, `channel_moving`, `channel_trying`, `channel_moved`, `channel_protected`,
+    /// `channel_policed`, `channel_closed`, `stream_finished`, `ignored`.
     pub event: String,
+    pub text: String,
+    /// Of whom it tells, if of one channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
+    /// Of `channel_policed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub excess: Option<Excess>,
+}
+
+/// What a program sends into a channel above its bandwidth. Rates are IP packets of frames, but for the one
+/// that says payload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Excess {
+    /// Frames dropped as `policed` since the line before, in the last second.
+    pub dropped: u64,
+    /// Sent meanwhile.
+    pub offered_bps: Bandwidth,
+    pub bandwidth_bps: Bandwidth,
+    /// What fits, in datagrams as large as those that came.
+    pub payload_bps: Bandwidth,
+    /// Enough for what came; missing if the channel has as much and what came too close together was
+    /// dropped.
+    pub ask_bps: Option<Bandwidth>,
+    /// In words.
     pub text: String,
 }

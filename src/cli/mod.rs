@@ -10,6 +10,7 @@
 //! | [`ledger`] | `channels --ledger` |
 //! | [`open`] | `open`, `close`, `reload`, `recompute`, `leave` |
 //! | [`send`], [`recv`] | `send`, `recv` |
+//! | [`watch`] | `open --watch`, and what `send` says meanwhile |
 //! | [`forward`] | `forward` |
 //! | [`demo`] | `demo` |
 //!
@@ -38,6 +39,7 @@ mod setup;
 mod table;
 mod traffic;
 mod values;
+mod watch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -245,6 +247,13 @@ struct OpenArgs {
     /// Keep a second path reserved: if the first breaks, frames take it at once
     #[arg(long)]
     protect: bool,
+    /// Let what is above the bandwidth wait for up to 50 ms before it is dropped
+    #[arg(long)]
+    shape: bool,
+    /// Stay, and say what happens to the channel: within a second what is dropped and the rate to use.
+    /// Ctrl-C ends this command and leaves the channel open
+    #[arg(long)]
+    watch: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -385,6 +394,9 @@ struct SendArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 1316,
           value_parser = clap::value_parser!(u16).range(1..))]
     size: u16,
+    /// Let what is above the bandwidth wait for up to 50 ms before it is dropped
+    #[arg(long)]
+    shape: bool,
     #[command(flatten)]
     target: Target,
 }

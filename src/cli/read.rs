@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::open::path_text;
 use super::screen::{CliError, Daemon, Fail, Style, print, show};
+use super::send::about;
 use super::table::{Table, wrap};
 use super::values::millis;
 use super::{ServicesArgs, Target, answer_time};
@@ -186,8 +187,16 @@ fn channel_notes(row: &ChannelRow, table: &mut Table) {
             row.dropped.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
         table.note(format!("dropped {}", wrap(&drops, ", ", 10)));
     }
+    if let (Some(offered), Some(entry)) = (row.offered_bps, row.entry_bps)
+        && offered > entry
+    {
+        table.note(format!("now {} comes to its entry of {entry}", about(offered)));
+    }
     if row.dropped.contains_key(DropReason::Policed.as_str()) {
-        table.note("more was sent than it was opened for: ask for a larger --bandwidth".to_owned());
+        let instead = if row.shape { "" } else { ", or --shape" };
+        table.note(format!(
+            "more was sent than it was opened for: ask for a larger --bandwidth{instead}"
+        ));
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Service {
     pub kind: ServiceAddress,
     /// Who besides loopback may send into the channel's local socket.
     pub from: Option<(IpAddr, u8)>,
+    /// What its program sends above the rate back of a channel waits for a moment before it is dropped.
+    pub shape: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,16 +10,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::api::dto::Received;
+use crate::api::dto::{EventLine, Received};
 use crate::config::ServiceAddress;
 use crate::daemon::connection::{Connection, SendQueue};
 use crate::daemon::control::{Control, Slot};
 use crate::daemon::ends::{EndPlan, NewEnd, other_files};
+use crate::daemon::excess::Meter;
 use crate::daemon::views;
 use crate::engine::{Command, EndSpec, EntrySpec, LinkSpec, Target};
 use crate::proto::{self, Action, Answer, DataLink, Entry, Event, Input, Side};
 use crate::stats::ChannelStats;
-use crate::types::{ChannelId, Label, LinkId, PeerName, RequestId, ServiceName, WorkerId};
+use crate::types::{
+    Bandwidth, ChannelId, Label, LinkId, PeerName, RequestId, ServiceName, WorkerId,
+};
 
 /// What others notice, in the order in which they shall.
 pub(crate) enum Later {
@@ -65,6 +68,10 @@ pub(crate) struct End {
     /// None: inside the program.
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) deliver: Option<SocketAddr>,
+    pub(crate) shape: bool,
+    /// What was promised to who sends here, once there was a path.
+    pub(super) rate: Option<Bandwidth>,
+    pub(crate) meter: Meter,
 }
 
 impl Channels {
@@ -75,6 +82,12 @@ impl Channels {
     /// By id.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&ChannelId, &ChannelHere)> {
         self.here.iter()
+    }
+
+    /// Those with an end here.
+    pub(crate) fn ends(&mut self) -> impl Iterator<Item = (&ChannelId, &mut End, &ChannelStats)> {
+        let ends = self.here.iter_mut();
+        ends.filter_map(|(id, here)| Some((id, here.end.as_mut()?, &*here.stats)))
     }
 
     fn stats(&mut self, channel: &ChannelId) -> Arc<ChannelStats> {
@@ -246,8 +259,12 @@ impl Control {
     }
 
     fn apply_entry(&mut self, channel: ChannelId, entry: Option<Entry>) {
-        let end = self.channels.of(&channel).and_then(|here| here.end.as_ref());
-        let Some(worker) = end.map(|end| end.worker) else { return };
+        let end = self.channels.here.get_mut(&channel).and_then(|here| here.end.as_mut());
+        let Some(end) = end else { return };
+        let worker = end.worker;
+        if let Some(entry) = &entry {
+            end.rate = Some(entry.rate);
+        }
         let to = entry.map(|entry| EntrySpec {
             to: target(entry.to, channel.clone()),
             rate: entry.rate,
@@ -273,15 +290,18 @@ impl Control {
         };
         let stats = self.channels.stats(channel);
         let (listen, deliver) = new.addresses();
+        let shape = matches!(&new, NewEnd::Socket { plan, .. } if plan.shape);
+        let (rate, meter) = (None, Meter::new(self.now()));
         let here = self.channels.here.entry(channel.clone()).or_default();
-        here.end = Some(End { worker, listen, deliver });
+        here.end = Some(End { worker, listen, deliver, shape, rate, meter });
         self.channels.sockets += u64::from(listen.is_some());
+        self.look_at_entries_soon();
         self.unsettled = true;
         match (new, self.engine.own_ends()) {
-            (NewEnd::Socket { plan: EndPlan { from, deliver, .. }, socket, .. }, _) => {
+            (NewEnd::Socket { plan: EndPlan { from, deliver, shape, .. }, socket, .. }, _) => {
                 // Nobody can tell yet that the program behind it takes super-buffers.
                 let (channel, gso) = (channel.clone(), false);
-                let spec = EndSpec { channel, socket, from, deliver, gso, stats };
+                let spec = EndSpec { channel, socket, from, deliver, gso, shape, stats };
                 self.engine.send(worker, Command::AddEnd(spec));
             }
             (NewEnd::Own, Some(ends)) => ends.add_end(worker, channel, &stats),
@@ -333,8 +353,7 @@ impl Control {
             ends.finished(channel, *frames);
         }
         if !self.watchers.is_empty() {
-            let line = self.event_line(event);
-            self.watchers.values().for_each(|answers| answers.ok(&line));
+            self.tell_watchers(&self.event_line(event));
         }
         let (channel, line) = match event {
             Event::StreamFinished { channel, frames } => {
@@ -360,6 +379,11 @@ impl Control {
         if let Some(receiver) = receiver {
             receiver.answers.ok(&line);
         }
+    }
+
+    /// Clients of `events`.
+    pub(super) fn tell_watchers(&self, line: &EventLine) {
+        self.watchers.values().for_each(|answers| answers.ok(line));
     }
 
     // --- Addresses ---

@@ -233,7 +233,7 @@ impl Control {
         }
         if *addresses != OpenerAddresses::default() {
             let text = "the program that is this peer sends and receives by itself: leave out \
-                        listen, deliver and from";
+                        listen, deliver, from and shape";
             return Err((FailureKind::Usage, text.to_owned()));
         }
         Ok(NewEnd::Own)
@@ -283,7 +283,8 @@ impl Control {
         }
         self.check_way(&open.path, &open.avoid, &open.peer)?;
         let from = open.from.as_deref().map(ends::parse_prefix).transpose()?;
-        Ok(OpenerAddresses { listen: open.listen, deliver: open.deliver, from })
+        let dto::Open { listen, deliver, shape, .. } = *open;
+        Ok(OpenerAddresses { listen, deliver, from, shape })
     }
 
     /// A channel by its id, or by its name if only one that ends here has it.
@@ -310,6 +311,9 @@ impl Control {
                 stats: channel.map(|channel| &*channel.stats),
                 listen: end.and_then(|end| end.listen),
                 deliver: end.and_then(|end| end.deliver),
+                offered: end.and_then(|end| end.meter.offered()),
+                promised: end.and_then(|end| end.rate),
+                shape: end.is_some_and(|end| end.shape),
                 neighbour: neighbour_of(&view.path, &self.config.name)
                     .and_then(|peer| self.neighbour_address(peer)),
             };

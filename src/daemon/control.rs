@@ -85,6 +85,8 @@ pub(crate) struct Control {
     pub(super) watchers: BTreeMap<u64, Answers>,
     /// Clients of `watch`, by their number.
     pub(super) watches: BTreeMap<u64, ChannelWatch>,
+    /// When the entries of channels are looked at next, if there are any.
+    pub(super) entry_look: Option<Time>,
     /// From the reading of a message until it was handled and what follows was sent.
     pub(super) inside: InsideHistogram,
     /// When the messages of this turn had been read.
@@ -181,6 +183,7 @@ impl Control {
             receivers: BTreeMap::new(),
             watchers: BTreeMap::new(),
             watches: BTreeMap::new(),
+            entry_look: None,
             inside: inside_histogram(),
             read: Vec::with_capacity(ARRIVALS_PER_TURN),
             later: VecDeque::new(),
@@ -470,12 +473,13 @@ impl Control {
             Stage::Leaving(until) => Some(until),
             Stage::Running | Stage::Ended(_) => None,
         };
-        node.into_iter().chain(watch).chain(leaving).min()
+        node.into_iter().chain(watch).chain(leaving).chain(self.entry_look).min()
     }
 
     fn timed_out(&mut self) {
         let now = self.now();
         self.end_watches(now);
+        self.look_at_entries(now);
         if self.stage == Stage::Running || matches!(self.stage, Stage::Leaving(at) if now < at) {
             let mut actions = Vec::new();
             self.node.handle_timeout(now, &mut actions);
@@ -580,7 +584,7 @@ impl Control {
     }
 
     pub(super) fn event_line(&self, event: &crate::proto::Event) -> EventLine {
-        views::event_line(unix_micros() / 1_000, event)
+        views::event_line(unix_millis(), event)
     }
 
     /// Where frames to a neighbour go, in the family of the engine's sockets.
@@ -605,6 +609,10 @@ impl Control {
 fn unix_micros() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn unix_millis() -> u64 {
+    unix_micros() / 1_000
 }
 
 /// What the node is told. A program that has the ends of its channels itself takes any number of them at

@@ -20,6 +20,7 @@ mod asks;
 pub(crate) mod connection;
 pub(crate) mod control;
 mod ends;
+mod excess;
 pub(crate) mod handshake;
 pub mod identity;
 mod lane;

@@ -129,6 +129,9 @@ pub(crate) struct Here<'a> {
     pub(crate) stats: Option<&'a ChannelStats>,
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) deliver: Option<SocketAddr>,
+    pub(crate) offered: Option<Bandwidth>,
+    pub(crate) promised: Option<Bandwidth>,
+    pub(crate) shape: bool,
     /// Address of the first neighbour on the path: IPv4 and IPv6 frames differ in size.
     pub(crate) neighbour: Option<IpAddr>,
 }
@@ -163,6 +166,9 @@ pub(crate) fn channel_row(view: ChannelView, here: &Here<'_>) -> ChannelRow {
         tx_frames: count(|stats| load(&stats.sent)),
         rx_frames,
         dropped: drops(here.stats.map(ChannelStats::drops).unwrap_or_default()),
+        offered_bps: here.offered,
+        entry_bps: here.promised,
+        shape: here.shape,
     }
 }
 
@@ -433,7 +439,27 @@ pub(crate) fn event_line(at_ms: u64, event: &Event) -> EventLine {
         }
         Event::Ignored { peer, what, why } => ("ignored", format!("{what} of {peer}: {why}")),
     };
-    EventLine { at_ms, event: name.to_owned(), text }
+    let channel = channel_of(event).map(ToString::to_string);
+    EventLine { at_ms, event: name.to_owned(), text, channel, excess: None }
+}
+
+fn channel_of(event: &Event) -> Option<&ChannelId> {
+    match event {
+        Event::ChannelOpen { channel, .. }
+        | Event::ChannelQueued { channel, .. }
+        | Event::ChannelMoving { channel, .. }
+        | Event::ChannelTrying { channel, .. }
+        | Event::ChannelMoved { channel, .. }
+        | Event::ChannelProtected { channel, .. }
+        | Event::ChannelClosed { channel, .. }
+        | Event::StreamFinished { channel, .. } => Some(channel),
+        Event::LinkUp { .. }
+        | Event::LinkDown { .. }
+        | Event::SessionStarted { .. }
+        | Event::SessionAdopted { .. }
+        | Event::TreeCommitted { .. }
+        | Event::Ignored { .. } => None,
+    }
 }
 
 fn in_a_row(path: &[PeerName]) -> String {

@@ -3,6 +3,7 @@
 
 mod admission;
 mod cost;
+mod fairness;
 mod instructions;
 mod long;
 mod mutants;
@@ -31,6 +32,8 @@ enum Command {
     Cost(cost::Arguments),
     /// Simulate how many requests are admitted and how long they wait, or measure how fast.
     Admission(admission::Arguments),
+    /// Measure what a channel costs another one on the same link that sends too much.
+    Fairness(Box<fairness::Arguments>),
     /// Plant known bugs and see whether the simulator finds them.
     Mutants(mutants::Arguments),
     /// Count the instructions of the frame path and compare them with the baseline.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Long(arguments) => long::run(&arguments),
         Command::Cost(arguments) => cost::run(&arguments),
         Command::Admission(arguments) => admission::run(&arguments),
+        Command::Fairness(arguments) => fairness::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),

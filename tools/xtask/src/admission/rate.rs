@@ -281,6 +281,7 @@ fn open(world: &World) -> Outcome<(String, Duration)> {
         deadline_ms: 5_000,
         wait: false,
         protect: false,
+        shape: false,
     });
     let start = Instant::now();
     let reply: Value = world.ask(0, &request)?;

@@ -16,7 +16,7 @@ mod record;
 pub(crate) mod report;
 mod rival;
 mod rivals;
-mod stream;
+pub(crate) mod stream;
 mod strike;
 mod trial;
 pub(crate) mod variant;
