@@ -9,7 +9,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -204,6 +204,30 @@ fn beside_a_greedy_one(greedy_options: &[&str], waits_ms: u64) {
 }
 
 #[test]
+fn a15_a_channel_of_one_way_carries_nothing_back_and_promises_nothing_for_it() {
+    let video = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let address = video.local_addr().expect("bound");
+    let overlay = Plan::new(&["a", "z"])
+        .link("a", "z", "10 Mbit/s")
+        .section("z", &format!("[service.video]\ndeliver = \"{address}\""))
+        .on_loopback();
+    let [a, z] = ["a", "z"].map(|name| overlay.peer(name));
+    let listen = a.open("z/video", "4 Mbit/s", &["--name", "film", "--one-way"])["listen"].clone();
+    assert_eq!(z.answer(&["links"]).1[0]["free_out_bps"], 9_500_000);
+    let program = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    program.send_to(b"there", listen.as_str().expect("open")).expect("sent");
+    let mut bytes = [0; 16];
+    video.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    let (length, from) = video.recv_from(&mut bytes).expect("the way there is open");
+    assert_eq!(&bytes[..length], b"there");
+    video.send_to(b"back", from).expect("sent");
+    wait_for("the drop", Duration::from_secs(5), || {
+        let row = z.answer(&["channels"]).1[0].clone();
+        (row["dropped"]["policed"] == 1 && row["bandwidth_back_bps"] == 0).then_some(())
+    });
+}
+
+#[test]
 fn a21_who_sends_too_much_is_told_how_much_is_dropped_and_which_rate_to_use() {
     let sink = Collector::start();
     let service = format!("[service.video]\ndeliver = \"{}\"", sink.address);
@@ -214,7 +238,9 @@ fn a21_who_sends_too_much_is_told_how_much_is_dropped_and_which_rate_to_use() {
     let mut watch = a.client(&["open", "z/video", "--bandwidth", "4 Mbit/s", "--name", "greedy"]);
     watch.args(["--watch", "--json"]).stdout(File::create(&told).expect("a scratch folder"));
     let mut watch = Program::start("watch", overlay.folder(), &mut watch);
-    let row = wait_for("the channel", PATIENCE, || a.channel("greedy"));
+    let row = wait_for("the channel", PATIENCE, || {
+        a.channel("greedy").filter(|row| row["state"] == "open")
+    });
     assert_eq!((&row["shape"], &row["entry_bps"]), (&false.into(), &4_000_000.into()));
     let greedy = Pacer::start(listen_of(&row), 2, 3 * 1_712);
     let events = || -> Vec<Value> {

@@ -84,7 +84,7 @@ pub struct Open {
     pub peer: PeerName,
     pub service: ServiceName,
     pub bandwidth_bps: Bandwidth,
-    /// Missing: max(64 kbit/s, 2 %).
+    /// Missing: max(64 kbit/s, 2 %); 0: one way only.
     pub bandwidth_back_bps: Option<Bandwidth>,
     pub name: Option<ServiceName>,
     /// Missing: a free port on loopback.
@@ -138,7 +138,7 @@ impl Default for PathChoice {
 pub struct WouldFit {
     pub peer: PeerName,
     pub bandwidth_bps: Bandwidth,
-    /// Missing: max(64 kbit/s, 2 %).
+    /// Missing: max(64 kbit/s, 2 %); 0: one way only.
     pub bandwidth_back_bps: Option<Bandwidth>,
     #[serde(default)]
     pub path: PathChoice,
@@ -198,8 +198,19 @@ pub struct StatusReply {
     /// Watches of channels that are running (`spanway latency --watch`).
     pub watches: usize,
     pub facts: FactsStatus,
+    /// What the links of the host may carry together; null without `[host] egress` or `ingress`.
+    pub egress: Option<BudgetStatus>,
+    pub ingress: Option<BudgetStatus>,
     /// Things a person should look at: a link neither end can dial, a small socket buffer, ...
     pub warnings: Vec<String>,
+}
+
+/// One direction of all links of a host together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetStatus {
+    /// What channels may have of it.
+    pub usable_bps: Bandwidth,
+    pub free_bps: Bandwidth,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -392,11 +403,16 @@ pub struct QueueRow {
     pub short: Vec<ShortRow>,
 }
 
-/// One direction of a link that has not enough room.
+/// What has not enough room at a peer: a link in one direction, or a budget of its host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShortRow {
-    /// From the first to the second.
-    pub link: [PeerName; 2],
+    pub at: PeerName,
+    /// The neighbour at the other end of the link.
+    pub towards: Option<PeerName>,
+    /// `egress` or `ingress`, where it is not a link.
+    pub budget: Option<String>,
+    /// What the request takes of it.
+    pub asked_bps: Bandwidth,
     pub free_bps: Bandwidth,
     /// Requests before this one in line, and the last of them.
     pub ahead: u32,

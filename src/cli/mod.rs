@@ -306,12 +306,16 @@ struct Rates {
     /// The same for the way back, or `same` [default: 2 %, at least 64 kbit/s]
     #[arg(long, value_name = "RATE|same", allow_hyphen_values = true)]
     bandwidth_back: Option<BackRate>,
+    /// Reserve nothing for the way back: what is sent there is dropped
+    #[arg(long, conflicts_with = "bandwidth_back")]
+    one_way: bool,
 }
 
 impl Rates {
     /// Bandwidth for the way back, if it was given.
     fn back(&self) -> Option<Bandwidth> {
-        self.bandwidth_back.map(|back| back.rate(self.bandwidth))
+        let given = self.bandwidth_back.map(|back| back.rate(self.bandwidth));
+        given.or(self.one_way.then_some(Bandwidth::ZERO))
     }
 }
 

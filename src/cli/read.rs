@@ -11,8 +11,8 @@ use super::table::{Table, wrap};
 use super::values::millis;
 use super::{ServicesArgs, Target, answer_time};
 use crate::api::dto::{
-    ChannelRow, EdgeRow, EventLine, LinkRow, PeerRow, Request, ServiceRow, StatusReply, TreeReply,
-    VerifyReply,
+    BudgetStatus, ChannelRow, EdgeRow, EventLine, LinkRow, PeerRow, Request, ServiceRow,
+    StatusReply, TreeReply, VerifyReply,
 };
 use crate::cli::drawing;
 use crate::limits;
@@ -221,6 +221,10 @@ fn status_text(reply: &StatusReply, out: &mut dyn Write, style: Style) -> io::Re
     writeln!(out, "peers     {}", reply.peers)?;
     writeln!(out, "tree      {tree}")?;
     writeln!(out, "channels  {}", reply.channels)?;
+    for (what, budget) in [("egress", &reply.egress), ("ingress", &reply.ingress)] {
+        let Some(BudgetStatus { usable_bps, free_bps }) = budget else { continue };
+        writeln!(out, "{what:<9} {free_bps} free of {usable_bps}, over all links together")?;
+    }
     let why: Vec<String> = reply.backend_why.split(' ').map(str::to_owned).collect();
     writeln!(out, "frames    {}", reply.backend)?;
     writeln!(out, "          {}", wrap(&why, " ", 10))?;

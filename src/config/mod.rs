@@ -92,7 +92,7 @@ pub struct EngineSection {
     pub latency: bool,
 }
 
-/// Budgets of the host over all its links: today each link is bound by them, later their sum.
+/// What the host carries over all its links together; no single link gets more than the smaller.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct HostSection {
     pub egress: Option<Bandwidth>,

@@ -14,7 +14,7 @@ use crate::api::dto::{EventLine, Received};
 use crate::config::ServiceAddress;
 use crate::daemon::connection::{Connection, SendQueue};
 use crate::daemon::control::{Control, Slot};
-use crate::daemon::ends::{EndPlan, NewEnd};
+use crate::daemon::ends::{EndPlan, NewEnd, other_files};
 use crate::daemon::excess::Meter;
 use crate::daemon::views;
 use crate::engine::{Command, EndSpec, EntrySpec, LinkSpec, Target};
@@ -51,6 +51,8 @@ pub(crate) struct Channels {
     /// The end of the channel that is being asked for: made before the node is, so that an address
     /// that cannot be used is told as what it is.
     pub(crate) opening: Option<NewEnd>,
+    /// Ends that have a socket.
+    sockets: u64,
 }
 
 #[derive(Default)]
@@ -123,6 +125,7 @@ impl Channels {
 
     fn remove_end(&mut self, channel: &ChannelId) -> Option<End> {
         let end = self.here.get_mut(channel)?.end.take();
+        self.sockets -= u64::from(end.as_ref().is_some_and(|end| end.listen.is_some()));
         self.forget_unused(channel);
         end
     }
@@ -280,7 +283,10 @@ impl Control {
         let new = match side {
             Side::Source => self.channels.opening.take().ok_or("nobody asked for this channel")?,
             Side::Service if self.engine.own_ends().is_some() => NewEnd::Own,
-            Side::Service => self.plan_of(service)?.bind()?,
+            Side::Service => {
+                self.room_for_end()?;
+                self.plan_of(service)?.bind()?
+            }
         };
         let stats = self.channels.stats(channel);
         let (listen, deliver) = new.addresses();
@@ -288,6 +294,7 @@ impl Control {
         let (rate, meter) = (None, Meter::new(self.now()));
         let here = self.channels.here.entry(channel.clone()).or_default();
         here.end = Some(End { worker, listen, deliver, shape, rate, meter });
+        self.channels.sockets += u64::from(listen.is_some());
         self.look_at_entries_soon();
         self.unsettled = true;
         match (new, self.engine.own_ends()) {
@@ -304,6 +311,19 @@ impl Control {
             self.tell_receiver_open(service, channel);
         }
         Ok(())
+    }
+
+    /// Every end has a socket of its own, and the system a limit.
+    pub(super) fn room_for_end(&self) -> Result<(), String> {
+        let (files, ends) = (self.facts.files, self.channels.sockets);
+        let (workers, links) = (self.engine.workers().len(), self.config.links.len());
+        if ends + other_files(workers, links) < files {
+            return Ok(());
+        }
+        Err(format!(
+            "{ends} channels end here and this process may have {files} open files, which leaves room for no \
+             more: raise `ulimit -n`, or LimitNOFILE= of its service, and start it again"
+        ))
     }
 
     fn plan_of(&self, name: &ServiceName) -> Result<EndPlan, String> {

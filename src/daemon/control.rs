@@ -53,6 +53,8 @@ use crate::types::{LinkId, PeerName, RequestId, ServiceName, Time};
 
 /// Inputs of neighbours that are handled before actions behind a route change are let go together.
 const ARRIVALS_PER_TURN: usize = 64;
+/// Requests of local clients, in the same way: each that opens a channel has a socket made.
+const ASKS_PER_TURN: usize = 16;
 
 /// What the control loop listens to.
 pub(crate) struct Inbound {
@@ -108,6 +110,8 @@ pub(crate) struct Facts {
     pub(crate) key: String,
     pub(crate) runtime: &'static str,
     pub(crate) lane: Lane,
+    /// How many this process may have open.
+    pub(crate) files: u64,
 }
 
 /// One link: its connection if there is one, and who dials.
@@ -215,7 +219,13 @@ impl Control {
                     self.engine_events();
                 }
                 () = until(self.facts.origin, wake) => self.timed_out(),
-                Some(ask) = inbound.asks.recv() => self.asked(ask),
+                Some(ask) = inbound.asks.recv() => {
+                    self.asked(ask);
+                    for _ in 1..ASKS_PER_TURN {
+                        let Ok(ask) = inbound.asks.try_recv() else { break };
+                        self.asked(ask);
+                    }
+                }
                 Some(arrival) = inbound.arrivals.recv() => {
                     self.arrived(arrival);
                     for _ in 1..ARRIVALS_PER_TURN {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use crate::config::{Service, ServiceAddress};
 use crate::engine::{AllowedFrom, Deliver};
-use crate::net;
+use crate::{limits, net};
 
 /// What the person who opens a channel said about its local socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -134,6 +134,14 @@ impl EndPlan {
         let listen = socket.local_addr()?;
         Ok((socket, listen))
     }
+}
+
+/// Open files that no channel end may take: neighbours and local clients must still be able to connect, or
+/// nobody could close a channel any more.
+pub(crate) fn other_files(workers: usize, links: usize) -> u64 {
+    let clients = limits::CLIENTS_MAX + limits::HALF_OPEN_MAX;
+    let lasting = limits::WORKER_FILES * workers as u64 + limits::LINK_FILES * links as u64;
+    limits::PROCESS_FILES + clients as u64 + lasting
 }
 
 /// An error of bind or listen as a sentence with what to do.

@@ -28,7 +28,7 @@ use crate::stats::{ChannelStats, DropReason, WorkerStats};
 use crate::types::{Bandwidth, ChannelId, EdgeKey, PeerName, Reject};
 use crate::wire::control::ServiceInfo;
 use crate::wire::frame;
-use crate::wire::queue::ShortLink;
+use crate::wire::queue::{Scarce, Shortage};
 
 /// Datagrams that payload rates are told for: seven MPEG-TS packets, and a small one.
 const PAYLOAD_LARGE: u64 = 1_316;
@@ -211,10 +211,17 @@ pub(crate) fn queue_row(view: WaitingView) -> QueueRow {
     }
 }
 
-fn short_row(short: ShortLink) -> ShortRow {
-    let ShortLink { at, towards, free, ahead, before, holders } = short;
+fn short_row(short: Shortage) -> ShortRow {
+    let Shortage { at, of, asked, free, ahead, before, holders } = short;
+    let (towards, budget) = match of {
+        Scarce::Link(peer) => (Some(peer), None),
+        Scarce::Host(way) => (None, Some(way.to_string())),
+    };
     ShortRow {
-        link: [at, towards],
+        at,
+        towards,
+        budget,
+        asked_bps: asked,
         free_bps: free,
         ahead,
         before: before.map(|channel| channel.to_string()),

@@ -53,8 +53,9 @@ impl Policer {
         Self::new(rate_bps, entry_depth(rate).saturating_add(slack))
     }
 
-    /// A bucket of this depth in token units. It is full.
+    /// A bucket of this depth in token units. It is full, unless nothing was promised at all.
     fn new(rate_bps: u64, depth: u64) -> Self {
+        let depth = if rate_bps == 0 { 0 } else { depth };
         Self { rate_bps, depth, tokens: depth, last: Time::default() }
     }
 
@@ -188,6 +189,13 @@ mod tests {
         std::iter::repeat_with(|| policer.admit(now, 72)).take_while(|&passed| passed).count()
             as u64
             * 100
+    }
+
+    #[test]
+    fn a15_nothing_passes_where_nothing_was_promised() {
+        for mut policer in [Policer::at_entry(bps(0)), Policer::at_hop(bps(0), 3)] {
+            assert!(!policer.admit(Time(0), 40) && !policer.admit(Time(SECOND), 40));
+        }
     }
 
     /// What the words say, counted anew for each frame: every window up to this frame carries at most
@@ -392,7 +400,6 @@ mod tests {
     #[test]
     fn a_channel_without_a_rate_keeps_nobody_waiting() {
         let mut policer = Policer::at_entry(Bandwidth::ZERO);
-        assert_eq!(Shaping::default().turn(&mut policer, Time(1), 65_507), Turn::Now);
         assert_eq!(Shaping::default().turn(&mut policer, Time(1), 65_507), Turn::Never);
     }
 

@@ -14,10 +14,10 @@
 //! counted once as entered or received and once as sent, delivered or dropped.
 //!
 //! The loop, its commands and its heartbeats are here, step 4 is in `worker/batch.rs` (of a proxy in
-//! `worker/proxied.rs`, of two paths of one channel in `worker/merging.rs`, of what waits at the entry of
-//! a shaped channel in `worker/shaping.rs`), step 5 in `outbox.rs`. How step 2 waits is decided in
-//! `wait.rs`. Does not judge ([`super::forward`] and [`super::merge`] do) and does not know which system
-//! calls are used ([`crate::net`]).
+//! `worker/proxied.rs`, of two paths of one channel in `worker/merging.rs`, of what waits at the entry of a
+//! shaped channel in `worker/shaping.rs`), step 5 in `outbox.rs`. How step 2 waits is decided in `wait.rs`.
+//! Does not judge ([`super::forward`] and [`super::merge`] do) and does not know which system calls are
+//! used ([`crate::net`]).
 
 mod batch;
 mod blocks;

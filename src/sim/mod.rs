@@ -51,6 +51,8 @@ pub struct Plan {
     pub peers: Vec<PeerName>,
     /// Two positions and the configured capacity.
     pub links: Vec<(usize, usize, Bandwidth)>,
+    /// What the hosts of these peers may carry in all; the others as much as their links.
+    pub budgets: Vec<(usize, Budgets)>,
     /// Services of every peer.
     pub services: Vec<ServiceConfig>,
     /// One hop takes between these.
@@ -70,6 +72,7 @@ impl Default for Plan {
         Self {
             peers: Vec::new(),
             links: Vec::new(),
+            budgets: Vec::new(),
             services: Vec::new(),
             delay: (Duration::from_millis(1), Duration::from_millis(1)),
             tails: false,
@@ -237,6 +240,9 @@ impl Sim {
             let version = plan.version;
             sim.peers.push(Peer::new(name.clone(), &secret, &plan.services, version));
         }
+        for &(peer, budgets) in &plan.budgets {
+            sim.peers[peer].config.budgets = budgets;
+        }
         for &(one, other, capacity) in &plan.links {
             sim.add_wire(one, other, capacity);
         }
@@ -316,7 +322,8 @@ impl Sim {
         let key = |wire: &Wire| {
             let [one, other] = wire.ends.map(|(peer, _)| &self.peers[peer]);
             let whole = !wire.cut && one.node.is_some() && other.node.is_some();
-            let capacity = wire.capacities[0].min(wire.capacities[1]).usable();
+            let bound = one.config.budgets.bound().min(other.config.budgets.bound());
+            let capacity = wire.capacities[0].min(wire.capacities[1]).min(bound).usable();
             whole.then(|| EdgeKey::new(capacity, one.name.clone(), other.name.clone()))
         };
         (peers, self.wires.iter().filter_map(key).collect())

@@ -15,7 +15,7 @@
 //! watchdog). Here nobody hangs, so peers must agree without their help, which is a stronger claim.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,6 +33,7 @@ use spanway::wire::control::Message;
 use stateright::{Model, Property};
 
 use crate::graphs::{Case, name};
+use crate::wires::{Item, Sent, Wire};
 
 /// What happens from outside, in the order of the script, each at any time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,12 +45,6 @@ pub(crate) enum Event {
     Crash(usize, Sent),
     /// It starts again, knowing nothing, least of all its counter.
     Restart(usize),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sent {
-    Arrives,
-    Lost,
 }
 
 /// One overlay, one script.
@@ -87,34 +82,6 @@ struct Peer {
     /// It remembers something that it will have forgotten after `pass`.
     ages: bool,
 }
-
-/// The connections of one link, newest last in each queue.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Wire {
-    cut: bool,
-    newest: u64,
-    /// Connections up to this one carry nothing any more.
-    lost: u64,
-    /// The connection that each end sends on.
-    at: [Option<u64>; 2],
-    /// Towards each end.
-    queues: [VecDeque<Item>; 2],
-    /// Planted: for the next connection.
-    leftovers: [VecDeque<Item>; 2],
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Item {
-    /// The other end's greeting on this connection, with its highest session.
-    Hello(u64, Option<SessionId>),
-    Message(Parcel),
-    /// The end of that connection.
-    End(u64),
-}
-
-/// A message, compared by its bytes on the wire.
-#[derive(Clone, Debug)]
-struct Parcel(Arc<(Message, bytes::Bytes)>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -398,15 +365,7 @@ impl Life {
 impl World {
     fn new(overlay: &Case, pass: Duration) -> Self {
         let peers = (0..overlay.peers).map(|peer| Some(Arc::new(Peer::new(peer, pass)))).collect();
-        let wire = Wire {
-            cut: false,
-            newest: 0,
-            lost: 0,
-            at: [None; 2],
-            queues: [VecDeque::new(), VecDeque::new()],
-            leftovers: [VecDeque::new(), VecDeque::new()],
-        };
-        Self { peers, links: vec![wire; overlay.links.len()], struck: 0, wrong: None }
+        Self { peers, links: vec![Wire::new(); overlay.links.len()], struck: 0, wrong: None }
     }
 
     fn highest(&self, peer: usize) -> Option<SessionId> {
@@ -501,82 +460,5 @@ impl Eq for Peer {}
 impl Hash for Peer {
     fn hash<H: Hasher>(&self, into: &mut H) {
         self.outline.hash(into);
-    }
-}
-
-impl Wire {
-    fn needs_dialling(&self) -> bool {
-        !self.cut && self.newest == self.lost
-    }
-
-    /// A new connection: each end greets, saying its highest session.
-    fn dial(&mut self, said: [Option<SessionId>; 2]) {
-        self.newest += 1;
-        for (side, said) in said.into_iter().enumerate() {
-            self.queues[side].push_back(Item::Hello(self.newest, said));
-            self.queues[side].append(&mut self.leftovers[side]);
-        }
-    }
-
-    /// From this end, if what it believes to be connected is.
-    fn send(&mut self, side: usize, message: Message) {
-        if self.at[side].is_some_and(|connection| connection > self.lost) {
-            let bytes = message.emit();
-            self.queues[1 - side].push_back(Item::Message(Parcel(Arc::new((message, bytes)))));
-        }
-    }
-
-    fn cut(&mut self, leftovers: bool) {
-        self.cut = true;
-        for side in 0..2 {
-            let lost = self.lose(side);
-            if leftovers {
-                let messages = |item: &Item| matches!(item, Item::Message(_));
-                self.leftovers[side].extend(lost.into_iter().filter(messages));
-            }
-            self.end(side);
-        }
-        self.lost = self.newest;
-    }
-
-    /// The peer at this end is gone.
-    fn crash(&mut self, side: usize, sent: Sent) {
-        self.queues[side].clear();
-        self.at[side] = None;
-        if sent == Sent::Lost {
-            self.lose(1 - side);
-        }
-        self.end(1 - side);
-        self.lost = self.newest;
-    }
-
-    /// What is under way on the newest connection towards this end arrives never; returns it.
-    fn lose(&mut self, side: usize) -> VecDeque<Item> {
-        if self.newest == self.lost {
-            return VecDeque::new();
-        }
-        let queue = &mut self.queues[side];
-        let earlier = queue.iter().rposition(|item| matches!(item, Item::End(_)));
-        queue.split_off(earlier.map_or(0, |at| at + 1))
-    }
-
-    fn end(&mut self, side: usize) {
-        if self.newest > self.lost {
-            self.queues[side].push_back(Item::End(self.newest));
-        }
-    }
-}
-
-impl PartialEq for Parcel {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.1 == other.0.1
-    }
-}
-
-impl Eq for Parcel {}
-
-impl Hash for Parcel {
-    fn hash<H: Hasher>(&self, into: &mut H) {
-        self.0.1.hash(into);
     }
 }

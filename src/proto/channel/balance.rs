@@ -16,13 +16,13 @@ use crate::types::{Bandwidth, WorkerId};
 /// Channels looked at for one that can be moved.
 const CANDIDATES: usize = 8;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Balance {
     workers: Vec<Load>,
     here: BTreeMap<Key, (WorkerId, u64)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Load {
     /// Bit/s promised, both directions together.
     promised: u64,

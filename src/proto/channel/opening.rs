@@ -18,7 +18,7 @@ use crate::types::{Bandwidth, PeerName, Reject, RequestId, Time};
 use crate::wire::control::Nack;
 
 /// The first path is looked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reserving {
     pub(super) request: RequestId,
     pub(super) deadline: Time,

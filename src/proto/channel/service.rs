@@ -21,12 +21,12 @@ use crate::types::{
 };
 use crate::wire::control::{Accept, Manner, Message, Release, ReleaseCause, Reserve};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Served {
     id: ChannelId,
     pub(super) service: ServiceName,
     pub(super) wake: (Time, Timer),
-    name: ServiceName,
+    pub(super) name: ServiceName,
     rate: Bandwidth,
     rate_back: Bandwidth,
     /// Of the path in use, or used last.
@@ -38,7 +38,7 @@ pub(super) struct Served {
     finished: Option<u64>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Stage {
     /// Waits for its local socket. `asked` is the RESERVE to answer then; none if its link broke.
     OpeningEnd { asked: Option<(LinkId, Box<Reserve>)>, give_up: Time },

@@ -24,7 +24,7 @@ use crate::types::{
 };
 use crate::wire::control::{Accept, Message, Nack, Release, ReleaseCause};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Source {
     pub(super) id: ChannelId,
     pub(super) wake: (Time, Timer),
@@ -63,7 +63,7 @@ pub(super) struct Source {
     pub(super) finish: Option<Finish>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Stage {
     /// Waits for its local socket.
     OpeningEnd {
@@ -76,7 +76,7 @@ pub(super) enum Stage {
 }
 
 /// Without a path.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Moving {
     pub(super) since: Time,
     pub(super) give_up: Time,

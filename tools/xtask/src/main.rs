@@ -30,7 +30,7 @@ enum Command {
     Long(long::Arguments),
     /// Simulate what trees cost in large overlays.
     Cost(cost::Arguments),
-    /// Simulate how many requests are admitted, and how long they wait.
+    /// Simulate how many requests are admitted and how long they wait, or measure how fast.
     Admission(admission::Arguments),
     /// Measure what a channel costs another one on the same link that sends too much.
     Fairness(Box<fairness::Arguments>),
@@ -57,4 +57,16 @@ fn main() -> ExitCode {
         Command::Recovery(arguments) => recovery::run(&arguments),
     };
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Arguments;
+
+    #[test]
+    fn the_options_of_all_sub_commands_have_names_of_their_own() {
+        Arguments::command().debug_assert();
+    }
 }

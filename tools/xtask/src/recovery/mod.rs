@@ -13,14 +13,14 @@ mod chart;
 pub(crate) mod flow;
 pub(crate) mod plan;
 mod record;
-mod report;
+pub(crate) mod report;
 mod rival;
 mod rivals;
 pub(crate) mod stream;
 mod strike;
 mod trial;
 pub(crate) mod variant;
-mod weather;
+pub(crate) mod weather;
 pub(crate) mod world;
 
 use std::fs;
