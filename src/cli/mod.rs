@@ -315,7 +315,7 @@ impl Rates {
     /// Bandwidth for the way back, if it was given.
     fn back(&self) -> Option<Bandwidth> {
         let given = self.bandwidth_back.map(|back| back.rate(self.bandwidth));
-        given.or(self.one_way.then_some(Bandwidth::ZERO))
+        given.or_else(|| self.one_way.then_some(Bandwidth::ZERO))
     }
 }
 

@@ -64,7 +64,8 @@ impl HostLedger {
                 return Err((way, both(asked), Short { free: both(free) }));
             }
         }
-        self.side(hold.crossing).hold(tx, hold).expect("a ledger without a bound");
+        let held = self.side(hold.crossing).hold(tx, hold);
+        assert!(held.is_ok(), "a ledger without a bound");
         for way in Way::BOTH {
             assert!(
                 along(way, more) == Bandwidth::ZERO || self.promised(way) <= self.usable(way),
