@@ -30,7 +30,7 @@ use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
 /// How long senders send at their full rate.
-const RUN: Duration = Duration::from_secs(4);
+const RUN: Duration = Duration::from_secs(3);
 const WIDE: u64 = 10_000_000;
 const NARROW: u64 = 6_000_000;
 /// What channels can have of these: all but 5 %.

@@ -40,11 +40,13 @@ fn a16_many_leases_are_refreshed_some_at_a_time_and_none_is_left_out() {
             if timer != Timer::Refresh {
                 continue;
             }
-            let txs = out.into_iter().flat_map(|action| match action {
-                Action::Send { link: NEXT, message: Message::Refresh(txs) } => txs,
-                other => panic!("{other:?}"),
-            });
-            let txs: Vec<TxId> = txs.collect();
+            let mut txs = Vec::new();
+            for action in out {
+                let Action::Send { link: NEXT, message: Message::Refresh(some) } = action else {
+                    panic!("{action:?}");
+                };
+                txs.extend(some);
+            }
             assert!(txs.len() <= limits::REFRESH_AT_ONCE, "{} at once", txs.len());
             assert!(txs.into_iter().all(|tx| refreshed.insert(tx)), "one twice in a round");
             assert!(turns == 0 || at == last + limits::REFRESH_PAUSE);
@@ -58,7 +60,7 @@ fn a16_many_leases_are_refreshed_some_at_a_time_and_none_is_left_out() {
 #[test]
 fn second_paths_of_many_are_looked_for_with_pauses_and_again_if_something_changed_meanwhile() {
     let mut machine = with_open(2 * limits::SECONDS_PER_TURN + 1);
-    let mut looks = |machine: &mut Channels, changed: bool| {
+    let looks = |machine: &mut Channels, changed: bool| {
         let mut times = Vec::new();
         while let Some((at, Timer::Second)) = machine.poll_timeout() {
             did(machine, |m, out| m.handle_timeout(at, &Line, out));
