@@ -291,12 +291,15 @@ impl Control {
         if let Ok(id) = text.parse() {
             return Ok(id);
         }
-        let mut named = self.node.ends_named(text);
+        let views = self.node.channels();
+        let mut named: Vec<_> =
+            views.into_iter().filter(|v| v.side.is_some() && v.name.as_str() == text).collect();
         match (named.pop(), named.is_empty()) {
-            (Some(id), true) => Ok(id),
-            (Some(id), false) => Err(format!(
-                "{} channels are named {text} here; take the id, as in {id}",
-                named.len() + 1
+            (Some(view), true) => Ok(view.id),
+            (Some(view), false) => Err(format!(
+                "{} channels are named {text} here; take the id, as in {}",
+                named.len() + 1,
+                view.id
             )),
             (None, _) => Err(format!("no channel {text} ends here: `spanway channels` lists them")),
         }
@@ -405,7 +408,7 @@ impl Control {
             peers: self.node.peers().len(),
             links_up: links.iter().filter(|link| link.state == LinkState::Up).count(),
             links: links.len(),
-            channels: self.node.channel_count(),
+            channels: self.node.channels().len(),
             watches: self.watches.len(),
             facts: views::facts_status(&self.node.graph().counters()),
             warnings: self.warnings(),

@@ -28,8 +28,7 @@ use super::{
 };
 use crate::limits;
 use crate::types::{
-    Bandwidth, ChannelId, Incarnation, Label, LinkId, PeerName, Reject, RequestId, SessionId, Time,
-    WorkerId,
+    Bandwidth, Incarnation, Label, LinkId, PeerName, Reject, RequestId, SessionId, Time, WorkerId,
 };
 use crate::wire::control::{Hello, LinkInfo, Message, ServiceInfo};
 use crate::wire::heartbeat::HeartbeatKey;
@@ -300,16 +299,6 @@ impl Node {
 
     pub fn channels(&self) -> Vec<ChannelView> {
         self.channels.views()
-    }
-
-    /// How many [`Node::channels`] has.
-    pub fn channel_count(&self) -> usize {
-        self.channels.channels()
-    }
-
-    /// Channels with this name that end here.
-    pub fn ends_named(&self, name: &str) -> Vec<ChannelId> {
-        self.channels.ends_named(name)
     }
 
     /// The host's clock at time zero, in microseconds since 1970.

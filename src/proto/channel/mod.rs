@@ -442,19 +442,6 @@ impl Channels {
         views
     }
 
-    /// How many [`Channels::views`] has.
-    pub fn channels(&self) -> usize {
-        self.sources.len() + self.served.len() + self.relays.len()
-    }
-
-    /// Channels with this name that end here.
-    pub fn ends_named(&self, name: &str) -> Vec<ChannelId> {
-        let sources = self.sources.values().map(|source| (&source.name, &source.id));
-        let served = self.served.values().map(|served| (&served.name, served.id()));
-        let named = sources.chain(served).filter(|(of, _)| of.as_str() == name);
-        named.map(|(_, id)| id.clone()).collect()
-    }
-
     /// The services as another peer may see them.
     pub fn services(&self) -> Vec<ServiceInfo> {
         let info = |service: &ServiceConfig| ServiceInfo {
@@ -588,6 +575,10 @@ impl Channels {
     fn until(&self, leg: &Leg, tx: &TxId) -> Time {
         let promise = self.links.get(&leg.link).and_then(|n| n.ledger.promise(tx));
         promise.expect("every leg has a promise").until()
+    }
+
+    fn channels(&self) -> usize {
+        self.sources.len() + self.served.len() + self.relays.len()
     }
 
     /// A new leg; its label belongs to `worker` and is in no other use.
