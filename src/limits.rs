@@ -331,6 +331,14 @@ pub const SHORT_LINKS_MAX: usize = 24;
 pub const HOLDERS_SHOWN: usize = 4;
 /// Paths that a request tries before it is answered: each refusal names another link.
 pub const OPEN_TRIES: usize = 8;
+/// Channels that a daemon asks for again by itself (`open --keep`).
+pub const KEPT_MAX: usize = 1_024;
+/// The file that lists them: names, addresses and a path of the longest, with room to spare.
+pub const KEPT_BYTES_MAX: usize = 8 << 20;
+/// Wait before such a channel is asked for again: doubled each time from the first to the second.
+pub const KEPT_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How long it may wait for room each time.
+pub const KEPT_DEADLINE: Duration = Duration::from_secs(60);
 /// Default time within which an `open` is answered.
 pub const OPEN_DEADLINE: Duration = Duration::from_secs(5);
 /// A moving channel is given up after this: as long as the far end keeps its side.

@@ -108,6 +108,9 @@ pub struct Open {
     /// What enters above the bandwidth waits for a moment before it is dropped.
     #[serde(default)]
     pub shape: bool,
+    /// Ask for it again after a restart, and when it ended otherwise than by `close` here.
+    #[serde(default)]
+    pub keep: bool,
 }
 
 /// Which paths may be tried (A13): `"tree"`, `"widest"`, `"tree-then-widest"`, or every peer behind the

@@ -250,6 +250,10 @@ struct OpenArgs {
     /// Let what is above the bandwidth wait for up to 50 ms before it is dropped
     #[arg(long)]
     shape: bool,
+    /// Ask for it again after a restart of the daemon, and whenever it ends otherwise than by `spanway close`
+    /// here
+    #[arg(long)]
+    keep: bool,
     /// Stay, and say what happens to the channel: within a second what is dropped and the rate to use.
     /// Ctrl-C ends this command and leaves the channel open
     #[arg(long)]

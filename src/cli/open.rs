@@ -30,6 +30,7 @@ pub(super) fn open(args: OpenArgs) -> Result<(), CliError> {
         wait: args.wait.is_some(),
         protect: args.protect,
         shape: args.shape,
+        keep: args.keep,
     });
     if let (Some(wait), false) = (args.wait, args.target.json) {
         say(&format!(

@@ -11,6 +11,7 @@ use crate::api::server::{Answers, Ask, What};
 use crate::config::ServiceAddress;
 use crate::daemon::control::{Control, Stage};
 use crate::daemon::ends::{self, EndPlan, NewEnd, OpenerAddresses};
+use crate::daemon::kept::Save;
 use crate::daemon::lane;
 use crate::daemon::views::{self, Here};
 use crate::limits;
@@ -19,7 +20,7 @@ use crate::proto::{
     Answer, Choice, FitRequest, Input, MeasureRequest, OpenRequest, Rejection, Request,
 };
 use crate::sim::check;
-use crate::types::{Bandwidth, ChannelId, PeerName, Reject, RequestId, ServiceName, Way};
+use crate::types::{Bandwidth, ChannelId, PeerName, Reject, RequestId, ServiceName, Time, Way};
 
 /// A client that waits for the node's answer.
 pub(crate) enum Asking {
@@ -27,7 +28,10 @@ pub(crate) enum Asking {
         client: u64,
         answers: Answers,
         rate: Bandwidth,
+        keep: Option<Box<dto::Open>>,
     },
+    /// A channel that is kept: nobody waits for it.
+    Kept,
     Fit(Answers),
     /// `close`, `finish`, `services`, `verify`, `recompute`.
     Plain(Answers),
@@ -50,7 +54,7 @@ impl Asking {
             | Self::Fit(answers)
             | Self::Plain(answers)
             | Self::Leave(Some(answers)) => answers.failed(kind, message),
-            Self::Leave(None) => {}
+            Self::Leave(None) | Self::Kept => {}
         }
     }
 }
@@ -102,10 +106,7 @@ impl Control {
                 Err((answers, kind, message)) => answers.failed(kind, message),
             },
             dto::Request::WouldFit(asked) => self.would_fit(asked, answers),
-            dto::Request::Close { channel } => match self.channel_of(&channel) {
-                Ok(channel) => self.ask(Asking::Plain(answers), Request::Close { channel }),
-                Err(message) => answers.failed(FailureKind::Failed, message),
-            },
+            dto::Request::Close { channel } => self.close(&channel, answers),
             dto::Request::Finish { channel, frames } => match self.channel_of(&channel) {
                 Ok(channel) => {
                     self.ask(Asking::Plain(answers), Request::Finish { channel, frames });
@@ -141,11 +142,22 @@ impl Control {
     pub(super) fn answer(&mut self, id: RequestId, answer: Answer) {
         let Some(asking) = self.asking.remove(&id) else { return };
         match (asking, answer) {
-            (Asking::Open { answers, rate, .. }, Answer::Open(opened)) => {
+            (Asking::Open { answers, rate, keep, .. }, Answer::Open(opened)) => {
+                let channel = opened.channel.clone();
                 let here = self.channels.of(&opened.channel).and_then(|here| here.end.as_ref());
                 let listen = here.and_then(|end| end.listen);
                 let neighbour = opened.path.get(1).and_then(|peer| self.neighbour_address(peer));
-                answers.ok(&views::open_reply(opened, rate, listen, neighbour));
+                let reply = views::open_reply(opened, rate, listen, neighbour);
+                match keep {
+                    Some(open) => {
+                        self.keep(dto::Open { listen, ..*open }, channel, (answers, reply))
+                    }
+                    None => answers.ok(&reply),
+                }
+            }
+            (Asking::Kept, Answer::Open(opened)) => self.kept.opened(id, opened.channel),
+            (Asking::Kept, Answer::Rejected(why)) => {
+                self.kept.refused(self.now(), id, &why.detail);
             }
             (Asking::Open { answers, .. }, Answer::Rejected(rejection)) => {
                 answers.ok(&views::rejected_reply(rejection));
@@ -180,7 +192,7 @@ impl Control {
                 answers.ok(&());
             }
             (Asking::Plain(_), Answer::Open(_) | Answer::Fit(_))
-            | (Asking::Open { .. } | Asking::Fit(_), _) => {
+            | (Asking::Open { .. } | Asking::Kept | Asking::Fit(_), _) => {
                 unreachable!("the node answers each request in its own kind")
             }
         }
@@ -202,6 +214,13 @@ impl Control {
             Ok(end) => end,
             Err((kind, message)) => return Err((answers, kind, message)),
         };
+        let (rate, keep) = (open.bandwidth_bps, open.keep.then(|| Box::new(open.clone())));
+        let id = self.next_request();
+        self.ask_open(id, Asking::Open { client, answers, rate, keep }, open, end);
+        Ok(())
+    }
+
+    fn ask_open(&mut self, id: RequestId, asking: Asking, open: dto::Open, end: NewEnd) {
         let rate = open.bandwidth_bps;
         let request = Request::Open(OpenRequest {
             peer: open.peer,
@@ -217,9 +236,55 @@ impl Control {
         });
         // The node opens the end while it handles the request, or not at all.
         self.channels.opening = Some(end);
-        self.ask(Asking::Open { client, answers, rate }, request);
+        self.asking.insert(id, asking);
+        self.feed(Input::Request { id, request });
         self.channels.opening = None;
-        Ok(())
+    }
+
+    fn close(&mut self, channel: &str, answers: Answers) {
+        let forgotten = self.kept.forget(channel);
+        if forgotten {
+            self.save_kept(None);
+        }
+        match self.channel_of(channel) {
+            Ok(channel) => self.ask(Asking::Plain(answers), Request::Close { channel }),
+            // It was kept, and is not open now.
+            Err(_) if forgotten => answers.ok(&()),
+            Err(message) => answers.failed(FailureKind::Failed, message),
+        }
+    }
+
+    // --- Channels that are kept ---
+
+    /// From now on it is asked for again. The answer is told when the disk has it.
+    fn keep(&mut self, open: dto::Open, channel: ChannelId, then: (Answers, dto::OpenReply)) {
+        let views = self.node.channels();
+        let name = views.into_iter().find(|view| view.id == channel).map(|view| view.name);
+        let deadline_ms = u64::try_from(limits::KEPT_DEADLINE.as_millis()).expect("a minute");
+        self.kept.keep(dto::Open { name, wait: true, deadline_ms, ..open }, channel);
+        self.save_kept(Some(then));
+    }
+
+    fn save_kept(&self, then: Option<(Answers, dto::OpenReply)>) {
+        // Its other end lives until this one is gone.
+        let _ = self.saves.send(Save { bytes: self.kept.bytes(), then });
+    }
+
+    /// Asks for those whose time has come.
+    pub(super) fn ask_for_kept(&mut self, now: Time) {
+        let mut number = self.requests;
+        let asked = self.kept.ask(now, || {
+            number += 1;
+            RequestId(number)
+        });
+        self.requests = number;
+        for (id, open) in asked {
+            let addresses = self.check_open(&open).map_err(|text| (FailureKind::Usage, text));
+            match addresses.and_then(|addresses| self.end_of_opener(&addresses)) {
+                Ok(end) => self.ask_open(id, Asking::Kept, open, end),
+                Err((_, why)) => self.kept.refused(now, id, &why),
+            }
+        }
     }
 
     fn end_of_opener(
@@ -282,6 +347,9 @@ impl Control {
             ));
         }
         self.check_way(&open.path, &open.avoid, &open.peer)?;
+        if open.keep && self.engine.own_ends().is_some() {
+            return Err("the program that is this peer keeps nothing: leave out keep".to_owned());
+        }
         let from = open.from.as_deref().map(ends::parse_prefix).transpose()?;
         let dto::Open { listen, deliver, shape, .. } = *open;
         Ok(OpenerAddresses { listen, deliver, from, shape })

@@ -100,7 +100,9 @@ pub(crate) struct Control {
     pub(super) neighbours: Rc<Neighbours>,
     ids: LinkIds,
     connections: u64,
-    requests: u64,
+    pub(super) requests: u64,
+    pub(super) kept: Kept,
+    pub(super) saves: UnboundedSender<Save>,
     closing: Vec<JoinHandle<()>>,
 }
 
@@ -163,6 +165,7 @@ impl Control {
         identity: &Identity,
         mut engine: Box<dyn DataPlane>,
         neighbours: Rc<Neighbours>,
+        (kept, saves): (Kept, UnboundedSender<Save>),
         facts: Facts,
     ) -> io::Result<Self> {
         let mut seed = [0; 32];
@@ -194,6 +197,8 @@ impl Control {
             neighbours,
             connections: 0,
             requests: 0,
+            kept,
+            saves,
             closing: Vec::new(),
         };
         control.keep_links();
@@ -473,13 +478,17 @@ impl Control {
             Stage::Leaving(until) => Some(until),
             Stage::Running | Stage::Ended(_) => None,
         };
-        node.into_iter().chain(watch).chain(leaving).chain(self.entry_look).min()
+        let kept = self.kept.next().filter(|_| self.stage == Stage::Running);
+        node.into_iter().chain(watch).chain(leaving).chain(self.entry_look).chain(kept).min()
     }
 
     fn timed_out(&mut self) {
         let now = self.now();
         self.end_watches(now);
         self.look_at_entries(now);
+        if self.stage == Stage::Running {
+            self.ask_for_kept(now);
+        }
         if self.stage == Stage::Running || matches!(self.stage, Stage::Leaving(at) if now < at) {
             let mut actions = Vec::new();
             self.node.handle_timeout(now, &mut actions);
@@ -580,6 +589,7 @@ impl Control {
         }
         let workers = self.engine.workers().iter();
         warnings.extend(workers.filter_map(|w| views::clipped_buffer(w.port, w.receive_buffer)));
+        warnings.extend(self.kept.missing());
         warnings
     }
 

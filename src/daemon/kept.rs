@@ -6,14 +6,18 @@
 //!   ▲───────┴────────┘           of it; written before the answer is told, and when one is closed
 //! ```
 //!
-//! Told what happened and the time; says what to ask and what to write. Writes nothing itself.
+//! [`Kept`] is told what happened and the time, and says what to ask; [`write`] has the file.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::api::dto;
+use crate::api::dto::{self, FailureKind};
+use crate::api::server::Answers;
+use crate::daemon::runtime::Files;
 use crate::limits;
 use crate::types::{ChannelId, RequestId, Time};
 
@@ -28,10 +32,38 @@ pub struct KeptError {
     why: String,
 }
 
+/// Writes what it is told until nobody can tell it anything more.
+pub(crate) async fn write(files: Files, path: PathBuf, mut saves: UnboundedReceiver<Save>) {
+    while let Some(Save { bytes, then }) = saves.recv().await {
+        let written = files.write_atomic(&path, bytes).await;
+        match (written, then) {
+            (Ok(()), Some((answers, reply))) => answers.ok(&reply),
+            (Ok(()), None) => {}
+            (Err(error), then) => {
+                let file = path.display();
+                tracing::error!(%file, %error, "cannot write which channels are kept");
+                if let Some((answers, reply)) = then {
+                    let channel = reply.channel.unwrap_or_default();
+                    let why = format!(
+                        "{channel} is open, but will not outlive the daemon: {file}: {error}"
+                    );
+                    answers.failed(FailureKind::Failed, why);
+                }
+            }
+        }
+    }
+}
+
 /// All channels that are kept.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     entries: Vec<Entry>,
+}
+
+/// The file as it shall be from now on, and who waits until it is.
+pub(crate) struct Save {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) then: Option<(Answers, dto::OpenReply)>,
 }
 
 #[derive(Debug)]
@@ -58,8 +90,19 @@ struct Content {
 }
 
 impl Kept {
-    /// What the file says, all of it due at once.
-    pub(crate) fn parse(path: &Path, bytes: &[u8], now: Time) -> Result<Self, KeptError> {
+    /// What the file says, if there is one.
+    pub(crate) async fn load(files: Files, path: &Path) -> Result<Self, KeptError> {
+        match files.read(path, limits::KEPT_BYTES_MAX).await {
+            Ok(bytes) => Self::parse(path, &bytes, Time::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => {
+                Err(KeptError { path: path.display().to_string(), why: error.to_string() })
+            }
+        }
+    }
+
+    /// All of it is due at once.
+    fn parse(path: &Path, bytes: &[u8], now: Time) -> Result<Self, KeptError> {
         let wrong = |why: String| KeptError { path: path.display().to_string(), why };
         let content: Content =
             serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
@@ -104,7 +147,11 @@ impl Kept {
     }
 
     /// What is to be asked for now, under these numbers.
-    pub(crate) fn ask(&mut self, now: Time, mut id: impl FnMut() -> RequestId) -> Vec<(RequestId, dto::Open)> {
+    pub(crate) fn ask(
+        &mut self,
+        now: Time,
+        mut id: impl FnMut() -> RequestId,
+    ) -> Vec<(RequestId, dto::Open)> {
         let due = |entry: &&mut Entry| matches!(entry.stage, Stage::Due(at) if at <= now);
         let asked = self.entries.iter_mut().filter(due).map(|entry| {
             let id = id();

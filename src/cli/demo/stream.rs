@@ -121,6 +121,7 @@ impl Streaming {
                 wait: false,
                 protect: false,
                 shape: false,
+                keep: false,
             },
         )?;
         let entry = Entry::of(&reply, args.bandwidth, PAYLOAD_BYTES)?;

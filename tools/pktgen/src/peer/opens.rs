@@ -98,6 +98,7 @@ fn open_one(peer: &Peer, wanted: &Wanted) -> Result<ChannelId, (String, String)>
         wait: false,
         protect: false,
         shape: false,
+        keep: false,
         peer: wanted.peer.clone(),
         service: wanted.service.clone(),
         bandwidth_bps: wanted.rate,

@@ -282,6 +282,7 @@ fn open(world: &World) -> Outcome<(String, Duration)> {
         wait: false,
         protect: false,
         shape: false,
+        keep: false,
     });
     let start = Instant::now();
     let reply: Value = world.ask(0, &request)?;
