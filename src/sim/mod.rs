@@ -11,6 +11,7 @@
 //! What it does not do: heartbeats, Noise. A dead wire is noticed after a drawn delay, as the heartbeats
 //! of a daemon would.
 
+mod answers;
 pub mod check;
 pub mod cost;
 mod faults;
@@ -30,6 +31,7 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
+use self::answers::Answers;
 pub use self::faults::Fault;
 pub use self::frames::FrameBooks;
 use self::frames::Frames;
@@ -141,6 +143,8 @@ struct Wire {
     barred: Time,
     /// Messages under way towards an end.
     under_way: [usize; 2],
+    /// Something happened to it, or goes on until then.
+    changed: Time,
 }
 
 /// The world came to no rest within its bounds.
@@ -180,6 +184,8 @@ pub struct Sim {
     asked: BTreeMap<RequestId, (usize, u32)>,
     requests: u64,
     answers: BTreeMap<RequestId, Answer>,
+    /// What the judge of answers notes.
+    judged: Answers,
     traffic: BTreeMap<(SessionId, usize), Traffic>,
     gossiped: Gossiped,
     strikes: Vec<Strike>,
@@ -223,6 +229,7 @@ impl Sim {
             asked: BTreeMap::new(),
             requests: 0,
             answers: BTreeMap::new(),
+            judged: Answers::default(),
             traffic: BTreeMap::new(),
             gossiped: Gossiped::default(),
             strikes: Vec::new(),
@@ -341,6 +348,9 @@ impl Sim {
         self.requests += 1;
         let id = RequestId(self.requests);
         self.asked.insert(id, (peer, self.peers[peer].life));
+        if let Request::Open(open) = &request {
+            self.note_wish(peer, id, open);
+        }
         self.input(peer, Input::Request { id, request });
         id
     }
@@ -501,6 +511,7 @@ impl Sim {
             deaf: [None; 2],
             barred: Time(0),
             under_way: [0; 2],
+            changed: Time(0),
         });
     }
 
@@ -530,6 +541,7 @@ impl Sim {
     fn configure(&mut self, at: usize, wire: usize, capacity: Bandwidth) {
         let side = usize::from(self.wires[wire].ends[0].0 != at);
         self.wires[wire].capacities[side] = capacity;
+        self.capacity_set(wire);
         let link = self.wires[wire].ends[side].1;
         let peer = &mut self.peers[at];
         let config = peer.config.links.iter_mut().find(|config| config.link == link);
@@ -544,6 +556,7 @@ impl Sim {
         self.judge_departure(at, &actions);
         for mut action in actions {
             self.note_action(at, &action);
+            self.note_for_answers(at, &action);
             if let (Action::Send { message: Message::Hello(hello), .. }, Some(highest)) =
                 (&mut action, self.peers[at].speaks)
             {
@@ -597,6 +610,7 @@ impl Sim {
                 }
                 Action::CountTrain { link, number } => self.count_train(at, link, number),
                 Action::Answer { id, answer } => {
+                    self.judge_answer(at, id, &answer);
                     self.answered(at, id, &answer);
                     let earlier = self.answers.insert(id, answer);
                     assert!(earlier.is_none(), "each request gets one answer");
@@ -608,6 +622,7 @@ impl Sim {
             node.invariants();
             self.schedule_wake(at);
         }
+        self.note_lines(at);
     }
 
     fn note_accusation(&mut self, accuser: usize, why: &str) {
