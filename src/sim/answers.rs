@@ -100,6 +100,7 @@ impl Sim {
     }
 
     /// Looks at what a peer does before it is carried out.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "little of it bears on answers")]
     pub(super) fn note_for_answers(&mut self, at: usize, action: &Action) {
         let now = self.now;
         match action {
@@ -123,15 +124,13 @@ impl Sim {
         if self.now > wish.due {
             wrong.push(format!("late, it was due at {:?}", wish.due));
         }
-        match answer {
-            Answer::Open(opened) => {
-                wrong.extend(self.not_held(at, opened));
-                wrong.extend(self.passed(opened));
-            }
-            Answer::Rejected(why) if why.reason == Reject::Never => {
-                wrong.extend(self.not_never(&wish, why));
-            }
-            _ => {}
+        if let Answer::Open(opened) = answer {
+            wrong.extend(self.not_held(at, opened));
+            wrong.extend(self.passed(opened));
+        } else if let Answer::Rejected(why) = answer
+            && why.reason == Reject::Never
+        {
+            wrong.extend(self.not_never(&wish, why));
         }
         let name = &self.peers[at].name;
         let text =
@@ -293,17 +292,116 @@ pub(super) fn judge_at_rest(
     let fits = width.is_some_and(|width| rate <= width);
     let right = match sim.answer(id) {
         Some(Answer::Open(_)) => fits,
-        Some(Answer::Rejected(why)) => match why.reason {
-            Reject::Never => width.is_some() && !fits,
-            Reject::Unreachable => width.is_none(),
-            Reject::NoRoom => fits && !room,
-            _ => false,
-        },
+        Some(Answer::Rejected(why)) => {
+            let never = why.reason == Reject::Never && width.is_some() && !fits;
+            let nowhere = why.reason == Reject::Unreachable && width.is_none();
+            let full = why.reason == Reject::NoRoom && fits && !room;
+            never || nowhere || full
+        }
         _ => false,
     };
     if right {
         return Ok(());
     }
     let answer = sim.answer(id);
-    Err(format!("{one} asks {other} for {rate}, W is {width:?}, room {room}: {answer:?}"))
+    let picture = sim.node(from).map(|node| node.graph_view(sim.now));
+    let question = format!("{one} asks {other} for {rate}, W is {width:?}, room {room}");
+    Err(format!("{question}: {answer:?}; its picture: {picture:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{Explanation, Limit, ServiceConfig, ServiceKind};
+    use crate::sim::{Fault, Plan};
+    use crate::types::ServiceName;
+
+    fn mbit(rate: u64) -> Bandwidth {
+        Bandwidth::from_bps(rate * 1_000_000)
+    }
+
+    fn name(at: usize) -> PeerName {
+        PeerName::new(&format!("p{at}")).expect("a name")
+    }
+
+    /// p0 - p1 - p2 with a tree, of 100 and 10 Mbit/s.
+    fn chain() -> Sim {
+        let service = ServiceName::new("tv").expect("a name");
+        let plan = Plan {
+            peers: (0..3).map(name).collect(),
+            links: vec![(0, 1, mbit(100)), (1, 2, mbit(10))],
+            services: vec![ServiceConfig { name: service, kind: ServiceKind::Deliver }],
+            ..Plan::default()
+        };
+        let mut sim = Sim::new(1, &plan);
+        (0..3).for_each(|peer| sim.strike(Fault::Start(peer)));
+        sim.run_until(Time(2_000_000));
+        sim
+    }
+
+    fn request(rate: Bandwidth) -> OpenRequest {
+        OpenRequest {
+            peer: name(2),
+            service: ServiceName::new("tv").expect("a name"),
+            name: None,
+            rate,
+            rate_back: mbit(1),
+            choice: Choice::default(),
+            avoid: Vec::new(),
+            deadline: limits::OPEN_DEADLINE,
+            wait: false,
+            protect: false,
+        }
+    }
+
+    fn judged(sim: &mut Sim, rate: Bandwidth, answer: &Answer) -> Vec<String> {
+        let id = RequestId(u64::MAX);
+        sim.note_wish(0, id, &request(rate));
+        sim.judge_answer(0, id, answer);
+        std::mem::take(&mut sim.judged.wrong)
+    }
+
+    #[test]
+    fn i5_never_is_judged_by_the_wires_and_not_by_what_the_answer_says() {
+        let mut sim = chain();
+        let session = sim.commits().last().expect("a tree").2.clone();
+        let limit = Limit { width: mbit(1), link: (name(1), name(2)), session };
+        let explanation = Box::new(Explanation { limit: Some(limit), ..Explanation::default() });
+        let mut why = Rejection::new(Reject::Never, "no");
+        why.explanation = explanation;
+        let never = Answer::Rejected(why);
+        assert_eq!(judged(&mut sim, mbit(10), &never), Vec::<String>::new(), "9.5 are usable");
+        let wrong = judged(&mut sim, mbit(9), &never);
+        assert!(wrong[0].ends_with("9.5 Mbit/s are there, 9 Mbit/s asked"), "{wrong:?}");
+        // What happened since the session began excuses it.
+        sim.strike(Fault::CapacityAtOneEnd(1, mbit(20)));
+        assert_eq!(judged(&mut sim, mbit(9), &never), Vec::<String>::new());
+    }
+
+    #[test]
+    fn i5_open_is_wrong_while_a_hop_has_not_the_path() {
+        let mut sim = chain();
+        let id = sim.request(0, Request::Open(request(mbit(3))));
+        sim.run_until(Time(3_000_000));
+        let Some(Answer::Open(opened)) = sim.answer(id).cloned() else { panic!("there is room") };
+        assert_eq!(sim.wrong_answers(), Vec::<String>::new());
+        let again = Answer::Open(opened);
+        assert_eq!(judged(&mut sim, mbit(3), &again), Vec::<String>::new());
+        sim.peers[1].labels.clear();
+        let wrong = judged(&mut sim, mbit(3), &again);
+        assert!(wrong[0].contains("come out at Ok(None)"), "{wrong:?}");
+        sim.peers[1].node = None;
+        let wrong = judged(&mut sim, mbit(3), &again);
+        assert!(wrong[0].contains("p1 has not committed it"), "{wrong:?}");
+    }
+
+    #[test]
+    fn i5_an_answer_that_does_not_come_is_late() {
+        let mut sim = chain();
+        sim.note_wish(0, RequestId(u64::MAX), &request(mbit(3)));
+        sim.run_until(sim.now + limits::OPEN_DEADLINE + LATE);
+        assert_eq!(sim.late_answers(), Vec::<String>::new());
+        sim.run_until(sim.now + LATE);
+        assert_eq!(sim.late_answers().len(), 1);
+    }
 }
