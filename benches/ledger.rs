@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use spanway::limits;
-use spanway::proto::reservation::{Crossing, Ledger, Rates};
+use spanway::proto::reservation::{Crossing, Hold, Ledger, Rates};
 use spanway::types::{Bandwidth, ChannelId, PeerName, Time, TxId};
 
 const PROMISES: u64 = 1_000;
@@ -16,16 +16,18 @@ fn tx(count: u64) -> TxId {
 
 fn ledger_step(criterion: &mut Criterion) {
     let rates = Rates { out: Bandwidth::from_bps(1_000_000), back: Bandwidth::from_bps(64_000) };
+    let crossing = Crossing::There;
+    let hold = |ticket| Hold { rates, crossing, until: Time(0), ticket };
     let mut ledger = Ledger::new(Bandwidth::from_bps(2 * PROMISES * rates.out.bps()));
     for count in 0..PROMISES {
         // Every second number, so that the step's transaction lands between others.
-        ledger.hold(&tx(2 * count), rates, Crossing::There, Time(0), count).expect("it fits");
+        ledger.hold(&tx(2 * count), hold(count)).expect("it fits");
     }
     let new = tx(PROMISES + 1);
     let lease = Time(0) + limits::LEASE;
     criterion.bench_function("ledger/hold, commit and release among 1,000", |bencher| {
         bencher.iter(|| {
-            let held = ledger.hold(black_box(&new), rates, Crossing::There, Time(0), 1);
+            let held = ledger.hold(black_box(&new), hold(1));
             assert!(held.is_ok() && ledger.commit(&new, lease) && ledger.release(&new));
         });
     });

@@ -114,9 +114,10 @@ pub const MERGE_FRAMES_MAX: u32 = 4_096;
 /// with 1,000 frames a second each, 160 ms of them.
 pub const MERGE_WORKER_FRAMES_MAX: u32 = 4 * MERGE_FRAMES_MAX;
 /// Waiting frames lie in blocks of this size: one of Ethernet's largest takes three.
-pub const MERGE_BLOCK_BYTES: usize = 512;
-/// Three for each frame: 24 MiB of a worker, of which only what was used once has memory.
-pub const MERGE_BLOCKS_MAX: u16 = 49_152;
+pub const BLOCK_BYTES: usize = 512;
+/// Three for each frame: 24 MiB of a worker, of which only what was used once has memory; and as much
+/// again for frames of shaped channels.
+pub const BLOCKS_MAX: u16 = 49_152;
 /// Waiting frames of an end that one with a lower sequence is put in front of: a path keeps the order
 /// but for a few. More is searching that a sender could make long.
 pub const MERGE_REORDERED_MAX: u32 = 64;
@@ -131,6 +132,23 @@ pub const POLICE_BURST_BYTES_MIN: u64 = 64 << 10;
 pub const POLICE_SLACK_BYTES: u64 = 64 << 10;
 /// Behind the entry the rate is larger by one part in this many (2 %): clocks differ.
 pub const POLICE_SLACK_RATE: u64 = 50;
+/// Longest a frame of a shaped channel waits at its entry: as long as the burst that passes without
+/// waiting. More would be a delay that live streams have no use for.
+pub const SHAPE_DELAY_MAX: Duration = POLICE_BURST;
+/// Frames of one channel that wait at its entry: 50 ms of 80,000 a second, about 1 Gbit/s in frames of
+/// 1,500 bytes. A channel of more frames than that waits for less than 50 ms before it drops.
+pub const SHAPE_FRAMES_MAX: u32 = 4_096;
+/// ... and of all channels of one worker: four such, or hundreds of 20 Mbit/s.
+pub const SHAPE_WORKER_FRAMES_MAX: usize = 4 * SHAPE_FRAMES_MAX as usize;
+/// Frames that become due within this leave together: at most 4,000 wake-ups a second, and a delay that
+/// nobody who asked for up to 50 ms notices.
+pub const SHAPE_TICK: Duration = Duration::from_micros(250);
+
+/// How often the daemon looks at what enters its channels: a drop is told at the second look behind it
+/// at the latest, which is within a second. Three of them are the time between two lines.
+pub const ENTRY_LOOK: Duration = Duration::from_millis(334);
+/// The drops of one channel are told at most this often.
+pub const ENTRY_TELL: Duration = Duration::from_secs(1);
 
 // --- Control messages ---
 
@@ -295,9 +313,14 @@ pub const HOLD_STEP_MS: u32 = 50;
 pub const TOMBSTONE: Duration = Duration::from_secs(60);
 /// Tombstones of one peer, the oldest go first: every channel may end twice within [`TOMBSTONE`].
 pub const TOMBSTONES_MAX: usize = 2 * CHANNELS_MAX;
+/// Transactions that a peer refreshes at once, about a millisecond of work at each hop: requests and
+/// broken channels do not wait behind the leases of 10,000 others.
+pub const REFRESH_AT_ONCE: usize = 4 * REFRESH_TXS_MAX;
+/// The next ones follow after this.
+pub const REFRESH_PAUSE: Duration = Duration::from_millis(25);
 /// A relay waits this long before it passes refreshes on, so that many go in one message. Short,
 /// because the waits of all hops add up: see the assertion below.
-pub const REFRESH_PASS: Duration = Duration::from_millis(100);
+pub const REFRESH_PASS: Duration = Duration::from_millis(25);
 /// Requests that stand in line at one peer, whoever asked ...
 pub const WAITING_MAX: usize = 1_024;
 /// ... and of one asker.
@@ -331,6 +354,8 @@ pub const ATTEMPTS_MAX: usize = 4;
 pub const SECOND_WAIT: Duration = Duration::from_millis(200);
 /// Channels whose second path is looked for in one turn of the control thread: some 50 us each.
 pub const SECONDS_PER_TURN: usize = 16;
+/// Between two such turns: neighbours and local clients go first.
+pub const SECOND_PAUSE: Duration = Duration::from_millis(2);
 /// FINISH is repeated at this interval until the far end acknowledges it.
 pub const FINISH_RETRY: Duration = Duration::from_millis(200);
 /// Routed questions (services, verify) are answered within this or reported as unanswered.
@@ -406,6 +431,15 @@ pub const REPLY_BYTES_MAX: usize = 64 << 20;
 /// A daemon answers what it knows itself within this; questions to other peers add their deadline.
 pub const CLIENT_ANSWER_MAX: Duration = Duration::from_secs(10);
 
+// --- Open files ---
+
+/// Descriptors of a process besides what follows: standard streams, signals, runtime, listeners, state.
+pub const PROCESS_FILES: u64 = 64;
+/// ... of a worker: its socket, its ring, what wakes it up.
+pub const WORKER_FILES: u64 = 8;
+/// ... of a link: a connection, and the one that replaces it.
+pub const LINK_FILES: u64 = 2;
+
 // --- Histograms ---
 
 /// The kernel is asked for receive times this long of every ...
@@ -454,8 +488,8 @@ pub const PROXY_CLIENTS_MAX: u32 = 60_000;
 pub const PROXY_IDLE_DEFAULT: Duration = Duration::from_secs(60);
 /// Clients a worker lets go between two batches: closing a socket costs some 10 us, and datagrams wait.
 pub const PROXY_EXPIRED_PER_TURN: usize = 32;
-/// Descriptors of a proxy besides those of its clients: standard streams, signals, rings, listeners.
-pub const PROXY_FILES: u64 = 64 + 8 * WORKERS_MAX as u64;
+/// Descriptors of a proxy besides those of its clients.
+pub const PROXY_FILES: u64 = PROCESS_FILES + WORKER_FILES * WORKERS_MAX as u64;
 
 const _: () = {
     assert!(EDGES_PER_PIECE * (2 * (NAME_BYTES_MAX + 1) + 8) + 512 <= MESSAGE_BYTES_MAX);
@@ -481,10 +515,12 @@ const _: () = {
     assert!(PATH_PEERS_MAX <= HOP_LIMIT_START as usize);
     assert!(WORKERS_MAX <= 256 && PORTS_PER_PEER as usize <= WORKERS_MAX);
     assert!(LEASE.as_millis() > REFRESH_INTERVAL.as_millis() * 3);
-    // Ends refresh at least every 1.5 intervals, and every relay of the longest path adds its wait.
+    // Ends refresh every 1.5 intervals after the last of their channels had its turn, and every relay of
+    // the longest path adds its wait.
     assert!(
         LEASE.as_millis()
             > REFRESH_INTERVAL.as_millis() * 3 / 2
+                + REFRESH_PAUSE.as_millis() * (CHANNELS_MAX / REFRESH_AT_ONCE + 1) as u128
                 + REFRESH_PASS.as_millis() * PATH_PEERS_MAX as u128
     );
     assert!(HOLD.as_millis() >= OPEN_DEADLINE.as_millis());
@@ -492,8 +528,9 @@ const _: () = {
     assert!(MTU_MIN <= MTU_DEFAULT);
     assert!(POLICE_BURST_BYTES_MIN > u16::MAX as u64);
     assert!(LENT_MAX <= BUFFERS_PER_WORKER);
-    assert!(MERGE_BLOCKS_MAX as u32 == 3 * MERGE_WORKER_FRAMES_MAX);
-    assert!(3 * MERGE_BLOCK_BYTES >= MTU_DEFAULT as usize);
+    assert!(BLOCKS_MAX as u32 == 3 * MERGE_WORKER_FRAMES_MAX);
+    assert!(BLOCKS_MAX as usize == 3 * SHAPE_WORKER_FRAMES_MAX);
+    assert!(3 * BLOCK_BYTES >= MTU_DEFAULT as usize);
     assert!(BATCH_MAX < BUFFERS_PER_WORKER as usize && BUFFERS_PER_WORKER.is_power_of_two());
     assert!(RECEIVE_MAX <= BATCH_MAX);
     assert!(RUNS_MAX.is_power_of_two() && RUNS_MAX <= u16::MAX as usize);

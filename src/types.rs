@@ -388,6 +388,28 @@ impl fmt::Display for TxId {
     }
 }
 
+/// One direction of all links of a host together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// What the host sends.
+    Egress,
+    /// What it receives.
+    Ingress,
+}
+
+impl Way {
+    pub const BOTH: [Self; 2] = [Self::Egress, Self::Ingress];
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+        })
+    }
+}
+
 /// One run of the tree computation. Ids only grow: larger counter first, then the larger initiator
 /// (the order of the fields is the order of sessions, 2.7).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

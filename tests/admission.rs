@@ -92,7 +92,7 @@ fn a14_requests_of_several_peers_are_served_in_the_order_they_came() {
     let row = waits(c, "third").expect("it waits");
     assert_eq!(row["position"], 3, "{row}");
     let short = &row["short"][0];
-    assert_eq!(short["link"], serde_json::json!(["r", "z"]), "{row}");
+    assert_eq!((&short["at"], &short["towards"]), (&"r".into(), &"z".into()), "{row}");
     assert_eq!((&short["ahead"], &short["free_bps"]), (&2.into(), &500_000.into()), "{row}");
     b.ask(&["close", "holder"]);
     assert_eq!(answer(first)["outcome"], "open");

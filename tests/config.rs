@@ -309,6 +309,12 @@ fn names_links_and_services_that_contradict_each_other() {
                 "ADDRESS/BITS",
             ),
             row("[service.a]\nfrom = \"10.0.0.0/8\"", "4:8: service.a.from", "remove it"),
+            row("[service.a]\nshape = true", "4:9: service.a.shape", "remove it"),
+            row(
+                "[service.a]\nlisten = \"[::1]:5\"\nshape = 1",
+                "5:9: service.a.shape",
+                "true or false",
+            ),
             row("engine = 1", "3:10: engine", "write [engine]"),
         ],
     );
@@ -392,7 +398,7 @@ fn every_key_of_the_contract_is_taken() {
          [[link]]\npeer = 'peer-02'\naddress = '[2001:db8::2]:7000'\ncapacity = '2.5 Gbit/s'\n\
          key = '{K2}'\nmtu = 9000\n\
          [service.video]\ndeliver = '127.0.0.1:5004'\n\
-         [service.camera]\nlisten = '0.0.0.0:5006'\nfrom = '192.168.0.0/16'\n\
+         [service.camera]\nlisten = '0.0.0.0:5006'\nfrom = '192.168.0.0/16'\nshape = true\n\
          [service.inbox]\n\
          [engine]\ncpus = [3, 1]\nbackend = 'uring'\nlatency = true\n[host]\negress = '1 Gbit/s'\n\
          ingress = '2 Gbit/s'\n[control]\nheartbeat = '1s'\nheartbeats_missed = 3\n\
@@ -422,6 +428,7 @@ fn every_key_of_the_contract_is_taken() {
     ];
     assert_eq!(kinds, expected);
     assert_eq!(config.services[1].from.map(|(_, bits)| bits), Some(16));
+    assert_eq!(config.services.iter().map(|s| s.shape).collect::<Vec<_>>(), [false, true, false]);
     assert!(matches!(config.services[2].kind, ServiceAddress::Receive));
 }
 

@@ -303,6 +303,31 @@ fn a16_a_receiver_that_goes_away_takes_its_channel_with_it() {
     });
 }
 
+#[test]
+fn a11_where_no_open_file_is_left_for_a_channel_it_is_said_and_the_daemon_still_answers() {
+    let service = "[service.inbox]\ndeliver = \"127.0.0.1:9\"";
+    let mut overlay = triangle(service);
+    // What a daemon with one worker and two links keeps for itself, and two more.
+    let files = 64 + 8 + 2 * 2 + 128 + 256 + 2;
+    for name in ["a", "b"] {
+        overlay.kill(name);
+        overlay.run_with_files(name, files);
+        overlay.settle();
+        let a = overlay.peer("a");
+        for channel in ["one", "two"] {
+            a.open("b/inbox", "1 Mbit/s", &["--name", channel]);
+        }
+        let more = run(a, &["open", "b/inbox", "--bandwidth", "1 Mbit/s", "--name", "three"]);
+        let said =
+            [more.stdout, more.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        assert!(!more.status.success() && said.concat().contains("ulimit -n"), "{name}: {said:?}");
+        assert!(run(a, &["close", "one"]).status.success());
+        a.open("b/inbox", "1 Mbit/s", &["--name", "three"]);
+        overlay.kill(name);
+        overlay.run(name);
+    }
+}
+
 /// Three peers in a triangle; `sections` are those of `b`.
 fn triangle(sections: &str) -> Overlay {
     Plan::new(&["a", "b", "c"])

@@ -149,7 +149,8 @@ fn add_end(
 ) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    let spec = EndSpec { channel, socket, from, deliver, gso: false, stats: Arc::clone(stats) };
+    let (gso, shape, stats) = (false, false, Arc::clone(stats));
+    let spec = EndSpec { channel, socket, from, deliver, gso, shape, stats };
     engine.send(WorkerId(worker), Command::AddEnd(spec));
     address
 }
@@ -857,6 +858,8 @@ macro_rules! for_both_backends {
 
 #[path = "engine/merging.rs"]
 mod merging;
+#[path = "engine/shaping.rs"]
+mod shaping;
 #[path = "engine/super_buffers.rs"]
 mod super_buffers;
 

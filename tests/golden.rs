@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use spanway::types::{
     Bandwidth, ChannelId, EdgeKey, Incarnation, Label, PeerName, PublicKey, Reject, ServiceName,
-    SessionId, TxId,
+    SessionId, TxId, Way,
 };
 use spanway::wire::control::{
     Accept, Ghs, Hello, LinkInfo, Manner, Message, Nack, Release, ReleaseCause, Reserve, Routed,
@@ -21,7 +21,7 @@ use spanway::wire::facts::{Fact, Gossip, LinkFact, OriginDigest, PeerFact, Told}
 use spanway::wire::frame::{self, FrameType, HEADER_BYTES, Header};
 use spanway::wire::heartbeat::{Heartbeat, HeartbeatKey};
 use spanway::wire::measure::{Arrived, Measure, MeasureBody, Probe, Train};
-use spanway::wire::queue::{Claim, Claimed, Queue, QueueBody, ShortLink};
+use spanway::wire::queue::{Claim, Claimed, Queue, QueueBody, Scarce, Shortage};
 
 const LABEL: Label = Label(0x0102_0304_0506_0708);
 
@@ -360,18 +360,20 @@ fn queue() -> [Message; 5] {
     let channel = |count| ChannelId { count, ..tx(2).channel };
     let rate = Bandwidth::from_bps;
     let (rate_back, free) = (rate(400_000), rate(1_000_000));
-    let short = ShortLink {
+    let rate = rate(20_000_000);
+    let link = Shortage {
         at: peer("oslo"),
-        towards: peer("tokyo"),
+        of: Scarce::Link(peer("tokyo")),
+        asked: rate,
         free,
         ahead: 2,
         before: Some(channel(8)),
         holders: vec![channel(3)],
     };
-    let rate = rate(20_000_000);
+    let host = Shortage { of: Scarce::Host(Way::Egress), ..link.clone() };
     [
         QueueBody::Claim(Claim { path: path(), position: 1, rate, rate_back, ticket: 17 }),
-        QueueBody::Claimed(Claimed { short: vec![short], busy: None }),
+        QueueBody::Claimed(Claimed { short: vec![link, host], busy: None }),
         QueueBody::Claimed(Claimed { short: Vec::new(), busy: Some(peer("oslo")) }),
         QueueBody::Room,
         QueueBody::Leave,

@@ -146,7 +146,7 @@ impl Row {
             ends.push(address(&socket));
             let (channel, deliver) = (id.clone(), deliver.clone());
             let stats = Arc::clone(&stats[peer]);
-            let spec = EndSpec { channel, socket, from, deliver, gso: false, stats };
+            let spec = EndSpec { channel, socket, from, deliver, gso: false, shape: false, stats };
             self.engines[peer].send(WorkerId(0), Command::AddEnd(spec));
         }
         for (peer, stats) in stats.iter().enumerate().skip(1) {

@@ -1,25 +1,29 @@
 //! Who keeps to the bandwidth of a channel is never policed, who does not harms only itself.
 //!
 //! The first is a model: ten million frames through the policers of an entry, five relays and the far
-//! end, whose workers hold frames up and let them go at once. The second is two real daemons.
+//! end, whose workers hold frames up and let them go at once. The second is real daemons; there who sends
+//! too much is told so, and at which rate to send.
 
 #![allow(clippy::print_stdout, reason = "a test tells what it measured")]
 
 mod common;
 
-use std::net::SocketAddr;
+use std::fs::{self, File};
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Stdio;
 use std::time::Duration;
 
 use common::overlay::{Peer, Plan};
-use common::program::{now, pass, wait_for};
+use common::program::{Program, now, pass, wait_for};
 use common::stream::{Collector, Pacer};
 use serde_json::Value;
 use spanway::engine::shaper::{PACKET_OVERHEAD_BYTES, Policer};
-use spanway::limits::{POLICE_BURST, POLICE_SLACK_BYTES};
+use spanway::limits::{POLICE_BURST, POLICE_SLACK_BYTES, SHAPE_DELAY_MAX};
 use spanway::types::{Bandwidth, Time};
 
 // --- The model ---
 
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Frames of the model, over all cases.
 const FRAMES: u64 = 10_000_000;
 /// Five relays and the far end.
@@ -152,6 +156,16 @@ fn a20_the_model_polices_a_relay_that_holds_frames_longer_than_it_is_allowed_for
 
 #[test]
 fn a20_a_channel_at_three_times_its_share_harms_only_itself() {
+    beside_a_greedy_one(&[], 0);
+}
+
+#[test]
+fn a21_a_shaped_channel_at_three_times_its_share_harms_only_itself_and_keeps_its_order() {
+    beside_a_greedy_one(&["--shape"], u64::try_from(SHAPE_DELAY_MAX.as_millis()).expect("short"));
+}
+
+/// Two channels on one link; what the greedy one does not lose it may have sent up to `waits_ms` later.
+fn beside_a_greedy_one(greedy_options: &[&str], waits_ms: u64) {
     let sink = Collector::start();
     let service = format!("[service.video]\ndeliver = \"{}\"", sink.address);
     let overlay = Plan::new(&["a", "r", "z"])
@@ -161,9 +175,9 @@ fn a20_a_channel_at_three_times_its_share_harms_only_itself() {
         .on_loopback();
     let [a, r, z] = ["a", "r", "z"].map(|name| overlay.peer(name));
     // Packets of 200 + 64 + 28 bytes: 4 Mbit/s are 1,712 a second.
-    let [modest, greedy] = ["modest", "greedy"].map(|name| {
-        let reply = a.open("z/video", "4 Mbit/s", &["--name", name]);
-        reply["listen"].as_str().and_then(|text| text.parse::<SocketAddr>().ok()).expect("open")
+    let [modest, greedy] = [("modest", &[][..]), ("greedy", greedy_options)].map(|(name, more)| {
+        let reply = a.open("z/video", "4 Mbit/s", &[&["--name", name], more].concat());
+        listen_of(&reply)
     });
     let start = now();
     let modest = Pacer::start(modest, 1, 1_600);
@@ -177,7 +191,7 @@ fn a20_a_channel_at_three_times_its_share_harms_only_itself() {
     assert_eq!(ours, Went { policed: 0, passed: sent[0] }, "the modest one loses nothing");
     // The largest burst and the rate, and not much less.
     let elapsed_ms = u64::try_from(elapsed.as_millis()).expect("seconds");
-    let most = (64 << 10) + 4_000_000 / 8 * (elapsed_ms + 1) / 1_000;
+    let most = (64 << 10) + 4_000_000 / 8 * (elapsed_ms + waits_ms + 1) / 1_000;
     assert!(theirs.passed * 292 <= most, "{theirs:?} in {elapsed:?}");
     assert!(theirs.passed >= sent[1] / 4, "{theirs:?} in {elapsed:?}");
     println!("modest {ours:?}, greedy {theirs:?} in {elapsed:?}");
@@ -187,6 +201,119 @@ fn a20_a_channel_at_three_times_its_share_harms_only_itself() {
     assert!(of(1).eq(0..sent[0]), "the modest stream is whole and in order");
     assert_eq!(of(2).count() as u64, theirs.passed);
     assert!(of(2).is_sorted());
+}
+
+#[test]
+fn a15_a_channel_of_one_way_carries_nothing_back_and_promises_nothing_for_it() {
+    let video = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let address = video.local_addr().expect("bound");
+    let overlay = Plan::new(&["a", "z"])
+        .link("a", "z", "10 Mbit/s")
+        .section("z", &format!("[service.video]\ndeliver = \"{address}\""))
+        .on_loopback();
+    let [a, z] = ["a", "z"].map(|name| overlay.peer(name));
+    let listen = a.open("z/video", "4 Mbit/s", &["--name", "film", "--one-way"])["listen"].clone();
+    assert_eq!(z.answer(&["links"]).1[0]["free_out_bps"], 9_500_000);
+    let program = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    program.send_to(b"there", listen.as_str().expect("open")).expect("sent");
+    let mut bytes = [0; 16];
+    video.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    let (length, from) = video.recv_from(&mut bytes).expect("the way there is open");
+    assert_eq!(&bytes[..length], b"there");
+    video.send_to(b"back", from).expect("sent");
+    wait_for("the drop", Duration::from_secs(5), || {
+        let row = z.answer(&["channels"]).1[0].clone();
+        (row["dropped"]["policed"] == 1 && row["bandwidth_back_bps"] == 0).then_some(())
+    });
+}
+
+#[test]
+fn a21_who_sends_too_much_is_told_how_much_is_dropped_and_which_rate_to_use() {
+    let sink = Collector::start();
+    let service = format!("[service.video]\ndeliver = \"{}\"", sink.address);
+    let overlay =
+        Plan::new(&["a", "z"]).link("a", "z", "10 Mbit/s").section("z", &service).on_loopback();
+    let a = overlay.peer("a");
+    let told = overlay.folder().join("told");
+    let mut watch = a.client(&["open", "z/video", "--bandwidth", "4 Mbit/s", "--name", "greedy"]);
+    watch.args(["--watch", "--json"]).stdout(File::create(&told).expect("a scratch folder"));
+    let mut watch = Program::start("watch", overlay.folder(), &mut watch);
+    let row = wait_for("the channel", PATIENCE, || {
+        a.channel("greedy").filter(|row| row["state"] == "open")
+    });
+    assert_eq!((&row["shape"], &row["entry_bps"]), (&false.into(), &4_000_000.into()));
+    let greedy = Pacer::start(listen_of(&row), 2, 3 * 1_712);
+    let events = || -> Vec<Value> {
+        let text = fs::read_to_string(&told).unwrap_or_default();
+        // In front of them stands the answer, of many lines.
+        let lines = text.lines().filter(|line| line.starts_with("{\"at_ms\""));
+        lines.filter_map(|line| serde_json::from_str(line).ok()).collect()
+    };
+    let of = |events: &[Value], name: &str| -> Vec<Value> {
+        events.iter().filter(|line| line["event"] == name).cloned().collect()
+    };
+    let lines = wait_for("to be told three times", PATIENCE, || {
+        let lines = of(&events(), "channel_policed");
+        (lines.len() >= 3).then_some(lines)
+    });
+    let row = a.channel("greedy").expect("it is open");
+    greedy.stop();
+    let offered = row["offered_bps"].as_u64().expect("it was looked at");
+    assert!(offered > 4_000_000, "{row}");
+    assert!(sum_of(&lines) <= row["dropped"]["policed"].as_u64().expect("it is too fast"), "{row}");
+    for line in &lines {
+        let excess = &line["excess"];
+        let of = |name: &str| excess[name].as_u64().unwrap_or_else(|| panic!("{name}: {line}"));
+        assert_eq!((of("bandwidth_bps"), &line["channel"]), (4_000_000, &row["id"]), "{line}");
+        assert!(of("dropped") > 0 && of("ask_bps") >= of("offered_bps"), "{line}");
+        // 200 of 292 bytes are payload.
+        assert_eq!(of("payload_bps"), 4_000_000 * 200 / 292, "{line}");
+        let text = excess["text"].as_str().unwrap_or_default();
+        assert!(text.contains("the channel has 4 Mbit/s; send at most 2.73 Mbit/s"), "{text}");
+    }
+    // At most once a second: the clock of the lines may be set, but not often.
+    let times: Vec<u64> = lines.iter().filter_map(|line| line["at_ms"].as_u64()).collect();
+    assert!(times.windows(2).all(|two| two[1].saturating_sub(two[0]) >= 900), "{times:?}");
+    a.ask(&["close", "greedy"]);
+    assert!(watch.join(PATIENCE).success(), "the watch ends with the channel");
+    assert_eq!(of(&events(), "channel_closed").len(), 1);
+    sink.stop();
+}
+
+#[test]
+fn a21_send_says_on_its_screen_that_another_program_takes_its_rate() {
+    let sink = Collector::start();
+    let service = format!("[service.video]\ndeliver = \"{}\"", sink.address);
+    let overlay =
+        Plan::new(&["a", "z"]).link("a", "z", "10 Mbit/s").section("z", &service).on_loopback();
+    let a = overlay.peer("a");
+    let mut send = a.client(&["send", "z/video", "--bandwidth", "4 Mbit/s", "--shape"]);
+    // It waits for its input all the time.
+    send.stdin(Stdio::piped()).stdout(Stdio::null());
+    let send = Program::start("send", overlay.folder(), &mut send);
+    let row = wait_for("the channel", PATIENCE, || {
+        a.ask(&["channels"]).as_array()?.iter().find(|row| row["state"] == "open").cloned()
+    });
+    assert_eq!(row["shape"], true);
+    let other = Pacer::start(listen_of(&row), 2, 3 * 1_712);
+    let said = wait_for("a line", PATIENCE, || {
+        send.log()
+            .lines()
+            .find(|line| line.contains("dropped in the last second"))
+            .map(str::to_owned)
+    });
+    other.stop();
+    assert!(said.contains("the channel has 4 Mbit/s"), "{said}");
+    sink.stop();
+}
+
+fn sum_of(lines: &[Value]) -> u64 {
+    lines.iter().filter_map(|line| line["excess"]["dropped"].as_u64()).sum()
+}
+
+/// Where programs send to, of an answer or a row.
+fn listen_of(reply: &Value) -> SocketAddr {
+    reply["listen"].as_str().and_then(|text| text.parse().ok()).expect("an address")
 }
 
 #[derive(Debug, PartialEq, Eq)]

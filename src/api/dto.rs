@@ -84,7 +84,7 @@ pub struct Open {
     pub peer: PeerName,
     pub service: ServiceName,
     pub bandwidth_bps: Bandwidth,
-    /// Missing: max(64 kbit/s, 2 %).
+    /// Missing: max(64 kbit/s, 2 %); 0: one way only.
     pub bandwidth_back_bps: Option<Bandwidth>,
     pub name: Option<ServiceName>,
     /// Missing: a free port on loopback.
@@ -105,6 +105,9 @@ pub struct Open {
     /// Keep a second path reserved.
     #[serde(default)]
     pub protect: bool,
+    /// What enters above the bandwidth waits for a moment before it is dropped.
+    #[serde(default)]
+    pub shape: bool,
 }
 
 /// Which paths may be tried (A13): `"tree"`, `"widest"`, `"tree-then-widest"`, or every peer behind the
@@ -135,7 +138,7 @@ impl Default for PathChoice {
 pub struct WouldFit {
     pub peer: PeerName,
     pub bandwidth_bps: Bandwidth,
-    /// Missing: max(64 kbit/s, 2 %).
+    /// Missing: max(64 kbit/s, 2 %); 0: one way only.
     pub bandwidth_back_bps: Option<Bandwidth>,
     #[serde(default)]
     pub path: PathChoice,
@@ -195,8 +198,19 @@ pub struct StatusReply {
     /// Watches of channels that are running (`spanway latency --watch`).
     pub watches: usize,
     pub facts: FactsStatus,
+    /// What the links of the host may carry together; null without `[host] egress` or `ingress`.
+    pub egress: Option<BudgetStatus>,
+    pub ingress: Option<BudgetStatus>,
     /// Things a person should look at: a link neither end can dial, a small socket buffer, ...
     pub warnings: Vec<String>,
+}
+
+/// One direction of all links of a host together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetStatus {
+    /// What channels may have of it.
+    pub usable_bps: Bandwidth,
+    pub free_bps: Bandwidth,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -361,6 +375,12 @@ pub struct ChannelRow {
     /// Frames that left the overlay at this end, or that came to this relay.
     pub rx_frames: u64,
     pub dropped: BTreeMap<String, u64>,
+    /// At an end: what its program sent in the last two thirds of a second, and what was promised to it,
+    /// in IP packets of frames; missing until there is something to say.
+    pub offered_bps: Option<Bandwidth>,
+    pub entry_bps: Option<Bandwidth>,
+    /// What is offered above that waits for a moment (`open --shape`).
+    pub shape: bool,
 }
 
 /// A request that stands in line for room.
@@ -383,11 +403,16 @@ pub struct QueueRow {
     pub short: Vec<ShortRow>,
 }
 
-/// One direction of a link that has not enough room.
+/// What has not enough room at a peer: a link in one direction, or a budget of its host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShortRow {
-    /// From the first to the second.
-    pub link: [PeerName; 2],
+    pub at: PeerName,
+    /// The neighbour at the other end of the link.
+    pub towards: Option<PeerName>,
+    /// `egress` or `ingress`, where it is not a link.
+    pub budget: Option<String>,
+    /// What the request takes of it.
+    pub asked_bps: Bandwidth,
     pub free_bps: Bandwidth,
     /// Requests before this one in line, and the last of them.
     pub ahead: u32,
@@ -653,8 +678,32 @@ pub struct WorkerTimes {
 pub struct EventLine {
     pub at_ms: u64,
     /// `link_up`, `link_down`, `session_started`, `session_adopted`, `tree_committed`, `channel_open`,
-    /// `channel_moving`, `channel_trying`, `channel_moved`, `channel_protected`, `channel_closed`,
-    /// `stream_finished`, `ignored`.
+    /// `channel_queued`, `channel_moving`, `channel_trying`, `channel_moved`, `channel_protected`,
+    /// `channel_policed`, `channel_closed`, `stream_finished`, `ignored`.
     pub event: String,
+    pub text: String,
+    /// Of whom it tells, if of one channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
+    /// Of `channel_policed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub excess: Option<Excess>,
+}
+
+/// What a program sends into a channel above its bandwidth. Rates are IP packets of frames, but for the
+/// one that says payload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Excess {
+    /// Frames dropped as `policed` since the line before, in the last second.
+    pub dropped: u64,
+    /// Sent meanwhile.
+    pub offered_bps: Bandwidth,
+    pub bandwidth_bps: Bandwidth,
+    /// What fits, in datagrams as large as those that came.
+    pub payload_bps: Bandwidth,
+    /// Enough for what came; missing if the channel has as much and what came too close together was
+    /// dropped.
+    pub ask_bps: Option<Bandwidth>,
+    /// In words.
     pub text: String,
 }

@@ -10,6 +10,7 @@
 //! | [`ledger`] | `channels --ledger` |
 //! | [`open`] | `open`, `close`, `reload`, `recompute`, `leave` |
 //! | [`send`], [`recv`] | `send`, `recv` |
+//! | [`watch`] | `open --watch`, and what `send` says meanwhile |
 //! | [`forward`] | `forward` |
 //! | [`demo`] | `demo` |
 //!
@@ -38,6 +39,7 @@ mod setup;
 mod table;
 mod traffic;
 mod values;
+mod watch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -245,6 +247,13 @@ struct OpenArgs {
     /// Keep a second path reserved: if the first breaks, frames take it at once
     #[arg(long)]
     protect: bool,
+    /// Let what is above the bandwidth wait for up to 50 ms before it is dropped
+    #[arg(long)]
+    shape: bool,
+    /// Stay, and say what happens to the channel: within a second what is dropped and the rate to use.
+    /// Ctrl-C ends this command and leaves the channel open
+    #[arg(long)]
+    watch: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -297,12 +306,16 @@ struct Rates {
     /// The same for the way back, or `same` [default: 2 %, at least 64 kbit/s]
     #[arg(long, value_name = "RATE|same", allow_hyphen_values = true)]
     bandwidth_back: Option<BackRate>,
+    /// Reserve nothing for the way back: what is sent there is dropped
+    #[arg(long, conflicts_with = "bandwidth_back")]
+    one_way: bool,
 }
 
 impl Rates {
     /// Bandwidth for the way back, if it was given.
     fn back(&self) -> Option<Bandwidth> {
-        self.bandwidth_back.map(|back| back.rate(self.bandwidth))
+        let given = self.bandwidth_back.map(|back| back.rate(self.bandwidth));
+        given.or_else(|| self.one_way.then_some(Bandwidth::ZERO))
     }
 }
 
@@ -381,6 +394,9 @@ struct SendArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 1316,
           value_parser = clap::value_parser!(u16).range(1..))]
     size: u16,
+    /// Let what is above the bandwidth wait for up to 50 ms before it is dropped
+    #[arg(long)]
+    shape: bool,
     #[command(flatten)]
     target: Target,
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::screen::{CliError, Daemon, Fail, Style, print, say, show, to_json};
 use super::table::wrap;
-use super::{ChannelArgs, LeaveArgs, OpenArgs, Target, answer_time, fit};
+use super::{ChannelArgs, LeaveArgs, OpenArgs, Target, answer_time, fit, watch};
 use crate::api::dto::{self, OpenReply, Request};
 use crate::limits;
 use crate::types::{PeerName, Reject};
@@ -29,12 +29,14 @@ pub(super) fn open(args: OpenArgs) -> Result<(), CliError> {
         deadline_ms: millis(deadline),
         wait: args.wait.is_some(),
         protect: args.protect,
+        shape: args.shape,
     });
     if let (Some(wait), false) = (args.wait, args.target.json) {
         say(&format!(
             "waits up to {wait:?} if there is no room now; `spanway queue` says where it stands"
         ));
     }
+    let lines = args.watch.then(|| watch::events(&daemon)).transpose()?;
     let reply: OpenReply = daemon.ask_for(answer_time(deadline), &request)?;
     let answer = verdict(&reply);
     if args.target.json || answer.is_ok() {
@@ -46,7 +48,11 @@ pub(super) fn open(args: OpenArgs) -> Result<(), CliError> {
     match answer {
         // The JSON says it already.
         Err(error) if args.target.json => Err(CliError::said(error.code)),
-        answer => answer,
+        Err(error) => Err(error),
+        Ok(()) => match (lines, &reply.channel) {
+            (Some(lines), Some(channel)) => watch::follow(lines, channel, args.target.json),
+            _ => Ok(()),
+        },
     }
 }
 

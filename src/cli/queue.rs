@@ -33,8 +33,12 @@ fn request(row: &QueueRow, out: &mut dyn Write, style: Style) -> io::Result<()> 
 }
 
 fn blocked(short: &ShortRow, out: &mut dyn Write) -> io::Result<()> {
-    let ShortRow { link: [near, far], free_bps, ahead, before, holders } = short;
-    writeln!(out, "  short    {near} - {far}: {free_bps} free")?;
+    let ShortRow { at, towards, budget, asked_bps, free_bps, ahead, before, holders } = short;
+    let of = match (towards, budget) {
+        (Some(far), _) => format!("{at} - {far}"),
+        (None, budget) => format!("{} of {at}", budget.as_deref().unwrap_or("the host")),
+    };
+    writeln!(out, "  short    {of}: {free_bps} free, {asked_bps} asked")?;
     if let Some(before) = before {
         writeln!(out, "           {ahead} in line before it, the last of them {before}")?;
     }

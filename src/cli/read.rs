@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use super::open::path_text;
 use super::screen::{CliError, Daemon, Fail, Style, print, show};
+use super::send::about;
 use super::table::{Table, wrap};
 use super::values::millis;
 use super::{ServicesArgs, Target, answer_time};
 use crate::api::dto::{
-    ChannelRow, EdgeRow, EventLine, LinkRow, PeerRow, Request, ServiceRow, StatusReply, TreeReply,
-    VerifyReply,
+    BudgetStatus, ChannelRow, EdgeRow, EventLine, LinkRow, PeerRow, Request, ServiceRow,
+    StatusReply, TreeReply, VerifyReply,
 };
 use crate::cli::drawing;
 use crate::limits;
@@ -186,8 +187,16 @@ fn channel_notes(row: &ChannelRow, table: &mut Table) {
             row.dropped.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
         table.note(format!("dropped {}", wrap(&drops, ", ", 10)));
     }
+    if let (Some(offered), Some(entry)) = (row.offered_bps, row.entry_bps)
+        && offered > entry
+    {
+        table.note(format!("now {} comes to its entry of {entry}", about(offered)));
+    }
     if row.dropped.contains_key(DropReason::Policed.as_str()) {
-        table.note("more was sent than it was opened for: ask for a larger --bandwidth".to_owned());
+        let instead = if row.shape { "" } else { ", or --shape" };
+        table.note(format!(
+            "more was sent than it was opened for: ask for a larger --bandwidth{instead}"
+        ));
     }
 }
 
@@ -212,6 +221,10 @@ fn status_text(reply: &StatusReply, out: &mut dyn Write, style: Style) -> io::Re
     writeln!(out, "peers     {}", reply.peers)?;
     writeln!(out, "tree      {tree}")?;
     writeln!(out, "channels  {}", reply.channels)?;
+    for (what, budget) in [("egress", &reply.egress), ("ingress", &reply.ingress)] {
+        let Some(BudgetStatus { usable_bps, free_bps }) = budget else { continue };
+        writeln!(out, "{what:<9} {free_bps} free of {usable_bps}, over all links together")?;
+    }
     let why: Vec<String> = reply.backend_why.split(' ').map(str::to_owned).collect();
     writeln!(out, "frames    {}", reply.backend)?;
     writeln!(out, "          {}", wrap(&why, " ", 10))?;

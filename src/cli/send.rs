@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::open::{millis, verdict};
 use super::screen::{CliError, Daemon, print, say, to_json};
+use super::watch::Watch;
 use super::{SendArgs, answer_time, clock, interrupt};
 use crate::api::dto::{self, ChannelRow, OpenReply, Request};
 use crate::limits;
@@ -38,6 +39,7 @@ pub(super) fn send(args: SendArgs) -> Result<(), CliError> {
             deadline_ms: millis(OPEN_DEADLINE),
             wait: false,
             protect: false,
+            shape: args.shape,
         },
     )?;
     let entry = Entry::of(&reply, rate, args.size)?;
@@ -45,6 +47,7 @@ pub(super) fn send(args: SendArgs) -> Result<(), CliError> {
         say(&format!("this channel carries at most {} bytes a datagram", entry.size));
     }
     close_on_interrupt(&daemon, &entry.channel);
+    let watch = Watch::start(&daemon, &entry.channel, args.target.json);
     let progress = io::stderr().is_terminal();
     let mut input = io::stdin().lock();
     let sent = transmit(&entry, &mut input, &mut |sent| {
@@ -56,6 +59,7 @@ pub(super) fn send(args: SendArgs) -> Result<(), CliError> {
     if progress {
         say("");
     }
+    watch.into_iter().for_each(Watch::stop);
     let outcome = sent.and_then(|sent| Ok((sent, finish(&daemon, &entry, &sent)?)));
     close(&daemon, &entry.channel);
     let (sent, local) = outcome?;
@@ -445,6 +449,9 @@ mod tests {
             tx_frames,
             rx_frames: 0,
             dropped: dropped.iter().map(|&(why, count)| (why.as_str().to_owned(), count)).collect(),
+            offered_bps: None,
+            entry_bps: None,
+            shape: false,
         };
         let moved = row(90, &[(DropReason::Moving, 10), (DropReason::ForeignSender, 5)]);
         let moving = Local { moving: 10, ..Local::default() };

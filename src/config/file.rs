@@ -241,7 +241,7 @@ fn service(
 ) -> Result<Service, ConfigError> {
     let service_name =
         ServiceName::new(name.last_key()).map_err(|error| name.error(error.to_string()))?;
-    section.only(&["deliver", "listen", "from"])?;
+    section.only(&["deliver", "listen", "from", "shape"])?;
     let from_item = section.item("from");
     let from = from_item.as_ref().map(Item::prefix).transpose()?;
     let example = "an address, as in \"127.0.0.1:5004\"";
@@ -258,11 +258,17 @@ fn service(
         }
         (None, None) => ServiceAddress::Receive,
     };
-    match (&kind, from_item) {
-        (ServiceAddress::Deliver(_) | ServiceAddress::Receive, Some(item)) => {
-            Err(item.error("says who may send to listen, which this service has not: remove it"))
+    if let (ServiceAddress::Deliver(_) | ServiceAddress::Receive, Some(item)) = (&kind, from_item) {
+        let text = "says who may send to listen, which this service has not: remove it";
+        return Err(item.error(text));
+    }
+    let shape_item = section.item("shape");
+    let shape = shape_item.as_ref().map(Item::flag).transpose()?.unwrap_or(false);
+    match (&kind, shape_item) {
+        (ServiceAddress::Receive, Some(item)) => {
+            Err(item.error("is for what a program sends, and nothing sends here: remove it"))
         }
-        _ => Ok(Service { name: service_name, kind, from }),
+        _ => Ok(Service { name: service_name, kind, from, shape }),
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Service {
     pub kind: ServiceAddress,
     /// Who besides loopback may send into the channel's local socket.
     pub from: Option<(IpAddr, u8)>,
+    /// What its program sends above the rate back of a channel waits for a moment before it is dropped.
+    pub shape: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +92,7 @@ pub struct EngineSection {
     pub latency: bool,
 }
 
-/// Budgets of the host over all its links: today each link is bound by them, later their sum.
+/// What the host carries over all its links together; no single link gets more than the smaller.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct HostSection {
     pub egress: Option<Bandwidth>,

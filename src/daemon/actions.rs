@@ -10,16 +10,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::api::dto::Received;
+use crate::api::dto::{EventLine, Received};
 use crate::config::ServiceAddress;
 use crate::daemon::connection::{Connection, SendQueue};
 use crate::daemon::control::{Control, Slot};
-use crate::daemon::ends::{EndPlan, NewEnd};
+use crate::daemon::ends::{EndPlan, NewEnd, other_files};
+use crate::daemon::excess::Meter;
 use crate::daemon::views;
 use crate::engine::{Command, EndSpec, EntrySpec, LinkSpec, Target};
 use crate::proto::{self, Action, Answer, DataLink, Entry, Event, Input, Side};
 use crate::stats::ChannelStats;
-use crate::types::{ChannelId, Label, LinkId, PeerName, RequestId, ServiceName, WorkerId};
+use crate::types::{
+    Bandwidth, ChannelId, Label, LinkId, PeerName, RequestId, ServiceName, WorkerId,
+};
 
 /// What others notice, in the order in which they shall.
 pub(crate) enum Later {
@@ -48,6 +51,8 @@ pub(crate) struct Channels {
     /// The end of the channel that is being asked for: made before the node is, so that an address
     /// that cannot be used is told as what it is.
     pub(crate) opening: Option<NewEnd>,
+    /// Ends that have a socket.
+    sockets: u64,
 }
 
 #[derive(Default)]
@@ -63,6 +68,10 @@ pub(crate) struct End {
     /// None: inside the program.
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) deliver: Option<SocketAddr>,
+    pub(crate) shape: bool,
+    /// What was promised to who sends here, once there was a path.
+    pub(super) rate: Option<Bandwidth>,
+    pub(crate) meter: Meter,
 }
 
 impl Channels {
@@ -73,6 +82,12 @@ impl Channels {
     /// By id.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&ChannelId, &ChannelHere)> {
         self.here.iter()
+    }
+
+    /// Those with an end here.
+    pub(crate) fn ends(&mut self) -> impl Iterator<Item = (&ChannelId, &mut End, &ChannelStats)> {
+        let ends = self.here.iter_mut();
+        ends.filter_map(|(id, here)| Some((id, here.end.as_mut()?, &*here.stats)))
     }
 
     fn stats(&mut self, channel: &ChannelId) -> Arc<ChannelStats> {
@@ -110,6 +125,7 @@ impl Channels {
 
     fn remove_end(&mut self, channel: &ChannelId) -> Option<End> {
         let end = self.here.get_mut(channel)?.end.take();
+        self.sockets -= u64::from(end.as_ref().is_some_and(|end| end.listen.is_some()));
         self.forget_unused(channel);
         end
     }
@@ -243,8 +259,12 @@ impl Control {
     }
 
     fn apply_entry(&mut self, channel: ChannelId, entry: Option<Entry>) {
-        let end = self.channels.of(&channel).and_then(|here| here.end.as_ref());
-        let Some(worker) = end.map(|end| end.worker) else { return };
+        let end = self.channels.here.get_mut(&channel).and_then(|here| here.end.as_mut());
+        let Some(end) = end else { return };
+        let worker = end.worker;
+        if let Some(entry) = &entry {
+            end.rate = Some(entry.rate);
+        }
         let to = entry.map(|entry| EntrySpec {
             to: target(entry.to, channel.clone()),
             rate: entry.rate,
@@ -263,18 +283,25 @@ impl Control {
         let new = match side {
             Side::Source => self.channels.opening.take().ok_or("nobody asked for this channel")?,
             Side::Service if self.engine.own_ends().is_some() => NewEnd::Own,
-            Side::Service => self.plan_of(service)?.bind()?,
+            Side::Service => {
+                self.room_for_end()?;
+                self.plan_of(service)?.bind()?
+            }
         };
         let stats = self.channels.stats(channel);
         let (listen, deliver) = new.addresses();
+        let shape = matches!(&new, NewEnd::Socket { plan, .. } if plan.shape);
+        let (rate, meter) = (None, Meter::new(self.now()));
         let here = self.channels.here.entry(channel.clone()).or_default();
-        here.end = Some(End { worker, listen, deliver });
+        here.end = Some(End { worker, listen, deliver, shape, rate, meter });
+        self.channels.sockets += u64::from(listen.is_some());
+        self.look_at_entries_soon();
         self.unsettled = true;
         match (new, self.engine.own_ends()) {
-            (NewEnd::Socket { plan: EndPlan { from, deliver, .. }, socket, .. }, _) => {
+            (NewEnd::Socket { plan: EndPlan { from, deliver, shape, .. }, socket, .. }, _) => {
                 // Nobody can tell yet that the program behind it takes super-buffers.
                 let (channel, gso) = (channel.clone(), false);
-                let spec = EndSpec { channel, socket, from, deliver, gso, stats };
+                let spec = EndSpec { channel, socket, from, deliver, gso, shape, stats };
                 self.engine.send(worker, Command::AddEnd(spec));
             }
             (NewEnd::Own, Some(ends)) => ends.add_end(worker, channel, &stats),
@@ -284,6 +311,19 @@ impl Control {
             self.tell_receiver_open(service, channel);
         }
         Ok(())
+    }
+
+    /// Every end has a socket of its own, and the system a limit.
+    pub(super) fn room_for_end(&self) -> Result<(), String> {
+        let (files, ends) = (self.facts.files, self.channels.sockets);
+        let (workers, links) = (self.engine.workers().len(), self.config.links.len());
+        if ends + other_files(workers, links) < files {
+            return Ok(());
+        }
+        Err(format!(
+            "{ends} channels end here and this process may have {files} open files, which leaves room for no \
+             more: raise `ulimit -n`, or LimitNOFILE= of its service, and start it again"
+        ))
     }
 
     fn plan_of(&self, name: &ServiceName) -> Result<EndPlan, String> {
@@ -313,8 +353,7 @@ impl Control {
             ends.finished(channel, *frames);
         }
         if !self.watchers.is_empty() {
-            let line = self.event_line(event);
-            self.watchers.values().for_each(|answers| answers.ok(&line));
+            self.tell_watchers(&self.event_line(event));
         }
         let (channel, line) = match event {
             Event::StreamFinished { channel, frames } => {
@@ -340,6 +379,11 @@ impl Control {
         if let Some(receiver) = receiver {
             receiver.answers.ok(&line);
         }
+    }
+
+    /// Clients of `events`.
+    pub(super) fn tell_watchers(&self, line: &EventLine) {
+        self.watchers.values().for_each(|answers| answers.ok(line));
     }
 
     // --- Addresses ---

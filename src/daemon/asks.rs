@@ -19,7 +19,7 @@ use crate::proto::{
     Answer, Choice, FitRequest, Input, MeasureRequest, OpenRequest, Rejection, Request,
 };
 use crate::sim::check;
-use crate::types::{Bandwidth, ChannelId, PeerName, Reject, RequestId, ServiceName};
+use crate::types::{Bandwidth, ChannelId, PeerName, Reject, RequestId, ServiceName, Way};
 
 /// A client that waits for the node's answer.
 pub(crate) enum Asking {
@@ -228,11 +228,12 @@ impl Control {
     ) -> Result<NewEnd, (FailureKind, String)> {
         if self.engine.own_ends().is_none() {
             let plan = EndPlan::of_opener(addresses).map_err(|text| (FailureKind::Usage, text))?;
+            self.room_for_end().map_err(|text| (FailureKind::Failed, text))?;
             return plan.bind().map_err(|text| (FailureKind::Failed, text));
         }
         if *addresses != OpenerAddresses::default() {
             let text = "the program that is this peer sends and receives by itself: leave out \
-                        listen, deliver and from";
+                        listen, deliver, from and shape";
             return Err((FailureKind::Usage, text.to_owned()));
         }
         Ok(NewEnd::Own)
@@ -282,7 +283,8 @@ impl Control {
         }
         self.check_way(&open.path, &open.avoid, &open.peer)?;
         let from = open.from.as_deref().map(ends::parse_prefix).transpose()?;
-        Ok(OpenerAddresses { listen: open.listen, deliver: open.deliver, from })
+        let dto::Open { listen, deliver, shape, .. } = *open;
+        Ok(OpenerAddresses { listen, deliver, from, shape })
     }
 
     /// A channel by its id, or by its name if only one that ends here has it.
@@ -290,15 +292,12 @@ impl Control {
         if let Ok(id) = text.parse() {
             return Ok(id);
         }
-        let views = self.node.channels();
-        let mut named: Vec<_> =
-            views.into_iter().filter(|v| v.side.is_some() && v.name.as_str() == text).collect();
+        let mut named = self.node.ends_named(text);
         match (named.pop(), named.is_empty()) {
-            (Some(view), true) => Ok(view.id),
-            (Some(view), false) => Err(format!(
-                "{} channels are named {text} here; take the id, as in {}",
-                named.len() + 1,
-                view.id
+            (Some(id), true) => Ok(id),
+            (Some(id), false) => Err(format!(
+                "{} channels are named {text} here; take the id, as in {id}",
+                named.len() + 1
             )),
             (None, _) => Err(format!("no channel {text} ends here: `spanway channels` lists them")),
         }
@@ -312,6 +311,9 @@ impl Control {
                 stats: channel.map(|channel| &*channel.stats),
                 listen: end.and_then(|end| end.listen),
                 deliver: end.and_then(|end| end.deliver),
+                offered: end.and_then(|end| end.meter.offered()),
+                promised: end.and_then(|end| end.rate),
+                shape: end.is_some_and(|end| end.shape),
                 neighbour: neighbour_of(&view.path, &self.config.name)
                     .and_then(|peer| self.neighbour_address(peer)),
             };
@@ -390,6 +392,8 @@ impl Control {
         let links = self.node.links();
         let tree = self.node.tree();
         let (backend, backend_why) = self.engine.backend();
+        let [egress, ingress] = Way::BOTH.map(|way| self.node.budget(way));
+        let budget = |(usable_bps, free_bps)| dto::BudgetStatus { usable_bps, free_bps };
         StatusReply {
             name: self.config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -407,9 +411,11 @@ impl Control {
             peers: self.node.peers().len(),
             links_up: links.iter().filter(|link| link.state == LinkState::Up).count(),
             links: links.len(),
-            channels: self.node.channels().len(),
+            channels: self.node.channel_count(),
             watches: self.watches.len(),
             facts: views::facts_status(&self.node.graph().counters()),
+            egress: egress.map(budget),
+            ingress: ingress.map(budget),
             warnings: self.warnings(),
         }
     }
@@ -455,7 +461,8 @@ fn choice(path: dto::PathChoice) -> Choice {
 fn check_rates(rate: Bandwidth, rate_back: Option<Bandwidth>) -> Result<(), String> {
     for (what, rate) in [("bandwidth", Some(rate)), ("bandwidth back", rate_back)] {
         match rate {
-            Some(Bandwidth::ZERO) => {
+            // The way back may have none.
+            Some(Bandwidth::ZERO) if what == "bandwidth" => {
                 return Err(format!("{what} 0 is no rate: ask for at least 1 bit/s"));
             }
             Some(rate) if rate > Bandwidth::MAX => {

@@ -53,6 +53,8 @@ use crate::types::{LinkId, PeerName, RequestId, ServiceName, Time};
 
 /// Inputs of neighbours that are handled before actions behind a route change are let go together.
 const ARRIVALS_PER_TURN: usize = 64;
+/// Requests of local clients, in the same way: each that opens a channel has a socket made.
+const ASKS_PER_TURN: usize = 16;
 
 /// What the control loop listens to.
 pub(crate) struct Inbound {
@@ -83,6 +85,8 @@ pub(crate) struct Control {
     pub(super) watchers: BTreeMap<u64, Answers>,
     /// Clients of `watch`, by their number.
     pub(super) watches: BTreeMap<u64, ChannelWatch>,
+    /// When the entries of channels are looked at next, if there are any.
+    pub(super) entry_look: Option<Time>,
     /// From the reading of a message until it was handled and what follows was sent.
     pub(super) inside: InsideHistogram,
     /// When the messages of this turn had been read.
@@ -106,6 +110,8 @@ pub(crate) struct Facts {
     pub(crate) key: String,
     pub(crate) runtime: &'static str,
     pub(crate) lane: Lane,
+    /// How many this process may have open.
+    pub(crate) files: u64,
 }
 
 /// One link: its connection if there is one, and who dials.
@@ -177,6 +183,7 @@ impl Control {
             receivers: BTreeMap::new(),
             watchers: BTreeMap::new(),
             watches: BTreeMap::new(),
+            entry_look: None,
             inside: inside_histogram(),
             read: Vec::with_capacity(ARRIVALS_PER_TURN),
             later: VecDeque::new(),
@@ -212,7 +219,13 @@ impl Control {
                     self.engine_events();
                 }
                 () = until(self.facts.origin, wake) => self.timed_out(),
-                Some(ask) = inbound.asks.recv() => self.asked(ask),
+                Some(ask) = inbound.asks.recv() => {
+                    self.asked(ask);
+                    for _ in 1..ASKS_PER_TURN {
+                        let Ok(ask) = inbound.asks.try_recv() else { break };
+                        self.asked(ask);
+                    }
+                }
                 Some(arrival) = inbound.arrivals.recv() => {
                     self.arrived(arrival);
                     for _ in 1..ARRIVALS_PER_TURN {
@@ -460,12 +473,13 @@ impl Control {
             Stage::Leaving(until) => Some(until),
             Stage::Running | Stage::Ended(_) => None,
         };
-        node.into_iter().chain(watch).chain(leaving).min()
+        node.into_iter().chain(watch).chain(leaving).chain(self.entry_look).min()
     }
 
     fn timed_out(&mut self) {
         let now = self.now();
         self.end_watches(now);
+        self.look_at_entries(now);
         if self.stage == Stage::Running || matches!(self.stage, Stage::Leaving(at) if now < at) {
             let mut actions = Vec::new();
             self.node.handle_timeout(now, &mut actions);
@@ -570,7 +584,7 @@ impl Control {
     }
 
     pub(super) fn event_line(&self, event: &crate::proto::Event) -> EventLine {
-        views::event_line(unix_micros() / 1_000, event)
+        views::event_line(unix_millis(), event)
     }
 
     /// Where frames to a neighbour go, in the family of the engine's sockets.
@@ -595,6 +609,10 @@ impl Control {
 fn unix_micros() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn unix_millis() -> u64 {
+    unix_micros() / 1_000
 }
 
 /// What the node is told. A program that has the ends of its channels itself takes any number of them at

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use crate::config::{Service, ServiceAddress};
 use crate::engine::{AllowedFrom, Deliver};
-use crate::net;
+use crate::{limits, net};
 
 /// What the person who opens a channel said about its local socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub(crate) struct OpenerAddresses {
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) deliver: Option<SocketAddr>,
     pub(crate) from: Option<(IpAddr, u8)>,
+    /// What is above the channel's rate waits for a moment.
+    pub(crate) shape: bool,
 }
 
 /// The end of a channel, about to be used.
@@ -49,6 +51,7 @@ pub(crate) struct EndPlan {
     pub(crate) bind: SocketAddr,
     pub(crate) from: AllowedFrom,
     pub(crate) deliver: Deliver,
+    pub(crate) shape: bool,
 }
 
 impl EndPlan {
@@ -80,7 +83,7 @@ impl EndPlan {
         }
         let from = allowed(addresses.from);
         let deliver = addresses.deliver.map_or(Deliver::LastSender, Deliver::To);
-        Ok(Self { bind, from, deliver })
+        Ok(Self { bind, from, deliver, shape: addresses.shape })
     }
 
     /// The end of a configured service. `receiver` is the address of a `spanway recv`, if there is one.
@@ -88,7 +91,7 @@ impl EndPlan {
         service: &Service,
         receiver: Option<SocketAddr>,
     ) -> Result<Self, String> {
-        let name = &service.name;
+        let (name, shape) = (&service.name, service.shape);
         match service.kind {
             ServiceAddress::Deliver(deliver) => {
                 check_deliver(deliver)?;
@@ -96,19 +99,22 @@ impl EndPlan {
                     return Err(needs_from(name.as_str(), deliver));
                 }
                 let from = AllowedFrom::Only(deliver);
-                Ok(Self { bind: beside(deliver), from, deliver: Deliver::To(deliver) })
+                let bind = beside(deliver);
+                Ok(Self { bind, from, deliver: Deliver::To(deliver), shape })
             }
             ServiceAddress::Listen(listen) => {
                 if !is_loopback(listen.ip()) && service.from.is_none() {
                     return Err(needs_from(name.as_str(), listen));
                 }
-                Ok(Self { bind: listen, from: allowed(service.from), deliver: Deliver::LastSender })
+                let from = allowed(service.from);
+                Ok(Self { bind: listen, from, deliver: Deliver::LastSender, shape })
             }
             ServiceAddress::Receive => {
                 let receiver =
                     receiver.ok_or_else(|| format!("nobody receives service {name} now"))?;
                 let from = AllowedFrom::Only(receiver);
-                Ok(Self { bind: beside(receiver), from, deliver: Deliver::Framed(receiver) })
+                let bind = beside(receiver);
+                Ok(Self { bind, from, deliver: Deliver::Framed(receiver), shape })
             }
         }
     }
@@ -128,6 +134,14 @@ impl EndPlan {
         let listen = socket.local_addr()?;
         Ok((socket, listen))
     }
+}
+
+/// Open files that no channel end may take: neighbours and local clients must still be able to connect, or
+/// nobody could close a channel any more.
+pub(crate) fn other_files(workers: usize, links: usize) -> u64 {
+    let clients = limits::CLIENTS_MAX + limits::HALF_OPEN_MAX;
+    let lasting = limits::WORKER_FILES * workers as u64 + limits::LINK_FILES * links as u64;
+    limits::PROCESS_FILES + clients as u64 + lasting
 }
 
 /// An error of bind or listen as a sentence with what to do.
@@ -205,7 +219,8 @@ mod tests {
 
     fn service(kind: ServiceAddress, from: Option<&str>) -> Service {
         let from = from.map(|text| parse_prefix(text).expect(text));
-        Service { name: ServiceName::new("camera").expect("a name"), kind, from }
+        let name = ServiceName::new("camera").expect("a name");
+        Service { name, kind, from, shape: true }
     }
 
     #[test]
@@ -213,9 +228,11 @@ mod tests {
         let plan = EndPlan::of_opener(&OpenerAddresses::default()).expect("a plan");
         assert_eq!(plan.bind, address("127.0.0.1:0"));
         assert_eq!(
-            (plan.from.clone(), plan.deliver.clone()),
-            (AllowedFrom::Loopback, Deliver::LastSender)
+            (plan.from.clone(), plan.deliver.clone(), plan.shape),
+            (AllowedFrom::Loopback, Deliver::LastSender, false)
         );
+        let shaped = OpenerAddresses { shape: true, ..Default::default() };
+        assert_eq!(EndPlan::of_opener(&shaped), Ok(EndPlan { shape: true, ..plan.clone() }));
         let (listen, deliver) = plan.bind().expect("bound").addresses();
         assert!(listen.expect("an address").ip().is_loopback());
         assert_eq!(deliver, None);
@@ -241,6 +258,7 @@ mod tests {
         let program = address("[::1]:5004");
         let plan = EndPlan::of_service(&service(ServiceAddress::Deliver(program), None), None);
         let plan = plan.expect("a plan");
+        assert!(plan.shape, "as its service says");
         assert_eq!(plan.bind, address("[::1]:0"));
         assert_eq!(plan.from, AllowedFrom::Only(program));
         assert_eq!(plan.deliver, Deliver::To(program));

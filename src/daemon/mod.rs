@@ -20,6 +20,7 @@ mod asks;
 pub(crate) mod connection;
 pub(crate) mod control;
 mod ends;
+mod excess;
 pub(crate) mod handshake;
 pub mod identity;
 mod lane;
@@ -110,6 +111,7 @@ pub fn run_with(
     let state = StateDir::open(&config.state_dir)?;
     #[expect(clippy::disallowed_methods, reason = "the origin of the daemon's clock")]
     let origin = Instant::now();
+    let files = raise_open_files(&config);
     let links = listen_tcp(config.listen, config.control.dscp)?;
     let engine = start_data_plane(&config, origin, start)?;
     let lane = enter_lane(&config)?;
@@ -117,7 +119,7 @@ pub fn run_with(
     let uring = config.engine.backend != BackendChoice::Mmsg;
     let runtime = Runtime::start(uring).map_err(DaemonError::Runtime)?;
     let key = identity.public_key().to_string();
-    let facts = Facts { origin, key, runtime: runtime.kind(), lane };
+    let facts = Facts { origin, key, runtime: runtime.kind(), lane, files };
     let learned = (runtime.files(), state.file(addresses::FILE));
     let result =
         runtime.block_on(serve(config, &identity, engine, (links, clients), learned, facts));
@@ -178,6 +180,7 @@ fn log_start(config: &Config, identity: &Identity, engine: &dyn DataPlane, facts
         backend,
         why,
         runtime = facts.runtime,
+        open_files = facts.files,
         control_cpus = ?facts.lane.cpus,
         control_slice = ?facts.lane.slice,
         shared = facts.lane.shared,
@@ -195,6 +198,13 @@ fn log_start(config: &Config, identity: &Identity, engine: &dyn DataPlane, facts
             tracing::warn!("{what}");
         }
     }
+}
+
+/// Room for as many channels as may end here, if the system allows it; most allow a process 1,024 open
+/// files until it asks for more. Before the workers, whose rings have tables of that size.
+fn raise_open_files(config: &Config) -> u64 {
+    let others = ends::other_files(config.engine_workers().len(), config.links.len());
+    net::raise_open_files(others + limits::CHANNELS_MAX as u64)
 }
 
 /// Behind the workers' start: those that are not pinned keep all CPUs.

@@ -28,7 +28,7 @@ use crate::stats::{ChannelStats, DropReason, WorkerStats};
 use crate::types::{Bandwidth, ChannelId, EdgeKey, PeerName, Reject};
 use crate::wire::control::ServiceInfo;
 use crate::wire::frame;
-use crate::wire::queue::ShortLink;
+use crate::wire::queue::{Scarce, Shortage};
 
 /// Datagrams that payload rates are told for: seven MPEG-TS packets, and a small one.
 const PAYLOAD_LARGE: u64 = 1_316;
@@ -129,6 +129,9 @@ pub(crate) struct Here<'a> {
     pub(crate) stats: Option<&'a ChannelStats>,
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) deliver: Option<SocketAddr>,
+    pub(crate) offered: Option<Bandwidth>,
+    pub(crate) promised: Option<Bandwidth>,
+    pub(crate) shape: bool,
     /// Address of the first neighbour on the path: IPv4 and IPv6 frames differ in size.
     pub(crate) neighbour: Option<IpAddr>,
 }
@@ -163,6 +166,9 @@ pub(crate) fn channel_row(view: ChannelView, here: &Here<'_>) -> ChannelRow {
         tx_frames: count(|stats| load(&stats.sent)),
         rx_frames,
         dropped: drops(here.stats.map(ChannelStats::drops).unwrap_or_default()),
+        offered_bps: here.offered,
+        entry_bps: here.promised,
+        shape: here.shape,
     }
 }
 
@@ -205,10 +211,17 @@ pub(crate) fn queue_row(view: WaitingView) -> QueueRow {
     }
 }
 
-fn short_row(short: ShortLink) -> ShortRow {
-    let ShortLink { at, towards, free, ahead, before, holders } = short;
+fn short_row(short: Shortage) -> ShortRow {
+    let Shortage { at, of, asked, free, ahead, before, holders } = short;
+    let (towards, budget) = match of {
+        Scarce::Link(peer) => (Some(peer), None),
+        Scarce::Host(way) => (None, Some(way.to_string())),
+    };
     ShortRow {
-        link: [at, towards],
+        at,
+        towards,
+        budget,
+        asked_bps: asked,
         free_bps: free,
         ahead,
         before: before.map(|channel| channel.to_string()),
@@ -426,7 +439,27 @@ pub(crate) fn event_line(at_ms: u64, event: &Event) -> EventLine {
         }
         Event::Ignored { peer, what, why } => ("ignored", format!("{what} of {peer}: {why}")),
     };
-    EventLine { at_ms, event: name.to_owned(), text }
+    let channel = channel_of(event).map(ToString::to_string);
+    EventLine { at_ms, event: name.to_owned(), text, channel, excess: None }
+}
+
+fn channel_of(event: &Event) -> Option<&ChannelId> {
+    match event {
+        Event::ChannelOpen { channel, .. }
+        | Event::ChannelQueued { channel, .. }
+        | Event::ChannelMoving { channel, .. }
+        | Event::ChannelTrying { channel, .. }
+        | Event::ChannelMoved { channel, .. }
+        | Event::ChannelProtected { channel, .. }
+        | Event::ChannelClosed { channel, .. }
+        | Event::StreamFinished { channel, .. } => Some(channel),
+        Event::LinkUp { .. }
+        | Event::LinkDown { .. }
+        | Event::SessionStarted { .. }
+        | Event::SessionAdopted { .. }
+        | Event::TreeCommitted { .. }
+        | Event::Ignored { .. } => None,
+    }
 }
 
 fn in_a_row(path: &[PeerName]) -> String {

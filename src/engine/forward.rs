@@ -3,7 +3,7 @@
 //! ```text
 //! from a neighbour   forward()  parse ─► label ─► link ─► rate ─► hop limit ─► Relay: label swapped in place
 //!                                                                              Deliver: leave() says to whom
-//! from a program     admit()    sender ─► path ─► size ─► rate
+//! from a program     admit()    sender ─► path ─► size ─► rate ─► Enter, or Wait if the channel is shaped
 //!                    enter()    header written in front, tag room behind
 //! ```
 //!
@@ -12,6 +12,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
+use super::shaper::Turn;
 use super::table::{Account, End, EndSlot, Links, Table, Way};
 use super::{AllowedFrom, Deliver};
 use crate::limits::HOP_LIMIT_START;
@@ -92,6 +93,14 @@ fn relay(datagram: &mut [u8], hop_limit: u8, way: Way, links: &Links) -> Verdict
     Verdict::Relay(link.worker_address(port))
 }
 
+/// A datagram of a program that may enter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    Enter(Way),
+    /// Then, and where the end's entry leads then.
+    Wait(Time),
+}
+
 /// Judges a datagram a program sent into a channel end, without looking at its content: where it goes
 /// if it may enter. Remembers the sender.
 #[inline]
@@ -100,7 +109,7 @@ pub fn admit(
     source: SocketAddr,
     end: &mut End,
     now: Time,
-) -> Result<Way, DropReason> {
+) -> Result<Admitted, DropReason> {
     if !allowed(&end.from, source) {
         return Err(DropReason::ForeignSender);
     }
@@ -116,10 +125,17 @@ pub fn admit(
     }
     let way = entry.way;
     let policer = end.policer.as_mut().expect("set with the entry");
-    if !policer.admit(now, payload_bytes + OVERHEAD_BYTES) {
-        return Err(DropReason::Policed);
+    let frame_bytes = payload_bytes + OVERHEAD_BYTES;
+    let turn = match &end.shaping {
+        None if policer.admit(now, frame_bytes) => Turn::Now,
+        None => Turn::Never,
+        Some(shaping) => shaping.turn(policer, now, frame_bytes),
+    };
+    match turn {
+        Turn::Now => Ok(Admitted::Enter(way)),
+        Turn::At(at) => Ok(Admitted::Wait(at)),
+        Turn::Never => Err(DropReason::Policed),
     }
-    Ok(way)
 }
 
 /// Writes the header in front of an admitted payload and the end-to-end tag behind it, wherever they
@@ -365,7 +381,9 @@ mod tests {
         let hop = Target::Hop { link: OUT, label: Label(2), port: 1 };
         let entry = EntrySpec { to: hop, rate: RATE, max_payload: 100 };
         table.set_entry(&channel(), Some(entry));
-        let way = admit(5, source, table.end_mut(slot).unwrap(), NOW).unwrap();
+        let Ok(Admitted::Enter(way)) = admit(5, source, table.end_mut(slot).unwrap(), NOW) else {
+            panic!("it may enter")
+        };
         let mut bytes = vec![0xaa; OVERHEAD_BYTES + 5];
         bytes[HEADER_BYTES..HEADER_BYTES + 5].copy_from_slice(b"hello");
         let (header, rest) = bytes.split_at_mut(HEADER_BYTES);
@@ -398,8 +416,9 @@ mod tests {
         assert_eq!(end(&mut table, 101, "127.0.0.1:1"), (Err(DropReason::TooBig), 2));
         let (way, sequence) = end(&mut table, 100, "127.0.0.1:1");
         assert_eq!(sequence, 3);
+        let Ok(Admitted::Enter(way)) = way else { panic!("it may enter") };
         let (mut header, mut tag) = ([0; HEADER_BYTES], [0; END_TAG_BYTES]);
-        let verdict = enter(&mut header, &mut tag, 0, way.unwrap(), 2, 0, &table);
+        let verdict = enter(&mut header, &mut tag, 0, way, 2, 0, &table);
         assert_eq!(verdict, Verdict::Drop(DropReason::NoLink));
     }
 

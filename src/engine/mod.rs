@@ -150,6 +150,10 @@ pub struct EndSpec {
     /// Whether who receives there asked its socket for super-buffers (UDP_GRO): only then several frames
     /// leave with one send. Nobody else could tell where one ends.
     pub gso: bool,
+    /// What enters above the rate of the channel waits for up to [`SHAPE_DELAY_MAX`] before it is dropped.
+    ///
+    /// [`SHAPE_DELAY_MAX`]: crate::limits::SHAPE_DELAY_MAX
+    pub shape: bool,
     pub stats: Arc<ChannelStats>,
 }
 

@@ -12,10 +12,14 @@
 //!
 //! Exact: tokens are counted in bits times microseconds, so a rate of any bits a second earns a whole
 //! number of them in each microsecond and nothing is ever rounded away. Pure: the time is an argument, one
-//! reading a batch. A bucket belongs to one worker. It holds nothing back: what does not fit is
-//! dropped by the caller, as `policed`.
+//! reading a batch. A bucket belongs to one worker. What does not fit is dropped by the caller, as
+//! `policed`, but for the entry of a shaped channel (`--shape`): there it waits until the bucket can pay
+//! for it, if that is soon ([`Shaping`]). The frames themselves are kept by the worker.
 
-use crate::limits::{POLICE_BURST, POLICE_BURST_BYTES_MIN, POLICE_SLACK_BYTES, POLICE_SLACK_RATE};
+use crate::limits::{
+    POLICE_BURST, POLICE_BURST_BYTES_MIN, POLICE_SLACK_BYTES, POLICE_SLACK_RATE, SHAPE_DELAY_MAX,
+    SHAPE_FRAMES_MAX,
+};
 use crate::types::{Bandwidth, Time};
 
 /// Bytes of the IP packet of a frame, as every bucket counts it: IPv4 and UDP headers are added on
@@ -49,8 +53,9 @@ impl Policer {
         Self::new(rate_bps, entry_depth(rate).saturating_add(slack))
     }
 
-    /// A bucket of this depth in token units. It is full.
+    /// A bucket of this depth in token units. It is full, unless nothing was promised at all.
     fn new(rate_bps: u64, depth: u64) -> Self {
+        let depth = if rate_bps == 0 { 0 } else { depth };
         Self { rate_bps, depth, tokens: depth, last: Time::default() }
     }
 
@@ -64,13 +69,8 @@ impl Policer {
     /// A time before the last one counts as the last one.
     #[inline]
     pub fn admit(&mut self, now: Time, frame_bytes: usize) -> bool {
-        if now > self.last {
-            let earned = (now.0 - self.last.0).saturating_mul(self.rate_bps);
-            self.tokens = self.tokens.saturating_add(earned).min(self.depth);
-            self.last = now;
-        }
-        let cost = (frame_bytes + PACKET_OVERHEAD_BYTES) as u64 * TOKENS_PER_BYTE;
-        match self.tokens.checked_sub(cost) {
+        self.earn(now);
+        match self.tokens.checked_sub(cost(frame_bytes)) {
             Some(left) => {
                 self.tokens = left;
                 true
@@ -78,6 +78,89 @@ impl Policer {
             None => false,
         }
     }
+
+    #[inline]
+    fn earn(&mut self, now: Time) {
+        if now > self.last {
+            let earned = (now.0 - self.last.0).saturating_mul(self.rate_bps);
+            self.tokens = self.tokens.saturating_add(earned).min(self.depth);
+            self.last = now;
+        }
+    }
+
+    /// When it has so many tokens, if nobody takes any before.
+    fn has(&self, tokens: u64) -> Option<Time> {
+        let missing = tokens.saturating_sub(self.tokens);
+        let micros = missing.checked_add(self.rate_bps.checked_sub(1)?)? / self.rate_bps;
+        Some(Time(self.last.0.checked_add(micros)?))
+    }
+}
+
+/// What waits at the entry of a shaped channel, as its bucket sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shaping {
+    waiting: u32,
+    /// What those that wait will pay.
+    owed: u64,
+    /// When the last of them leaves.
+    until: Time,
+}
+
+/// What becomes of a frame that comes to the entry of a shaped channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It goes, and is paid for.
+    Now,
+    /// It may go then, behind those that wait.
+    At(Time),
+    /// It would wait for too long, or behind too many.
+    Never,
+}
+
+impl Shaping {
+    /// Of a frame that came at `now`. The caller says [`Shaping::wait`] if it has kept one that may.
+    #[inline]
+    pub fn turn(&self, policer: &mut Policer, now: Time, frame_bytes: usize) -> Turn {
+        if self.waiting == 0 && policer.admit(now, frame_bytes) {
+            return Turn::Now;
+        }
+        policer.earn(now);
+        let at = policer.has(self.owed.saturating_add(cost(frame_bytes)));
+        // One that left late has paid what there was: none may overtake another for that.
+        match at.map(|at| at.max(self.until)) {
+            Some(at) if at.since(now) <= SHAPE_DELAY_MAX && self.waiting < SHAPE_FRAMES_MAX => {
+                Turn::At(at)
+            }
+            Some(_) | None => Turn::Never,
+        }
+    }
+
+    /// One more waits, until then.
+    pub fn wait(&mut self, until: Time, frame_bytes: usize) {
+        self.waiting += 1;
+        self.owed += cost(frame_bytes);
+        self.until = until;
+    }
+
+    /// The first one that waited does not any more. If it `leaves` it pays; after a worker was held up
+    /// for so long that the bucket overflowed, perhaps with less than it costs.
+    pub fn left(&mut self, policer: &mut Policer, now: Time, frame_bytes: usize, leaves: bool) {
+        self.waiting -= 1;
+        self.owed -= cost(frame_bytes);
+        if leaves {
+            policer.earn(now);
+            policer.tokens = policer.tokens.saturating_sub(cost(frame_bytes));
+        }
+    }
+
+    pub fn waiting(&self) -> u32 {
+        self.waiting
+    }
+}
+
+#[inline]
+fn cost(frame_bytes: usize) -> u64 {
+    (frame_bytes + PACKET_OVERHEAD_BYTES) as u64 * TOKENS_PER_BYTE
 }
 
 /// In token units: `rate` bits a second for [`POLICE_BURST`], and never less than the largest frame.
@@ -106,6 +189,13 @@ mod tests {
         std::iter::repeat_with(|| policer.admit(now, 72)).take_while(|&passed| passed).count()
             as u64
             * 100
+    }
+
+    #[test]
+    fn a15_nothing_passes_where_nothing_was_promised() {
+        for mut policer in [Policer::at_entry(bps(0)), Policer::at_hop(bps(0), 3)] {
+            assert!(!policer.admit(Time(0), 40) && !policer.admit(Time(SECOND), 40));
+        }
     }
 
     /// What the words say, counted anew for each frame: every window up to this frame carries at most
@@ -179,6 +269,138 @@ mod tests {
                 last = last.max(time);
             }
         }
+    }
+
+    /// The entry of a shaped channel, and the worker that keeps what waits there.
+    struct Entry {
+        policer: Policer,
+        shaping: Shaping,
+        /// Number, frame bytes, when it came, when it may go.
+        line: std::collections::VecDeque<(usize, usize, u64, u64)>,
+        /// Number, when it came, when it went.
+        gone: Vec<(usize, u64, u64)>,
+        dropped: Vec<usize>,
+        windows: Windows,
+    }
+
+    impl Entry {
+        fn new(rate: u64) -> Self {
+            let policer = Policer::at_entry(bps(rate));
+            let windows = Windows::of(&policer);
+            let (line, gone, dropped) = Default::default();
+            Self { policer, shaping: Shaping::default(), line, gone, dropped, windows }
+        }
+
+        /// All that is due leaves, at once.
+        fn wake(&mut self, now: u64) {
+            while let Some((number, frame_bytes, came, _)) =
+                self.line.pop_front_if(|&mut (.., until)| until <= now)
+            {
+                self.shaping.left(&mut self.policer, Time(now), frame_bytes, true);
+                self.leave(number, frame_bytes, came, now);
+            }
+        }
+
+        fn come(&mut self, number: usize, now: u64, frame_bytes: usize) {
+            match self.shaping.turn(&mut self.policer, Time(now), frame_bytes) {
+                Turn::Now => self.leave(number, frame_bytes, now, now),
+                Turn::At(until) => {
+                    assert!(until.0 >= now && until.0 - now <= 50_000, "{until:?} at {now}");
+                    self.shaping.wait(until, frame_bytes);
+                    self.line.push_back((number, frame_bytes, now, until.0));
+                }
+                Turn::Never => self.dropped.push(number),
+            }
+        }
+
+        fn leave(&mut self, number: usize, frame_bytes: usize, came: u64, now: u64) {
+            assert!(self.windows.admit(now, frame_bytes), "{number} is above the rate at {now}");
+            self.gone.push((number, came, now));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn a21_what_waits_keeps_to_the_rate_and_its_order_and_leaves_within_50_ms(
+            rate in prop_oneof![KBIT_64..1_000_000, 1_000_000u64..=GBIT_100],
+            late in 0u64..10_000,
+            frames in prop::collection::vec((0u64..100, 64usize..9_000), 1..400),
+        ) {
+            let mut entry = Entry::new(rate);
+            // Frames of middle size take half as long as they are apart.
+            let step_us = (9_000 * 8 * SECOND / rate).max(1);
+            let (mut now, count) = (7, frames.len());
+            for (number, (step, frame_bytes)) in frames.into_iter().enumerate() {
+                now += step * step_us / 200;
+                // A worker wakes when the first is due, or up to 10 ms later.
+                while let Some(&(.., until)) = entry.line.front().filter(|&&(.., u)| u + late <= now) {
+                    entry.wake(until + late);
+                }
+                entry.come(number, now, frame_bytes);
+            }
+            while let Some(&(.., until)) = entry.line.front() {
+                entry.wake(until + late);
+            }
+            prop_assert!(entry.gone.is_sorted_by_key(|&(number, ..)| number));
+            prop_assert_eq!(entry.gone.len() + entry.dropped.len(), count);
+            for &(number, came, went) in &entry.gone {
+                prop_assert!(went - came <= 50_000 + late, "{} waits for {} us", number, went - came);
+            }
+            prop_assert_eq!((entry.shaping.waiting, entry.shaping.owed), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a21_a_burst_of_twice_the_bucket_passes_whole_if_it_is_shaped() {
+        // 100 ms of 20 Mbit/s at once, in packets of 1,000 bytes: half passes, half waits its turn.
+        let mut entry = Entry::new(20_000_000);
+        (0..250).for_each(|number| entry.come(number, 1_000, 972));
+        assert_eq!((entry.gone.len(), entry.shaping.waiting(), entry.dropped.len()), (125, 125, 0));
+        entry.come(250, 1_000, 972);
+        assert_eq!(entry.dropped, [250], "it would wait for 50.4 ms");
+        for millisecond in 1..=50 {
+            entry.wake(1_000 + 1_000 * millisecond);
+            let expected = 125 + usize::try_from(millisecond * 5 / 2).unwrap();
+            assert_eq!(entry.gone.len(), expected, "after {millisecond} ms");
+        }
+        assert_eq!(entry.shaping.waiting(), 0);
+    }
+
+    #[test]
+    fn a_bucket_that_overflowed_while_frames_waited_lets_none_overtake() {
+        // 8 Mbit/s: a byte a microsecond, and 65,536 bytes at once.
+        let mut entry = Entry::new(8_000_000);
+        while entry.shaping.waiting() == 0 {
+            entry.come(0, 1_000, 972);
+        }
+        // A worker that does not wake: the bucket is full again, and three more have to wait.
+        let mut wait = |now, packet_bytes: usize| {
+            let Entry { policer, shaping, .. } = &mut entry;
+            let Turn::At(until) = shaping.turn(policer, Time(now), packet_bytes - 28) else {
+                panic!("{packet_bytes} may wait")
+            };
+            shaping.wait(until, packet_bytes - 28);
+            until
+        };
+        assert_eq!(wait(900_000, 60_000), Time(900_000));
+        assert_eq!(wait(900_000, 30_000), Time(925_464));
+        let last = wait(990_000, 20_000);
+        assert_eq!(last, Time(1_035_464));
+        // The third pays what there is.
+        for packet_bytes in [1_000, 60_000, 30_000] {
+            entry.shaping.left(&mut entry.policer, Time(990_000), packet_bytes - 28, true);
+        }
+        assert_eq!(entry.policer.tokens, 0);
+        let turn = entry.shaping.turn(&mut entry.policer, Time(990_000), 72);
+        assert_eq!(turn, Turn::At(last), "20,100 us would be enough for it");
+    }
+
+    #[test]
+    fn a_channel_without_a_rate_keeps_nobody_waiting() {
+        let mut policer = Policer::at_entry(Bandwidth::ZERO);
+        assert_eq!(Shaping::default().turn(&mut policer, Time(1), 65_507), Turn::Never);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use super::merge::{Merge, Via};
-use super::shaper::Policer;
+use super::shaper::{Policer, Shaping};
 use super::{AllowedFrom, Deliver, EntrySpec, Target};
 pub use moving::{MovedEnd, MovedLabel};
 
@@ -79,6 +79,8 @@ pub struct End {
     pub entry: Option<Entry>,
     /// Of the last entry; stays while the channel moves, so that moving is no way to a full bucket.
     pub policer: Option<Policer>,
+    /// What is above the rate waits for a moment.
+    pub shaping: Option<Shaping>,
     /// Of the next datagram that enters.
     pub sequence: u64,
     /// What becomes of frames over different labels.
@@ -303,6 +305,7 @@ impl Table {
             last_sender,
             entry,
             policer,
+            shaping: None,
             sequence,
             merge,
         };
@@ -312,6 +315,13 @@ impl Table {
         opened.users += 1;
         if let Some(&first) = opened.labels.first() {
             self.follow(first);
+        }
+    }
+
+    /// From now on what is above the end's rate waits for a moment.
+    pub fn shape(&mut self, slot: EndSlot) {
+        if let Some(end) = self.end_mut(slot) {
+            end.shaping = Some(Shaping::default());
         }
     }
 

@@ -14,16 +14,19 @@
 //! counted once as entered or received and once as sent, delivered or dropped.
 //!
 //! The loop, its commands and its heartbeats are here, step 4 is in `worker/batch.rs` (of a proxy in
-//! `worker/proxied.rs`, of two paths of one channel in `worker/merging.rs`), step 5 in `outbox.rs`. How
-//! step 2 waits is decided in `wait.rs`. Does not judge ([`super::forward`] and [`super::merge`] do) and
-//! does not know which system calls are used ([`crate::net`]).
+//! `worker/proxied.rs`, of two paths of one channel in `worker/merging.rs`, of what waits at the entry of a
+//! shaped channel in `worker/shaping.rs`), step 5 in `outbox.rs`. How step 2 waits is decided in `wait.rs`.
+//! Does not judge ([`super::forward`] and [`super::merge`] do) and does not know which system calls are
+//! used ([`crate::net`]).
 
 mod batch;
+mod blocks;
 mod inside;
 mod merging;
 mod passing;
 mod probing;
 mod proxied;
+mod shaping;
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -111,6 +114,7 @@ pub(super) struct Worker {
     batch: Batch,
     outbox: Outbox,
     waiting: merging::Waiting,
+    line: shaping::Line,
     tally: batch::Tally,
     waiter: Waiter,
     /// Of a plain UDP proxy, which has no links and no channels.
@@ -158,6 +162,7 @@ impl Worker {
             batch: Batch::default(),
             outbox: Outbox::new(headers),
             waiting: merging::Waiting::default(),
+            line: shaping::Line::default(),
             tally: batch::Tally::default(),
             waiter: Waiter::new(false),
             proxied: None,
@@ -208,7 +213,9 @@ impl Worker {
             liveness.woke(self.now);
         }
         self.check_sockets()?;
-        let forwarded = self.forward_batch().and_then(|()| self.take_passed());
+        let let_go = if self.line.is_due(self.now) { self.let_due_go() } else { Ok(()) };
+        let forwarded = let_go.and_then(|()| self.forward_batch());
+        let forwarded = forwarded.and_then(|()| self.take_passed());
         self.measure();
         let sent = forwarded.and_then(|()| self.submit());
         sent.map_err(|error| format!("cannot send: {error}"))?;
@@ -223,7 +230,8 @@ impl Worker {
     fn next_deadline(&self) -> Option<Time> {
         let beat = self.liveness.as_ref().and_then(Liveness::next);
         let expiry = self.proxied.as_ref().and_then(Proxied::next_expiry);
-        beat.into_iter().chain(expiry).chain(self.probing.next()).min()
+        let timers = beat.into_iter().chain(expiry).chain(self.probing.next());
+        timers.chain(self.line.next()).min()
     }
 
     // --- 1: commands ---
@@ -313,6 +321,10 @@ impl Worker {
             Ok(socket) => {
                 let slot = self.table.reserve_end(&end.channel);
                 self.table.open_end(slot, socket, end.from, end.deliver, end.gso, end.stats);
+                if end.shape {
+                    self.table.shape(slot);
+                    self.line.make_room();
+                }
                 self.own_socket(socket, slot);
             }
             Err(error) => {
@@ -325,6 +337,7 @@ impl Worker {
 
     fn remove_end(&mut self, channel: &ChannelId) -> io::Result<()> {
         self.let_all_go(channel)?;
+        self.drop_waiting(channel);
         if let Some(socket) = self.table.close_end(channel) {
             self.owners[socket.0 as usize] = None;
             self.outbox.forget(socket);

@@ -8,18 +8,27 @@
 //!  to oslo             │ b 20
 //! ```
 //!
-//! A request stands in line on every link of its path that was short when it was asked for there, and
-//! keeps its place until it is answered. Pure: it is told what is free and sends nothing.
+//! A request stands in line on every link of its path that was short when it was asked for there, and for
+//! what the host may carry in all if that was short, and keeps its place until it is answered. Pure: it
+//! is told what is free and sends nothing.
 
 use std::collections::BTreeMap;
 
-use crate::types::{Bandwidth, ChannelId, LinkId, PeerName, Time};
+use crate::types::{Bandwidth, ChannelId, LinkId, PeerName, Time, Way};
 
 /// The order of arrival: logical time, then who asked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     pub ticket: u64,
     pub channel: ChannelId,
+}
+
+/// What a request may wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Spot {
+    /// The direction in which this peer sends.
+    Link(LinkId),
+    Host(Way),
 }
 
 /// A request that waits, as a peer on its path knows it.
@@ -36,7 +45,7 @@ pub struct Claim {
     pub until: Time,
 }
 
-/// Who waits for room on one link.
+/// Who waits for room on one spot.
 #[derive(Clone, Debug, Default)]
 struct Line {
     places: BTreeMap<Place, Bandwidth>,
@@ -49,7 +58,7 @@ struct Line {
 pub struct Claims {
     claims: BTreeMap<ChannelId, Claim>,
     /// Not empty, each of them.
-    lines: BTreeMap<LinkId, Line>,
+    lines: BTreeMap<Spot, Line>,
 }
 
 impl Claims {
@@ -69,46 +78,47 @@ impl Claims {
 
     /// A new claim, or news of a known one. Its places on links it no longer uses are given up.
     pub fn note(&mut self, claim: Claim) {
-        let keeps = [claim.prev, claim.next];
-        self.give_up(&claim.place, |link| !keeps.contains(&Some(link)));
+        let uses = |link| [claim.prev, claim.next].contains(&Some(link));
+        self.give_up(&claim.place, |spot| matches!(spot, Spot::Link(link) if !uses(link)));
         self.claims.insert(claim.place.channel.clone(), claim);
     }
 
-    fn give_up(&mut self, place: &Place, on: impl Fn(LinkId) -> bool) {
-        self.lines.retain(|link, line| {
-            if on(*link) {
+    fn give_up(&mut self, place: &Place, on: impl Fn(Spot) -> bool) {
+        self.lines.retain(|spot, line| {
+            if on(*spot) {
                 line.places.remove(place);
             }
             !line.places.is_empty()
         });
     }
 
-    /// Takes a place in the line of a link, for this much.
-    pub fn wait(&mut self, link: LinkId, place: &Place, rate: Bandwidth) {
-        self.lines.entry(link).or_default().places.insert(place.clone(), rate);
+    /// Takes a place in the line of a spot, for this much.
+    pub fn wait(&mut self, spot: Spot, place: &Place, rate: Bandwidth) {
+        self.lines.entry(spot).or_default().places.insert(place.clone(), rate);
     }
 
-    pub fn waits(&self, link: LinkId, place: &Place) -> bool {
-        self.lines.get(&link).is_some_and(|line| line.places.contains_key(place))
+    /// For how much it stands in line there.
+    pub fn waits(&self, spot: Spot, place: &Place) -> Option<Bandwidth> {
+        self.lines.get(&spot).and_then(|line| line.places.get(place)).copied()
     }
 
-    /// How many stand before this place in the line of a link, and the last of them.
-    pub fn before(&self, link: LinkId, place: &Place) -> (usize, Option<&ChannelId>) {
-        let Some(line) = self.lines.get(&link) else { return (0, None) };
+    /// How many stand before this place in the line of a spot, and the last of them.
+    pub fn before(&self, spot: Spot, place: &Place) -> (usize, Option<&ChannelId>) {
+        let Some(line) = self.lines.get(&spot) else { return (0, None) };
         let mut before = line.places.range(..place).map(|(place, _)| &place.channel);
         let last = before.next_back();
         (before.count() + usize::from(last.is_some()), last)
     }
 
-    /// The first in line of each link, where there is room for it and it was not told yet. Who was told
+    /// The first in line of each spot, where there is room for it and it was not told yet. Who was told
     /// is told again after it was not the first, or there was no room: another link of its path may
     /// keep it from trying for long. `free`: what there is for this channel, with what it holds itself;
     /// without that it would be told again by its own attempt that failed further on, and again.
-    pub fn admitted(&mut self, free: impl Fn(LinkId, &ChannelId) -> Bandwidth) -> Vec<ChannelId> {
+    pub fn admitted(&mut self, free: impl Fn(Spot, &ChannelId) -> Bandwidth) -> Vec<ChannelId> {
         let mut admitted = Vec::new();
-        for (link, line) in &mut self.lines {
+        for (spot, line) in &mut self.lines {
             let (first, rate) = line.places.iter().next().expect("lines are not empty");
-            let first = Some(first).filter(|first| *rate <= free(*link, &first.channel));
+            let first = Some(first).filter(|first| *rate <= free(*spot, &first.channel));
             if line.told.as_ref() != first {
                 line.told = first.cloned();
                 admitted.extend(first.map(|place| place.channel.clone()));
@@ -152,14 +162,15 @@ impl Claims {
 
     /// Panics if a place belongs to no claim, or to a link that the claim does not use.
     pub fn invariants(&self) {
-        for (link, line) in &self.lines {
+        for (spot, line) in &self.lines {
             assert!(!line.places.is_empty(), "a14: an empty line");
             for place in line.places.keys() {
                 let claim = self.claims.get(&place.channel).expect("a14: a place without a claim");
-                let uses = [claim.prev, claim.next].contains(&Some(*link));
+                let uses = |link| [claim.prev, claim.next].contains(&Some(link));
+                let there = !matches!(spot, Spot::Link(link) if !uses(*link));
                 assert!(
-                    uses && claim.place == *place,
-                    "a14: {place:?} waits at {link:?}: {claim:?}"
+                    there && claim.place == *place,
+                    "a14: {place:?} waits at {spot:?}: {claim:?}"
                 );
             }
         }
@@ -184,7 +195,7 @@ mod tests {
         Bandwidth::from_bps(rate)
     }
 
-    const LINK: LinkId = LinkId(1);
+    const LINK: Spot = Spot::Link(LinkId(1));
 
     /// Requests 1 (8 bit/s), 2 (3) and 3 (20), in the order of their tickets.
     fn line() -> Claims {
@@ -203,7 +214,7 @@ mod tests {
         assert_eq!(claims.before(LINK, &place(10, 1)), (0, None));
         assert_eq!(claims.before(LINK, &place(20, 2)), (1, Some(&place(10, 1).channel)));
         assert_eq!(claims.before(LINK, &place(25, 9)), (2, Some(&place(20, 2).channel)));
-        assert_eq!(claims.before(LinkId(0), &place(25, 9)), (0, None));
+        assert_eq!(claims.before(Spot::Link(LinkId(0)), &place(25, 9)), (0, None));
     }
 
     #[test]
@@ -226,11 +237,23 @@ mod tests {
         let mut claims = line();
         claims.note(claim(10, 1, Some(0), Some(2)));
         claims.invariants();
-        assert!(!claims.waits(LINK, &place(10, 1)));
+        assert_eq!(claims.waits(LINK, &place(10, 1)), None);
         claims.cut(&place(20, 2).channel);
         claims.invariants();
         assert_eq!(claims.before(LINK, &place(99, 9)), (1, Some(&place(30, 3).channel)));
         assert_eq!(claims.over(LinkId(0)).0.len(), 3);
+    }
+
+    #[test]
+    fn a14_a_place_for_what_the_host_carries_outlives_the_links() {
+        let mut claims = line();
+        let egress = Spot::Host(Way::Egress);
+        claims.wait(egress, &place(10, 1), bps(8));
+        claims.cut(&place(10, 1).channel);
+        claims.invariants();
+        assert_eq!(claims.waits(egress, &place(10, 1)), Some(bps(8)));
+        claims.remove(&place(10, 1).channel);
+        assert_eq!(claims.waits(egress, &place(10, 1)), None);
     }
 
     #[test]

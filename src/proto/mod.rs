@@ -16,9 +16,10 @@
 //!
 //! Files: [`link`] one link's greeting and death, [`session`], [`start`], [`ghs`] and [`wave`] the tree,
 //! [`overlay`] what a committed tree tells, [`query`] questions to other peers, [`channel`] the life
-//! of a channel, [`reservation`] the ledger, [`measure`] the capacity of a link, [`graph`] the picture of the
-//! whole overlay. They meet only in [`node`].
+//! of a channel, [`reservation`] and [`budget`] the ledgers, [`claims`] who waits, [`measure`] the
+//! capacity of a link, [`graph`] the picture of the whole overlay. They meet only in [`node`].
 
+pub mod budget;
 pub mod channel;
 pub mod claims;
 pub mod ghs;
@@ -71,10 +72,8 @@ pub enum Recovery {
     Everything,
 }
 
-/// What all links of the host together may carry, if there is a limit (decision 2).
-///
-/// Today a bound on each single link, which no channel over several links of the host can break by
-/// itself; the sum over all links is the admission's to hold.
+/// What all links of the host together may carry, if there is a limit (decision 2): kept by
+/// [`budget::HostLedger`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Budgets {
     pub egress: Option<Bandwidth>,

@@ -2,9 +2,12 @@
 //! they meet.
 //!
 //! Assumes its driver follows the contract of [`super`]: actions in their order, no input of a
-//! connection after it was closed or replaced, time that never goes backwards.
+//! connection after it was closed or replaced, time that never goes backwards. What people may see is
+//! `views`'s.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod views;
+
+use std::collections::BTreeMap;
 
 use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
@@ -18,9 +21,7 @@ use super::measure::{Facts, Measurements};
 use super::overlay::Overlay;
 use super::query::{Here, Queries};
 use super::session::{Counters, LinkFacts, Sessions};
-use super::view::{
-    ChannelView, GraphView, LinkState, LinkView, PeerState, PeerView, TreeView, WaitingView,
-};
+use super::view::LinkState;
 use super::ways::Ways;
 use super::{
     Action, Answer, Choice, Event, Input, LinkConfig, MeasureRequest, NodeConfig, Rejection,
@@ -101,6 +102,7 @@ impl Node {
             config,
         };
         node.channels.set_recovery(node.config.recovery);
+        node.channels.set_budgets(now, node.config.budgets, &mut Vec::new());
         for link in node.config.links.clone() {
             node.add_link(link);
         }
@@ -215,79 +217,6 @@ impl Node {
         self.graph.invariants();
     }
 
-    pub fn links(&self) -> Vec<LinkView> {
-        let view = |link: &Link| {
-            let capacity = link.capacity();
-            let peer = &link.config().peer;
-            let free = self.channels.free(link.config().link);
-            let (free_out, free_in) = free.unwrap_or((capacity, capacity));
-            LinkView {
-                link: link.config().link,
-                peer: peer.clone(),
-                state: link.state(),
-                capacity,
-                free_out,
-                free_in,
-                tree: self.overlay().is_some_and(|tree| tree.is_branch(peer)),
-            }
-        };
-        self.links.values().map(view).collect()
-    }
-
-    /// Every peer of the tree and every configured neighbour, sorted by name.
-    pub fn peers(&self) -> Vec<PeerView> {
-        let mut peers = BTreeMap::new();
-        for link in self.links.values() {
-            let name = link.config().peer.clone();
-            let view = PeerView {
-                name: name.clone(),
-                state: PeerState::Unreachable,
-                next_hop: None,
-                distance: None,
-            };
-            peers.insert(name, view);
-        }
-        if let Some(tree) = self.overlay() {
-            for (name, distance) in tree.distances() {
-                let view = PeerView {
-                    name: name.clone(),
-                    state: PeerState::Reachable,
-                    next_hop: tree.next_hop(name).cloned(),
-                    distance: Some(distance),
-                };
-                peers.insert(name.clone(), view);
-            }
-        }
-        let name = self.config.name.clone();
-        let myself = PeerView {
-            name: name.clone(),
-            state: PeerState::Myself,
-            next_hop: None,
-            distance: Some(0),
-        };
-        peers.insert(name, myself);
-        peers.into_values().collect()
-    }
-
-    pub fn tree(&self) -> TreeView {
-        let tree = self.overlay();
-        let hop = |(to, via): (&PeerName, &PeerName)| (to.clone(), via.clone());
-        TreeView {
-            session: tree.map(|tree| tree.session().clone()),
-            complete: self.sessions.complete(),
-            edges: tree.map(|tree| tree.edges().to_vec()).unwrap_or_default(),
-            parent: tree.and_then(|tree| tree.parent().cloned()),
-            next_hops: tree.map(|tree| tree.next_hops().map(hop).collect()).unwrap_or_default(),
-        }
-    }
-
-    /// The picture of the whole overlay.
-    pub fn graph_view(&self, now: Time) -> GraphView {
-        let edges = self.overlay().map(Overlay::edges).unwrap_or_default();
-        let branches: BTreeSet<_> = edges.iter().map(|edge| (&edge.lower, &edge.higher)).collect();
-        self.graph.view(now, |lower, higher| branches.contains(&(lower, higher)))
-    }
-
     pub fn graph(&self) -> &Graph {
         &self.graph
     }
@@ -297,23 +226,9 @@ impl Node {
         self.graph.check_with(check);
     }
 
-    pub fn channels(&self) -> Vec<ChannelView> {
-        self.channels.views()
-    }
-
     /// The host's clock at time zero, in microseconds since 1970.
     pub fn set_epoch(&mut self, micros: u64) {
         self.channels.set_epoch(micros);
-    }
-
-    /// Requests of this peer that wait for room, in their order.
-    pub fn waiting(&self, now: Time) -> Vec<WaitingView> {
-        self.channels.waiting(now)
-    }
-
-    /// Requests that stand in line here, whoever asked.
-    pub fn claims(&self) -> usize {
-        self.channels.claims()
     }
 
     /// The committed tree.
@@ -613,6 +528,7 @@ impl Node {
         assert_eq!(config.name, self.config.name, "a reload keeps the name");
         self.config.budgets = config.budgets;
         self.graph.set_budgets(now, config.budgets);
+        self.channels.set_budgets(now, config.budgets, out);
         let wanted: BTreeMap<LinkId, &LinkConfig> =
             config.links.iter().map(|link| (link.link, link)).collect();
         for id in self.links.keys().copied().collect::<Vec<_>>() {

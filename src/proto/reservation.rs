@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::ops::Bound;
 
 use crate::limits;
 use crate::types::{Bandwidth, ChannelId, Time, TxId};
@@ -72,7 +73,16 @@ impl Promise {
     }
 }
 
-/// The link has not enough room: this much is free.
+/// What is asked for a transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Hold {
+    pub rates: Rates,
+    pub crossing: Crossing,
+    pub until: Time,
+    pub ticket: u64,
+}
+
+/// There is not enough room: this much is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Short {
     pub free: Bandwidth,
@@ -116,10 +126,17 @@ impl Ledger {
 
     /// What would be free if this channel had nothing here.
     pub fn free_without(&self, channel: &ChannelId) -> Bandwidth {
+        self.usable.saturating_sub(self.out.saturating_sub(self.of_channel(channel).out))
+    }
+
+    /// What a channel has here, crossing either way.
+    pub fn of_channel(&self, channel: &ChannelId) -> Rates {
         let ways = [Crossing::There, Crossing::Back].map(|way| self.shared(channel, way));
-        let own = ways.into_iter().flatten();
-        let others = own.fold(self.out, |out, rates| out.saturating_sub(rates.out));
-        self.usable.saturating_sub(others)
+        let sum = |one: Bandwidth, other| one.checked_add(other).expect("a part of the sums");
+        ways.into_iter().flatten().fold(Rates::NONE, |all, rates| Rates {
+            out: sum(all.out, rates.out),
+            back: sum(all.back, rates.back),
+        })
     }
 
     pub fn free_in(&self) -> Bandwidth {
@@ -130,15 +147,24 @@ impl Ledger {
         self.promises.is_empty()
     }
 
-    /// Holds `rates` for `tx` until then. The same transaction again changes nothing.
-    pub fn hold(
-        &mut self,
-        tx: &TxId,
-        rates: Rates,
-        crossing: Crossing,
-        until: Time,
-        ticket: u64,
-    ) -> Result<(), Short> {
+    /// What is promised in all.
+    pub fn promised(&self) -> Rates {
+        Rates { out: self.out, back: self.back }
+    }
+
+    /// By how much the sums grow if this is held: transactions of one channel share.
+    pub fn more(&self, tx: &TxId, rates: Rates, crossing: Crossing) -> Rates {
+        if self.promises.contains_key(tx) {
+            return Rates::NONE;
+        }
+        let before = self.shared(&tx.channel, crossing).unwrap_or(Rates::NONE);
+        let more = |after: Bandwidth, before| after.saturating_sub(before);
+        Rates { out: more(rates.out, before.out), back: more(rates.back, before.back) }
+    }
+
+    /// Holds something for `tx`. The same transaction again changes nothing.
+    pub fn hold(&mut self, tx: &TxId, hold: Hold) -> Result<(), Short> {
+        let Hold { rates, crossing, until, ticket } = hold;
         if self.promises.contains_key(tx) {
             return Ok(());
         }
@@ -208,6 +234,12 @@ impl Ledger {
 
     pub fn promises(&self) -> impl Iterator<Item = (&TxId, &Promise)> {
         self.promises.iter()
+    }
+
+    /// Those behind this one, in the order of [`Ledger::promises`]; all without one.
+    pub fn promises_after(&self, tx: Option<&TxId>) -> impl Iterator<Item = (&TxId, &Promise)> {
+        let from = tx.map_or(Bound::Unbounded, Bound::Excluded);
+        self.promises.range::<TxId, _>((from, Bound::Unbounded))
     }
 
     /// Panics if a sum is not that of its entries.
@@ -319,7 +351,8 @@ mod tests {
     }
 
     fn hold(ledger: &mut Ledger, tx: &TxId, rates: Rates, until: Time) -> Result<(), Short> {
-        ledger.hold(tx, rates, Crossing::There, until, tx.channel.count)
+        let crossing = Crossing::There;
+        ledger.hold(tx, Hold { rates, crossing, until, ticket: tx.channel.count })
     }
 
     fn free(ledger: &Ledger) -> (u64, u64) {
@@ -388,7 +421,7 @@ mod tests {
     fn a17_two_paths_of_a_channel_count_once_where_they_cross_a_link_the_same_way() {
         let mut ledger = Ledger::new(Bandwidth::from_bps(100));
         let there = |ledger: &mut Ledger, attempt, out, back| {
-            ledger.hold(&tx(1, attempt), rates(out, back), Crossing::There, Time(5), 1)
+            hold(ledger, &tx(1, attempt), rates(out, back), Time(5))
         };
         assert_eq!(there(&mut ledger, 1, 60, 10), Ok(()));
         assert_eq!(there(&mut ledger, 2, 60, 10), Ok(()));
@@ -397,8 +430,14 @@ mod tests {
         // Another channel, and the other way, share nothing.
         let short = Err(Short { free: Bandwidth::from_bps(10) });
         assert_eq!(hold(&mut ledger, &tx(2, 1), rates(11, 0), Time(5)), short);
-        assert_eq!(ledger.hold(&tx(1, 4), rates(11, 0), Crossing::Back, Time(5), 1), short);
-        assert_eq!(ledger.hold(&tx(1, 5), rates(10, 0), Crossing::Back, Time(5), 1), Ok(()));
+        let back = |out| Hold {
+            rates: rates(out, 0),
+            crossing: Crossing::Back,
+            until: Time(5),
+            ticket: 1,
+        };
+        assert_eq!(ledger.hold(&tx(1, 4), back(11)), short);
+        assert_eq!(ledger.hold(&tx(1, 5), back(10)), Ok(()));
         ledger.invariants();
         for (attempt, left) in [(3, (30, 90)), (1, (30, 90)), (5, (40, 90)), (2, (100, 100))] {
             assert!(ledger.release(&tx(1, attempt)));
@@ -478,7 +517,9 @@ mod tests {
                     0 | 1 => {
                         let way = if there { Crossing::There } else { Crossing::Back };
                         let tx = tx(count, attempt);
-                        let held = ledger.hold(&tx, rates(out, back), way, Time(9), 1).is_ok();
+                        let rates = rates(out, back);
+                        let hold = Hold { rates, crossing: way, until: Time(9), ticket: 1 };
+                        let held = ledger.hold(&tx, hold).is_ok();
                         let known = model.contains_key(&id);
                         let before = sum(&model);
                         let shares = model.iter().any(|((c, _), (t, _))| (*c, *t) == (count, there));

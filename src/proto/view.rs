@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::proto::Side;
 use crate::types::{Bandwidth, ChannelId, EdgeKey, LinkId, PeerName, ServiceName, SessionId};
-use crate::wire::queue::ShortLink;
+use crate::wire::queue::Shortage;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LinkState {
@@ -145,7 +145,7 @@ pub struct WaitingView {
     /// 1: first on every link that is short.
     pub position: u32,
     /// Those links, from here to the destination, as it last heard of them.
-    pub short: Vec<ShortLink>,
+    pub short: Vec<Shortage>,
 }
 
 /// The picture of the whole overlay as this peer has it.

@@ -18,6 +18,7 @@ use crate::proto::{Action, Answer, Choice, Event, OpenRequest, Opened, Rejection
 use crate::types::{
     Bandwidth, ChannelId, EdgeKey, LinkId, PeerName, Reject, RequestId, SessionId, Time,
 };
+use crate::wire::queue::Scarce;
 
 /// An answer may be so late: the daemon's own work is not simulated, so this is for timers.
 const LATE: Duration = Duration::from_secs(1);
@@ -29,7 +30,7 @@ pub(super) struct Answers {
     /// When each channel was asked for.
     channels: BTreeMap<ChannelId, Time>,
     /// Where requests were told that they stand in line, and since when.
-    lines: BTreeMap<ChannelId, BTreeMap<Hop, Time>>,
+    lines: BTreeMap<ChannelId, BTreeMap<Spot, Time>>,
     /// When each session began.
     sessions: BTreeMap<SessionId, Time>,
     /// The capacity of some wire changed last then.
@@ -37,8 +38,8 @@ pub(super) struct Answers {
     wrong: Vec<String>,
 }
 
-/// From one peer to its neighbour.
-type Hop = (PeerName, PeerName);
+/// A peer, and which of its links, or what of its host, is short.
+type Spot = (PeerName, Scarce);
 
 /// Somebody waits for the answer.
 #[derive(Debug)]
@@ -174,14 +175,18 @@ impl Sim {
         let Answers { channels, lines, .. } = &self.judged;
         let Some(asked) = channels.get(&opened.channel) else { return Vec::new() };
         let mut passed = Vec::new();
-        for (earlier, hops) in lines.iter().filter(|(id, _)| **id != opened.channel) {
-            for ((from, to), since) in hops {
-                let crosses = opened.path.windows(2).any(|hop| {
-                    (&hop[0], &hop[1]) == (from, to) || (&hop[1], &hop[0]) == (from, to)
-                });
+        for (earlier, spots) in lines.iter().filter(|(id, _)| **id != opened.channel) {
+            for ((at, of), since) in spots {
+                let crosses = match of {
+                    Scarce::Link(to) => opened.path.windows(2).any(|hop| {
+                        (&hop[0], &hop[1]) == (at, to) || (&hop[1], &hop[0]) == (at, to)
+                    }),
+                    // Each way something passes.
+                    Scarce::Host(_) => opened.path.contains(at),
+                };
                 let before = channels.get(earlier) < Some(asked) && since < asked;
                 if crosses && before && self.way_is_steady(earlier, *since) {
-                    passed.push(format!("it passes {earlier} at {from} - {to}"));
+                    passed.push(format!("it passes {earlier} at {at}, {of}"));
                 }
             }
         }
@@ -207,12 +212,12 @@ impl Sim {
         let views = views.unwrap_or_default();
         lines.retain(|id, _| id.source != *name || views.iter().any(|view| view.id == *id));
         for view in views {
-            let hops = lines.entry(view.id).or_default();
+            let spots = lines.entry(view.id).or_default();
             let told =
-                |hop: &Hop| view.short.iter().any(|s| (&s.at, &s.towards) == (&hop.0, &hop.1));
-            hops.retain(|hop, _| told(hop));
+                |spot: &Spot| view.short.iter().any(|s| (&s.at, &s.of) == (&spot.0, &spot.1));
+            spots.retain(|spot, _| told(spot));
             for short in view.short {
-                hops.entry((short.at, short.towards)).or_insert(now);
+                spots.entry((short.at, short.of)).or_insert(now);
             }
         }
     }
@@ -228,7 +233,7 @@ impl Sim {
         let asked = wish.rate.max(wish.rate_back);
         let steady: Vec<_> =
             (0..self.wires.len()).filter(|at| self.is_steady(*at, began)).collect();
-        let edges: Vec<_> = steady.into_iter().map(|at| self.edge(at)).collect();
+        let edges: Vec<_> = steady.into_iter().map(|at| self.edge(&self.wires[at])).collect();
         let width = check::width(&edges, &self.peers[wish.peer].name, &wish.to)?;
         (width >= asked).then(|| format!("{width} are there, {asked} asked"))
     }
@@ -247,12 +252,6 @@ impl Sim {
             let ends = wire.ends.map(|(peer, _)| &self.peers[peer].name);
             ends.contains(&one) && ends.contains(&other)
         })
-    }
-
-    fn edge(&self, wire: usize) -> EdgeKey {
-        let wire = &self.wires[wire];
-        let [one, other] = wire.ends.map(|(peer, _)| self.peers[peer].name.clone());
-        EdgeKey::new(wire.capacities[0].min(wire.capacities[1]).usable(), one, other)
     }
 }
 

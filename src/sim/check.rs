@@ -12,7 +12,7 @@ use crate::limits;
 use crate::proto::node::Node;
 use crate::proto::view::{GraphLinkView, LinkState};
 use crate::proto::{Collected, Side, Target};
-use crate::types::{Bandwidth, ChannelId, EdgeKey, LinkId, PeerName, Time};
+use crate::types::{Bandwidth, ChannelId, EdgeKey, LinkId, PeerName, Time, Way};
 use crate::wire::control::LinkInfo;
 
 /// The maximum spanning forest of the overlay with these edges (Kruskal).
@@ -143,9 +143,9 @@ fn claims<'a>(
     claims
 }
 
-/// I4 (A12): what the channels of a peer take of each of its links, in the direction it sends, must fit
-/// the link's usable capacity and be what the peer says is not free. Counted from the paths and rates
-/// of its channels. Returns what is wrong.
+/// I4 (A12): what the channels of a peer take of each of its links, in the direction it sends, and of what
+/// its host may carry in all must fit the usable capacity and be what the peer says is not free. Counted
+/// from the paths and rates of its channels. Returns what is wrong.
 pub fn oversold(peers: &[Peer]) -> Vec<String> {
     let nodes = peers.iter().filter_map(|peer| Some((&peer.name, peer.node.as_ref()?)));
     nodes.flat_map(|(name, node)| oversold_at(name, node)).collect()
@@ -154,6 +154,7 @@ pub fn oversold(peers: &[Peer]) -> Vec<String> {
 fn oversold_at(name: &PeerName, node: &Node) -> Vec<String> {
     // Paths of one channel that cross a link the same way count once.
     let mut shares: BTreeMap<(PeerName, ChannelId, bool), u128> = BTreeMap::new();
+    let mut hosts: BTreeMap<(Way, ChannelId, bool), u128> = BTreeMap::new();
     for channel in node.channels() {
         for path in &channel.reserved {
             let Some(here) = path.iter().position(|peer| peer == name) else { continue };
@@ -166,6 +167,14 @@ fn oversold_at(name: &PeerName, node: &Node) -> Vec<String> {
                 let share = share.or_default();
                 *share = (*share).max(u128::from(rate.bps()));
             }
+            let (prev, next) = (before.is_some(), path.get(here + 1).is_some());
+            let [rate, back] = [channel.rate, channel.rate_back].map(|rate| u128::from(rate.bps()));
+            for (way, [to, from]) in [(Way::Egress, [next, prev]), (Way::Ingress, [prev, next])] {
+                for (there, crosses, rate) in [(true, to, rate), (false, from, back)] {
+                    let share = hosts.entry((way, channel.id.clone(), there)).or_default();
+                    *share = (*share).max(if crosses { rate } else { 0 });
+                }
+            }
         }
     }
     let mut taken: BTreeMap<PeerName, u128> = BTreeMap::new();
@@ -174,6 +183,13 @@ fn oversold_at(name: &PeerName, node: &Node) -> Vec<String> {
     }
     let bps = |rate: Bandwidth| u128::from(rate.bps());
     let mut wrong = Vec::new();
+    for way in Way::BOTH {
+        let sum: u128 = hosts.iter().filter(|((of, ..), _)| *of == way).map(|(_, rate)| rate).sum();
+        let Some((usable, free)) = node.budget(way) else { continue };
+        if bps(usable) != sum + bps(free) {
+            wrong.push(format!("{way} of {name}: {sum} of {usable}, {free} free"));
+        }
+    }
     for link in node.links() {
         let sum = taken.remove(&link.peer).unwrap_or_default();
         let (capacity, free) = (bps(link.capacity), bps(link.free_out));
@@ -276,16 +292,19 @@ fn hops(path: &[PeerName]) -> BTreeSet<(&PeerName, &PeerName)> {
     path.windows(2).map(|hop| ((&hop[0]).min(&hop[1]), (&hop[0]).max(&hop[1]))).collect()
 }
 
-/// The least that the ledgers at both ends of a link have free, in either direction, in bit/s.
+/// The least that the ledgers at both ends of a link have free, in either direction, in bit/s. Nothing if a
+/// host has a budget: what is free of that is counted from pictures of its links, which show the two
+/// paths of a protected channel as two.
 pub(super) fn room(sim: &Sim, edge: &EdgeKey) -> u64 {
     let ends = [(&edge.lower, &edge.higher), (&edge.higher, &edge.lower)];
     let nodes = sim.peers().iter().filter_map(|peer| Some((&peer.name, peer.node.as_ref()?)));
-    let links = nodes.flat_map(|(name, node)| node.links().into_iter().map(move |l| (name, l)));
-    links
-        .filter(|(name, link)| ends.contains(&(*name, &link.peer)))
-        .map(|(_, link)| link.free_out.min(link.free_in).bps())
-        .min()
-        .unwrap_or_default()
+    let free = |(name, node): (&PeerName, &Node)| {
+        let bounded = Way::BOTH.iter().any(|way| node.budget(*way).is_some());
+        let links = node.links().into_iter().filter(|link| ends.contains(&(name, &link.peer)));
+        let free = links.map(|link| link.free_out.min(link.free_in).bps()).min();
+        free.map(|free| if bounded { 0 } else { free })
+    };
+    nodes.filter_map(free).min().unwrap_or_default()
 }
 
 /// How far what is free may be from what was told, in bit/s.

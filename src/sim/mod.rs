@@ -53,6 +53,8 @@ pub struct Plan {
     pub peers: Vec<PeerName>,
     /// Two positions and the configured capacity.
     pub links: Vec<(usize, usize, Bandwidth)>,
+    /// What the hosts of these peers may carry in all; the others as much as their links.
+    pub budgets: Vec<(usize, Budgets)>,
     /// Services of every peer.
     pub services: Vec<ServiceConfig>,
     /// One hop takes between these.
@@ -72,6 +74,7 @@ impl Default for Plan {
         Self {
             peers: Vec::new(),
             links: Vec::new(),
+            budgets: Vec::new(),
             services: Vec::new(),
             delay: (Duration::from_millis(1), Duration::from_millis(1)),
             tails: false,
@@ -244,6 +247,9 @@ impl Sim {
             let version = plan.version;
             sim.peers.push(Peer::new(name.clone(), &secret, &plan.services, version));
         }
+        for &(peer, budgets) in &plan.budgets {
+            sim.peers[peer].config.budgets = budgets;
+        }
         for &(one, other, capacity) in &plan.links {
             sim.add_wire(one, other, capacity);
         }
@@ -320,13 +326,10 @@ impl Sim {
     pub fn truth(&self) -> (Vec<PeerName>, Vec<EdgeKey>) {
         let alive = |peer: &&Peer| peer.node.is_some();
         let peers = self.peers.iter().filter(alive).map(|peer| peer.name.clone()).collect();
-        let key = |wire: &Wire| {
-            let [one, other] = wire.ends.map(|(peer, _)| &self.peers[peer]);
-            let whole = !wire.cut && one.node.is_some() && other.node.is_some();
-            let capacity = wire.capacities[0].min(wire.capacities[1]).usable();
-            whole.then(|| EdgeKey::new(capacity, one.name.clone(), other.name.clone()))
+        let whole = |wire: &&Wire| {
+            !wire.cut && wire.ends.iter().all(|(peer, _)| self.peers[*peer].node.is_some())
         };
-        (peers, self.wires.iter().filter_map(key).collect())
+        (peers, self.wires.iter().filter(whole).map(|wire| self.edge(wire)).collect())
     }
 
     /// Does it now; the faults of a scenario are scheduled instead.

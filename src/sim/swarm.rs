@@ -17,7 +17,7 @@ use super::scenario::{judge_honesty, judge_rest, settle_pictures};
 use super::{Fault, Plan, Sim, check};
 use crate::limits;
 use crate::proto::view::{ChannelState, ChannelView};
-use crate::proto::{Request, ServiceConfig, ServiceKind};
+use crate::proto::{Budgets, Request, ServiceConfig, ServiceKind};
 use crate::types::{Bandwidth, PeerName, ServiceName, Time};
 use crate::wire::control;
 
@@ -69,7 +69,8 @@ impl Swarm {
         let calm = draw.below(4) == 0;
         let most = if draw.below(8) == 0 { 14 } else { 7 };
         let count = 3 + draw.index(most);
-        let plan = random_plan(&mut draw, count, calm);
+        let mut plan = random_plan(&mut draw, count, calm);
+        plan.budgets = random_budgets(seed, &plan, calm);
         let mut script = Vec::new();
         for peer in 0..count {
             script.push((Time(draw.below(29_000)), Fault::Start(peer)));
@@ -343,12 +344,28 @@ fn random_plan(draw: &mut Draw, count: usize, calm: bool) -> Plan {
     Plan {
         peers: (0..count).map(|at| PeerName::new(&format!("p{at:02}")).expect("a name")).collect(),
         links,
+        budgets: Vec::new(),
         services: vec![ServiceConfig { name: service, kind: ServiceKind::Deliver }],
         delay: (least, least + Duration::from_micros(draw.below(12_000))),
         tails: !calm && draw.below(5) == 0,
         queue: (!calm && draw.below(6) == 0).then(|| 60 + draw.index(100)),
         version: if !calm && draw.below(5) == 0 { 2 } else { control::VERSIONS.1 },
     }
+}
+
+/// Of every third seed; drawn apart, so that seeds of old mean what they meant.
+fn random_budgets(seed: u64, plan: &Plan, calm: bool) -> Vec<(usize, Budgets)> {
+    let mut draw = Draw(ChaCha20Rng::seed_from_u64(seed ^ 0x0062_7564_6765_7473));
+    if calm || draw.below(3) > 0 {
+        return Vec::new();
+    }
+    let mut budget = || {
+        let mbit = [15, 30, 60][draw.index(3)];
+        (draw.below(2) == 0).then(|| Bandwidth::from_bps(mbit * 1_000_000))
+    };
+    (0..plan.peers.len())
+        .map(|peer| (peer, Budgets { egress: budget(), ingress: budget() }))
+        .collect()
 }
 
 fn random_open(draw: &mut Draw, count: usize, calm: bool) -> Fault {

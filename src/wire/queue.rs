@@ -12,11 +12,13 @@
 //! The asker sends CLAIM again before its lease runs out. Since control version 4. Panic contract: as
 //! in [`super::control`].
 
+use std::fmt;
+
 use super::codec::{Reader, Writer};
 use super::control::{emit_path, parse_path};
 use super::{ParseError, control};
 use crate::limits;
-use crate::types::{Bandwidth, ChannelId, PeerName, TxId};
+use crate::types::{Bandwidth, ChannelId, PeerName, TxId, Way};
 
 /// First control version that has these messages.
 pub const VERSION: u16 = 4;
@@ -50,20 +52,21 @@ pub struct Claim {
     pub ticket: u64,
 }
 
-/// The links of the path that are short, from the receiver's side to the destination.
+/// Where the path is short of room, from the receiver's side to the destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claimed {
-    pub short: Vec<ShortLink>,
+    pub short: Vec<Shortage>,
     /// A peer that has as many waiting requests as it may have.
     pub busy: Option<PeerName>,
 }
 
-/// One direction of a link where a request waits.
+/// What a request waits for at one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShortLink {
-    /// The end that sends.
+pub struct Shortage {
     pub at: PeerName,
-    pub towards: PeerName,
+    pub of: Scarce,
+    /// What the request takes of it.
+    pub asked: Bandwidth,
     pub free: Bandwidth,
     /// How many requests are before it in line.
     pub ahead: u32,
@@ -71,6 +74,24 @@ pub struct ShortLink {
     pub before: Option<ChannelId>,
     /// Some of the channels that have the rest.
     pub holders: Vec<ChannelId>,
+}
+
+/// What a peer has too little of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scarce {
+    /// The link to this neighbour, in the direction towards it.
+    Link(PeerName),
+    /// What all links of its host may carry together, one way.
+    Host(Way),
+}
+
+impl fmt::Display for Scarce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link(peer) => write!(f, "the link to {peer}"),
+            Self::Host(way) => write!(f, "the {way} of this host"),
+        }
+    }
 }
 
 mod kind {
@@ -131,19 +152,33 @@ impl Queue {
     }
 }
 
-fn emit_short(w: &mut Writer, short: &ShortLink) {
+fn emit_short(w: &mut Writer, short: &Shortage) {
     w.peer(&short.at);
-    w.peer(&short.towards);
+    match &short.of {
+        Scarce::Link(peer) => w.option(Some(peer), Writer::peer),
+        Scarce::Host(way) => {
+            w.option(None, Writer::peer);
+            w.bool(*way == Way::Egress);
+        }
+    }
+    w.bandwidth(short.asked);
     w.bandwidth(short.free);
     w.u32(short.ahead);
     w.option(short.before.as_ref(), Writer::channel);
     w.list(&short.holders, Writer::channel);
 }
 
-fn parse_short(r: &mut Reader<'_>) -> Result<ShortLink, ParseError> {
-    Ok(ShortLink {
-        at: r.peer("claimed peer")?,
-        towards: r.peer("claimed towards")?,
+fn parse_short(r: &mut Reader<'_>) -> Result<Shortage, ParseError> {
+    let at = r.peer("claimed peer")?;
+    let of = match r.option("claimed towards", |r| r.peer("claimed towards"))? {
+        Some(peer) => Scarce::Link(peer),
+        None if r.bool("claimed way")? => Scarce::Host(Way::Egress),
+        None => Scarce::Host(Way::Ingress),
+    };
+    Ok(Shortage {
+        at,
+        of,
+        asked: r.bandwidth("claimed rate")?,
         free: r.bandwidth("claimed free capacity")?,
         ahead: r.u32("claimed ahead")?,
         before: r.option("claimed before", |r| r.channel("claimed before"))?,

@@ -3,15 +3,11 @@
 
 #![expect(clippy::disallowed_methods, reason = "these tests live in real time")]
 
-use std::fs::File;
-use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsFd as _;
+use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::random::{parse, payload};
 
@@ -144,23 +140,6 @@ fn take(channel: usize, bytes: &[u8], shared: &Shared) {
         Some([of, ..]) => wrong(format!("a datagram of c{of:02}")),
         None => wrong(format!("{} bytes that nobody sent", bytes.len())),
     }
-}
-
-/// A socket in a namespace; it connects to `to`, if there is one.
-pub(crate) fn socket(namespace: &str, at: SocketAddr, to: Option<SocketAddr>) -> UdpSocket {
-    let path = format!("/run/netns/{namespace}");
-    let made = thread::spawn(move || {
-        let file = File::open(&path).expect("the namespace has a name");
-        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-            .expect("root may");
-        let socket = UdpSocket::bind(at).unwrap_or_else(|e| panic!("{at} in {path}: {e}"));
-        if let Some(to) = to {
-            socket.connect(to).expect("an address of this host");
-        }
-        socket.set_nonblocking(true).expect("a socket");
-        socket
-    });
-    made.join().expect("a socket in a namespace")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -17,9 +17,10 @@ use serde_json::Value;
 use spanway::api::client::Client;
 use spanway::api::dto::{ChannelRow, EventLine, LinkRow, Request, TreeReply, VerifyReply};
 
+use super::common::netns::socket;
 use super::common::overlay::{Overlay, Plan};
 use super::common::program::{output, wait_for};
-use super::flows::{Flows, socket};
+use super::flows::Flows;
 use super::nemesis::Strike;
 use super::random::Random;
 

@@ -1,10 +1,16 @@
 //! Network namespaces as values: made by `ip`, named by process and count, gone when dropped, also
 //! when a test panics. Needs root.
 
+use std::fs::File;
 use std::io::Write as _;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::process::Command;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::program::output;
 
@@ -112,6 +118,23 @@ pub(crate) fn wire(ends: [(&Namespace, &str); 2]) -> [String; 2] {
     one.set_up(&near, one_address);
     other.set_up(&far, other_address);
     [near, far]
+}
+
+/// A socket in a namespace; it connects to `to`, if there is one.
+pub(crate) fn socket(namespace: &str, at: SocketAddr, to: Option<SocketAddr>) -> UdpSocket {
+    let path = format!("/run/netns/{namespace}");
+    let made = thread::spawn(move || {
+        let file = File::open(&path).expect("the namespace has a name");
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            .expect("root may");
+        let socket = UdpSocket::bind(at).unwrap_or_else(|e| panic!("{at} in {path}: {e}"));
+        if let Some(to) = to {
+            socket.connect(to).expect("an address of this host");
+        }
+        socket.set_nonblocking(true).expect("a socket");
+        socket
+    });
+    made.join().expect("a socket in a namespace")
 }
 
 fn ip(arguments: &[&str]) {

@@ -188,9 +188,20 @@ impl Overlay {
 
     /// Starts the daemon of `name`, or starts it again.
     pub(crate) fn run(&mut self, name: &str) {
+        let command = self.peer(name).command(SPANWAY);
+        self.run_as(name, command);
+    }
+
+    /// The same with a hard limit of open files.
+    pub(crate) fn run_with_files(&mut self, name: &str, files: u64) {
+        let mut command = self.peer(name).command("sh");
+        command.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string(), SPANWAY]);
+        self.run_as(name, command);
+    }
+
+    fn run_as(&mut self, name: &str, mut command: Command) {
         let folder = self.folder.path().to_owned();
         let peer = self.peers.iter_mut().find(|peer| peer.name == name).expect("a planned peer");
-        let mut command = peer.command(SPANWAY);
         command.args(["run", "--while-stdin", "--config"]).arg(&peer.config);
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         peer.daemon = Some(Program::start(name, &folder, &mut command));

@@ -532,7 +532,8 @@ impl Drop for Flood {
 /// An end that delivers super-buffers to `to`.
 fn add_gso_end(engine: &mut Engine, socket: UdpSocket, to: SocketAddr, stats: &Arc<ChannelStats>) {
     let (from, deliver, stats) = (AllowedFrom::Loopback, Deliver::To(to), Arc::clone(stats));
-    let spec = EndSpec { channel: channel(), socket, from, deliver, gso: true, stats };
+    let spec =
+        EndSpec { channel: channel(), socket, from, deliver, gso: true, shape: false, stats };
     engine.send(WorkerId(0), Command::AddEnd(spec));
 }
 

@@ -14,7 +14,7 @@ use spanway::proto::channel::{Channels, Paths};
 use spanway::proto::{Narrowest, ServiceConfig, ServiceKind};
 use spanway::types::{Bandwidth, ChannelId, LinkId, PeerName, ServiceName, SessionId, Time};
 use spanway::wire::control::Message;
-use spanway::wire::queue::{Queue, QueueBody, ShortLink};
+use spanway::wire::queue::{Queue, QueueBody, Scarce, Shortage};
 
 use crate::graphs::name;
 
@@ -129,10 +129,11 @@ impl Peer {
         self.lines.retain(|(_, channel), _| channel.source != name(at) || waits(channel));
     }
 
-    fn stands(&mut self, at: usize, channel: &ChannelId, short: &[ShortLink]) {
+    fn stands(&mut self, at: usize, channel: &ChannelId, short: &[Shortage]) {
         self.lines.retain(|(_, other), _| other != channel);
         for short in short.iter().filter(|short| short.at == name(at)) {
-            let link = link_between(at, position(&short.towards));
+            let Scarce::Link(far) = &short.of else { panic!("hosts have no budgets here") };
+            let link = link_between(at, position(far));
             self.lines.insert((link, channel.clone()), self.clock + limits::LEASE);
         }
     }

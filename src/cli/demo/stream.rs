@@ -120,6 +120,7 @@ impl Streaming {
                 deadline_ms: millis(limits::OPEN_DEADLINE),
                 wait: false,
                 protect: false,
+                shape: false,
             },
         )?;
         let entry = Entry::of(&reply, args.bandwidth, PAYLOAD_BYTES)?;

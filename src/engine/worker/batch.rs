@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::Worker;
 use super::passing::Strays;
 use crate::engine::Event;
-use crate::engine::forward::{self, Judged, Part, Verdict};
+use crate::engine::forward::{self, Admitted, Judged, Part, Verdict};
 use crate::engine::outbox::HEADERS;
 use crate::engine::runs::{FRAME_PIECES_MAX, Note, Outgoing, Piece};
 use crate::engine::table::{Account, End, EndSlot, Table, Way};
@@ -249,9 +249,13 @@ impl Worker {
         let account = end.account;
         match forward::admit(payload.len(), source, end, self.now) {
             // It took the sequence before the end's next one.
-            Ok(way) => {
+            Ok(Admitted::Enter(way)) => {
                 let sequence = end.sequence - 1;
                 self.enter(buffer, payload, way, account, sequence)
+            }
+            Ok(Admitted::Wait(until)) => {
+                self.keep_waiting(slot, buffer, payload, until);
+                Ok(())
             }
             Err(reason) => {
                 self.table.stats(account).drop_frames(reason, 1);
@@ -306,7 +310,7 @@ impl Worker {
     // --- To neighbours and local programs ---
 
     #[inline]
-    fn carry_out(&mut self, frame: &Passing, verdict: Verdict) -> io::Result<()> {
+    pub(super) fn carry_out(&mut self, frame: &Passing, verdict: Verdict) -> io::Result<()> {
         match verdict {
             Verdict::Relay(to) => {
                 let note = Note { account: frame.account, delivered: None };

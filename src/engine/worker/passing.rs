@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use super::batch::Segments;
+use super::shaping::Kept;
 use super::{EndSlot, Worker};
 use crate::engine::Event;
 use crate::engine::ring::Todo;
@@ -41,7 +42,7 @@ pub(in crate::engine) struct Passed {
 #[derive(Debug)]
 pub(in crate::engine) struct MovedChannel {
     labels: Vec<MovedLabel>,
-    end: Option<(MovedEnd, Detached)>,
+    end: Option<(MovedEnd, Detached, Vec<Kept>)>,
 }
 
 /// A move this worker has been told to make.
@@ -209,11 +210,12 @@ impl Worker {
         self.let_all_go(&moving.channel)?;
         let labels = self.take_labels(&moving)?;
         let end = socket.and_then(|socket| {
+            let waiting = self.take_waiting(&moving.channel);
             let end = self.table.take_end(&moving.channel)?;
             self.owners[socket.0 as usize] = None;
             self.outbox.forget(socket);
             let detached = self.net.detach(socket);
-            Some((end, self.or_fail("keep the socket of a moving channel", detached)?))
+            Some((end, self.or_fail("keep the socket of a moving channel", detached)?, waiting))
         });
         self.rings.send_channel(moving.to, Box::new(MovedChannel { labels, end }));
         Ok(None)
@@ -238,11 +240,12 @@ impl Worker {
     /// Channels that other workers handed over.
     pub(super) fn take_arrivals(&mut self) {
         while let Some(moved) = self.rings.next_channel(self.number) {
-            if let Some((end, detached)) = moved.end {
+            if let Some((end, detached, waiting)) = moved.end {
                 let socket = self.net.take_over(detached);
                 if let Some(socket) = self.or_fail("take over the socket of a channel", socket) {
                     let slot = self.table.put_end(end, socket);
                     self.own_socket(socket, slot);
+                    self.put_waiting(slot, waiting);
                 }
             }
             for label in moved.labels {

@@ -65,6 +65,7 @@ fn rig(backend: net::Backend) -> Rig {
         from: AllowedFrom::Loopback,
         deliver: Deliver::To(program.local_addr().unwrap()),
         gso: true,
+        shape: false,
         stats: Arc::clone(&stats),
     };
     let commands = [

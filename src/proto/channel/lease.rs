@@ -16,7 +16,7 @@ impl Channels {
         let wake = self.wakes.first().map(|(at, timer, _)| (*at, *timer));
         let links = self.links.values().flat_map(|n| [n.refresh_at, n.pass_at]).flatten();
         let refresh = links.min().map(|at| (at, Timer::Refresh));
-        let seconds = self.seconds.as_ref().map(|(at, _)| (*at, Timer::Second));
+        let seconds = self.seconds.as_ref().map(|look| (look.at, Timer::Second));
         let claims = self.claims.next_until().map(|at| (at, Timer::Queue));
         wake.into_iter().chain(refresh).chain(seconds).chain(claims).min()
     }
@@ -90,13 +90,21 @@ impl Channels {
         let passed = std::mem::take(&mut neighbour.pass).into_iter();
         txs.extend(passed.filter(|tx| relays.contains_key(tx)));
         if neighbour.refresh_at.is_some_and(|at| at <= now) {
-            let before = txs.len();
+            let before = neighbour.refreshed.take();
             let firm = neighbour
                 .ledger
-                .promises()
+                .promises_after(before.as_ref())
                 .filter(|(_, promise)| matches!(promise.firmness, Firmness::Committed(_)));
-            txs.extend(firm.map(|(tx, _)| tx).filter(|tx| !relays.contains_key(tx)).cloned());
-            neighbour.refresh_at = (txs.len() > before).then_some(now + wait);
+            let own = firm.map(|(tx, _)| tx).filter(|tx| !relays.contains_key(tx));
+            let own: Vec<TxId> = own.take(limits::REFRESH_AT_ONCE).cloned().collect();
+            let any = before.is_some() || !own.is_empty();
+            neighbour.refresh_at = if own.len() == limits::REFRESH_AT_ONCE {
+                neighbour.refreshed = own.last().cloned();
+                Some(now + limits::REFRESH_PAUSE)
+            } else {
+                any.then_some(now + wait)
+            };
+            txs.extend(own);
         }
         for piece in txs.chunks(limits::REFRESH_TXS_MAX) {
             out.push(Action::Send { link, message: Message::Refresh(piece.to_vec()) });

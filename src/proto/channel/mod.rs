@@ -42,19 +42,22 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use self::balance::{Balance, Step};
+use self::recovery::Look;
 use self::relay::Relay;
 use self::service::Served;
 use self::source::Source;
+use super::budget::HostLedger;
 use super::claims::Claims;
 use super::graph::Wanted;
 use super::reservation::{Ledger, Tombstones};
 use super::view::ChannelView;
 use super::{
-    Action, Answer, Event, Narrowest, Recovery, Rejection, ServiceConfig, ServiceKind, Timer,
+    Action, Answer, Budgets, Event, Narrowest, Recovery, Rejection, ServiceConfig, ServiceKind,
+    Timer,
 };
 use crate::types::{
     Bandwidth, ChannelId, Label, LinkId, PeerName, Reject, RequestId, ServiceName, SessionId, Time,
-    TxId, WorkerId,
+    TxId, Way, WorkerId,
 };
 use crate::wire::control::{Message, Nack, Release, ReleaseCause, ServiceInfo};
 
@@ -99,6 +102,7 @@ pub struct Channels {
     receiving: BTreeSet<ServiceName>,
     /// Links that are up.
     links: BTreeMap<LinkId, Neighbour>,
+    host: HostLedger,
     sources: BTreeMap<ChannelId, Source>,
     /// Names of the sources, to tell at once whether one is free.
     names: BTreeMap<ServiceName, ChannelId>,
@@ -115,8 +119,7 @@ pub struct Channels {
     /// Channels asked for by this life of the peer.
     count: u64,
     recovery: Recovery,
-    /// When second paths are looked for, and behind which channel.
-    seconds: Option<(Time, Option<ChannelId>)>,
+    seconds: Option<Look>,
     /// Time of requests, the ticket in RESERVE: the host's clock, or one more than any ticket seen here
     /// (a hybrid logical clock). Whoever asks later gets a later ticket, at other peers as well as
     /// their clocks agree.
@@ -146,6 +149,8 @@ struct Neighbour {
     max_payload: u16,
     /// When the channels that end here are refreshed next; `None` if there are none on this link.
     refresh_at: Option<Time>,
+    /// The last that was, while there are more of them.
+    refreshed: Option<TxId>,
     /// Refreshed from their other side, to be passed on here ...
     pass: BTreeSet<TxId>,
     /// ... at this time.
@@ -190,6 +195,7 @@ impl Channels {
             services,
             receiving: BTreeSet::new(),
             links: BTreeMap::new(),
+            host: HostLedger::new(Budgets::default()),
             sources: BTreeMap::new(),
             names: BTreeMap::new(),
             served: BTreeMap::new(),
@@ -218,6 +224,7 @@ impl Channels {
             ledger: Ledger::new(usable),
             max_payload,
             refresh_at: None,
+            refreshed: None,
             pass: BTreeSet::new(),
             pass_at: None,
         };
@@ -263,6 +270,17 @@ impl Channels {
         neighbour.ledger.set_usable(usable);
         while let Some(tx) = self.links[&link].ledger.surplus().cloned() {
             self.break_for_room(now, link, &tx, out);
+        }
+    }
+
+    /// What the links of this host may carry together. Less than is promised costs the youngest channels.
+    pub fn set_budgets(&mut self, now: Time, budgets: Budgets, out: &mut Vec<Action>) {
+        self.host.set_budgets(budgets);
+        while let Some(tx) = self.host.surplus().cloned() {
+            let mut links = self.links.iter();
+            let taken = links.find(|(_, neighbour)| neighbour.ledger.promise(&tx).is_some());
+            let (link, _) = taken.expect("what the host has promised is promised on a link");
+            self.break_for_room(now, *link, &tx, out);
         }
     }
 
@@ -423,10 +441,16 @@ impl Channels {
         }
     }
 
-    /// Free usable capacity of a link, (out, in); `None` while it is down.
+    /// Free usable capacity of a link, (out, in), whatever the host has; `None` while it is down.
     pub fn free(&self, link: LinkId) -> Option<(Bandwidth, Bandwidth)> {
         let ledger = &self.links.get(&link)?.ledger;
         Some((ledger.free_out(), ledger.free_in()))
+    }
+
+    /// What the host may send or receive in all, and what is free of that; none without a budget.
+    pub fn budget(&self, way: Way) -> Option<(Bandwidth, Bandwidth)> {
+        let usable = Some(self.host.usable(way)).filter(|usable| *usable < Bandwidth::MAX)?;
+        Some((usable, self.host.free(way)))
     }
 
     /// Sorted by id, then by attempt. A path is shown while this peer keeps bandwidth for it.
@@ -437,6 +461,19 @@ impl Channels {
         views.extend(self.relays.values().map(Relay::view));
         views.sort_by(|a, b| a.id.cmp(&b.id));
         views
+    }
+
+    /// How many [`Channels::views`] has.
+    pub fn channels(&self) -> usize {
+        self.sources.len() + self.served.len() + self.relays.len()
+    }
+
+    /// Channels with this name that end here.
+    pub fn ends_named(&self, name: &str) -> Vec<ChannelId> {
+        let sources = self.sources.values().map(|source| (&source.name, &source.id));
+        let served = self.served.values().map(|served| (&served.name, served.id()));
+        let named = sources.chain(served).filter(|(of, _)| of.as_str() == name);
+        named.map(|(_, id)| id.clone()).collect()
     }
 
     /// The services as another peer may see them.
@@ -483,6 +520,9 @@ impl Channels {
         let channels = self.sources.len() + self.served.len() + self.relays.len();
         assert_eq!(self.wakes.len(), channels);
         self.links.values().for_each(|neighbour| neighbour.ledger.invariants());
+        self.host.invariants();
+        let held = |n: &Neighbour| n.ledger.promises().count();
+        assert_eq!(self.host.promises().count(), self.links.values().map(held).sum::<usize>());
         self.claims.invariants();
     }
 
@@ -574,10 +614,6 @@ impl Channels {
         promise.expect("every leg has a promise").until()
     }
 
-    fn channels(&self) -> usize {
-        self.sources.len() + self.served.len() + self.relays.len()
-    }
-
     /// A new leg; its label belongs to `worker` and is in no other use.
     fn leg(&mut self, link: LinkId, worker: WorkerId) -> Leg {
         loop {
@@ -590,7 +626,7 @@ impl Channels {
 
     /// Gives back what `tx` had on one side.
     fn free_leg(&mut self, tx: &TxId, leg: Leg) {
-        assert!(self.neighbour(leg.link).ledger.release(tx), "every leg has a promise");
+        self.release_hold(leg.link, tx);
         assert!(self.labels.remove(&leg.label), "every leg has a label");
     }
 

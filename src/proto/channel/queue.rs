@@ -17,13 +17,13 @@ use super::relay::Refusal;
 use super::source::{Source, Stage};
 use super::{Channels, Handled, NOT_OWNER, Paths, STALE, UNKNOWN};
 use crate::limits;
-use crate::proto::claims::{Claim, Place};
-use crate::proto::reservation::{Crossing, Rates};
+use crate::proto::claims::{Claim, Place, Spot};
+use crate::proto::reservation::{Crossing, Hold, Promise, Rates};
 use crate::proto::view::WaitingView;
 use crate::proto::{Action, Choice, Event, Rejection};
-use crate::types::{Bandwidth, ChannelId, LinkId, PeerName, Reject, Time, TxId};
+use crate::types::{Bandwidth, ChannelId, LinkId, PeerName, Reject, Time, TxId, Way};
 use crate::wire::control::{Message, Reserve};
-use crate::wire::queue::{self as wire, Claimed, Queue, QueueBody, ShortLink};
+use crate::wire::queue::{self as wire, Claimed, Queue, QueueBody, Scarce, Shortage};
 
 /// Whose turn a RESERVE is.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +41,7 @@ impl Turn {
 
 /// Where a claim was handed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Onward {
     GoesOn,
     /// Nobody further on can be told: what is short is known here.
     Ends,
@@ -57,7 +57,7 @@ pub(super) struct Waiting {
     /// CLAIM is sent again then.
     pub(super) refresh: Time,
     /// What was short when it last heard of it.
-    short: Vec<ShortLink>,
+    short: Vec<Shortage>,
 }
 
 impl Source {
@@ -79,9 +79,9 @@ impl Source {
     /// Why it still waits, in words.
     pub(super) fn blocked(&self) -> Option<String> {
         let short = &self.waiting.as_ref()?.short;
-        let on = |short: &ShortLink| {
-            let ShortLink { at, towards, free, ahead, .. } = short;
-            format!("{at} - {towards} has {free} free and {ahead} requests in line before this one")
+        let on = |short: &Shortage| {
+            let Shortage { at, of, free, ahead, .. } = short;
+            format!("at {at}, {of} has {free} free and {ahead} requests in line before this one")
         };
         let all: Vec<_> = short.iter().map(on).collect();
         Some(if all.is_empty() { "it waited for room".to_owned() } else { all.join("; ") })
@@ -107,7 +107,7 @@ impl Source {
 }
 
 impl Channels {
-    /// Holds what a request asks of a link, unless an earlier one stands in line there.
+    /// Holds what a request asks of a link and of the host, unless an earlier one stands in line there.
     pub(super) fn hold(
         &mut self,
         link: LinkId,
@@ -117,13 +117,64 @@ impl Channels {
         Turn { ticket, opened }: Turn,
     ) -> Result<(), Refusal> {
         let place = Place { ticket, channel: tx.channel.clone() };
-        let (_, before) = if opened { (0, None) } else { self.claims.before(link, &place) };
-        let neighbour = self.links.get_mut(&link).expect("the caller saw the link");
-        if let Some(before) = before {
-            return Err(Refusal::behind(&neighbour.peer, before, neighbour.ledger.free_out()));
+        let (egress, ingress) = (Spot::Host(Way::Egress), Spot::Host(Way::Ingress));
+        let asks = [(Spot::Link(link), rates.out), (egress, rates.out), (ingress, rates.back)];
+        for (spot, _) in asks.iter().filter(|(_, rate)| !opened && *rate > Bandwidth::ZERO) {
+            if let (_, Some(before)) = self.claims.before(*spot, &place) {
+                return Err(Refusal::behind(
+                    &self.me,
+                    &self.scarce(*spot),
+                    before,
+                    self.room(*spot),
+                ));
+            }
         }
-        let held = neighbour.ledger.hold(tx, rates, crossing, until, ticket);
-        held.map_err(|short| Refusal::no_room(&neighbour.peer, rates.out, short))
+        let hold = Hold { rates, crossing, until, ticket };
+        let neighbour = self.links.get_mut(&link).expect("the caller saw the link");
+        let held = neighbour.ledger.hold(tx, hold);
+        held.map_err(|short| {
+            let scarce = Scarce::Link(neighbour.peer.clone());
+            Refusal::no_room(&self.me, &scarce, rates.out, short)
+        })?;
+        self.host.hold(tx, hold).map_err(|(way, asked, short)| {
+            self.neighbour(link).ledger.release(tx);
+            Refusal::no_room(&self.me, &Scarce::Host(way), asked, short)
+        })
+    }
+
+    /// Gives back what [`Channels::hold`] held.
+    pub(super) fn release_hold(&mut self, link: LinkId, tx: &TxId) {
+        let ledger = &mut self.neighbour(link).ledger;
+        let promise = ledger.promise(tx).copied().expect("every leg has a promise");
+        ledger.release(tx);
+        self.host.release(tx, promise.crossing);
+    }
+
+    /// How much is free there.
+    fn room(&self, spot: Spot) -> Bandwidth {
+        match spot {
+            Spot::Link(link) => {
+                self.links.get(&link).map_or(Bandwidth::ZERO, |n| n.ledger.free_out())
+            }
+            Spot::Host(way) => self.host.free(way),
+        }
+    }
+
+    /// How much would be free there if the channel held nothing.
+    fn room_without(&self, spot: Spot, channel: &ChannelId) -> Bandwidth {
+        match spot {
+            Spot::Link(link) => {
+                self.links.get(&link).map_or(Bandwidth::ZERO, |n| n.ledger.free_without(channel))
+            }
+            Spot::Host(way) => self.host.free_without(way, channel),
+        }
+    }
+
+    fn scarce(&self, spot: Spot) -> Scarce {
+        match spot {
+            Spot::Link(link) => Scarce::Link(self.links[&link].peer.clone()),
+            Spot::Host(way) => Scarce::Host(way),
+        }
     }
 
     /// No path is left to try: the request waits if it may, or has its answer.
@@ -211,7 +262,7 @@ impl Channels {
         let (rate, rate_back, ticket) = (source.rate, source.rate_back, source.ticket);
         let claim = wire::Claim { path, position: 0, rate, rate_back, ticket };
         let tx = TxId { channel: source.id.clone(), attempt: number };
-        if self.stand(now, None, &tx, claim, out) == Way::Ends {
+        if self.stand(now, None, &tx, claim, out) == Onward::Ends {
             let claim = self.claims.get(&source.id).expect("just noted");
             let claimed = self.with_own(claim, Claimed::default());
             self.learn_line(now, source, claimed);
@@ -306,7 +357,7 @@ impl Channels {
             out.push(Action::Send { link, message });
             return Ok(());
         }
-        if self.stand(now, Some(link), tx, claim, out) == Way::Ends {
+        if self.stand(now, Some(link), tx, claim, out) == Onward::Ends {
             let claim = self.claims.get(&tx.channel).expect("just noted").clone();
             self.pass_claimed(now, &claim, Claimed::default(), out);
         }
@@ -321,26 +372,25 @@ impl Channels {
         tx: &TxId,
         claim: wire::Claim,
         out: &mut Vec<Action>,
-    ) -> Way {
+    ) -> Onward {
         let place = Place { ticket: claim.ticket, channel: tx.channel.clone() };
         let next = claim.path.get(usize::from(claim.position) + 1);
         let next = next.and_then(|peer| self.link_to(peer));
         let (number, until) = (tx.attempt, now + limits::LEASE);
         let noted = Claim { number, place: place.clone(), prev, next, until };
+        let asks = asks(&noted, claim.rate, claim.rate_back);
         self.claims.note(noted);
-        for (link, rate) in [(next, claim.rate), (prev, claim.rate_back)] {
-            let Some(link) = link else { continue };
-            let full = rate > self.links[&link].ledger.free_out();
-            if full || self.claims.before(link, &place).1.is_some() {
-                self.claims.wait(link, &place, rate);
+        for (spot, rate) in asks {
+            if rate > self.room(spot) || self.claims.before(spot, &place).1.is_some() {
+                self.claims.wait(spot, &place, rate);
             }
         }
         let speaks = |link: &LinkId| self.links[link].version >= wire::VERSION;
-        let Some(link) = next.filter(speaks) else { return Way::Ends };
+        let Some(link) = next.filter(speaks) else { return Onward::Ends };
         let onward = wire::Claim { position: claim.position + 1, ..claim };
         let body = QueueBody::Claim(onward);
         out.push(Action::Send { link, message: Message::Queue(Queue { tx: tx.clone(), body }) });
-        Way::GoesOn
+        Onward::GoesOn
     }
 
     fn pass_claimed(&mut self, now: Time, claim: &Claim, claimed: Claimed, out: &mut Vec<Action>) {
@@ -360,45 +410,42 @@ impl Channels {
         self.put_source(source);
     }
 
-    /// Puts the links that are short here before those that are short further on.
+    /// Puts what is short here before what is short further on.
     fn with_own(&self, claim: &Claim, claimed: Claimed) -> Claimed {
-        let waits = |link: &LinkId| self.claims.waits(*link, &claim.place);
-        let own = [claim.prev, claim.next].into_iter().flatten().filter(waits);
-        let own = own.map(|link| self.short_of(link, &claim.place));
+        let spots = asks(claim, Bandwidth::ZERO, Bandwidth::ZERO).into_iter().map(|(spot, _)| spot);
+        let own = spots.filter_map(|spot| self.shortage(spot, &claim.place));
         let short = own.chain(claimed.short).take(limits::SHORT_LINKS_MAX).collect();
         Claimed { short, ..claimed }
     }
 
-    fn short_of(&self, link: LinkId, place: &Place) -> ShortLink {
-        let (ahead, before) = self.claims.before(link, place);
-        let neighbour = &self.links[&link];
+    fn shortage(&self, spot: Spot, place: &Place) -> Option<Shortage> {
+        let asked = self.claims.waits(spot, place)?;
+        let (ahead, before) = self.claims.before(spot, place);
         let mut holders: Vec<ChannelId> = Vec::new();
-        for (tx, _) in neighbour.ledger.promises() {
-            if holders.len() < limits::HOLDERS_SHOWN && holders.last() != Some(&tx.channel) {
+        let mut show = |(tx, _): (&TxId, &Promise)| {
+            if holders.len() < limits::HOLDERS_SHOWN && !holders.contains(&tx.channel) {
                 holders.push(tx.channel.clone());
             }
+        };
+        match spot {
+            Spot::Link(link) => self.links[&link].ledger.promises().for_each(&mut show),
+            Spot::Host(_) => self.host.promises().for_each(&mut show),
         }
-        ShortLink {
+        Some(Shortage {
             at: self.me.clone(),
-            towards: neighbour.peer.clone(),
-            free: neighbour.ledger.free_out(),
+            of: self.scarce(spot),
+            asked,
+            free: self.room(spot),
             ahead: u32::try_from(ahead).unwrap_or(u32::MAX),
             before: before.cloned(),
             holders,
-        }
+        })
     }
 
     /// At the asker: what its path is short of. Nothing any more: it tries again.
     fn learn_line(&mut self, now: Time, source: &mut Source, claimed: Claimed) {
-        let (rate, rate_back) = (source.rate, source.rate_back);
         let Some(waiting) = &mut source.waiting else { return };
-        let forward = |short: &ShortLink| {
-            waiting.path.windows(2).any(|hop| hop[0] == short.at && hop[1] == short.towards)
-        };
-        let fits = |short: &ShortLink| {
-            let asked: Bandwidth = if forward(short) { rate } else { rate_back };
-            short.ahead == 0 && asked <= short.free
-        };
+        let fits = |short: &Shortage| short.ahead == 0 && short.asked <= short.free;
         let room = claimed.short.iter().all(fits);
         waiting.short = claimed.short;
         if room {
@@ -407,14 +454,13 @@ impl Channels {
         }
     }
 
-    /// Tells those who are first in line on a link with room for them. To be called after every input:
+    /// Tells those who are first in line where there is room for them. To be called after every input:
     /// much of what happens gives room back.
     pub fn tell_room(&mut self, now: Time, out: &mut Vec<Action>) {
-        let links = &self.links;
-        let free = |link, channel: &ChannelId| {
-            links.get(&link).map_or(Bandwidth::ZERO, |n| n.ledger.free_without(channel))
-        };
-        for channel in self.claims.admitted(free) {
+        let mut claims = std::mem::take(&mut self.claims);
+        let admitted = claims.admitted(|spot, channel| self.room_without(spot, channel));
+        self.claims = claims;
+        for channel in admitted {
             let claim = self.claims.get(&channel).expect("it stands in line").clone();
             self.pass_room(now, &claim, out);
         }
@@ -471,6 +517,23 @@ impl Channels {
     pub fn claims(&self) -> usize {
         self.claims.count()
     }
+}
+
+/// What a request takes of a peer on its path.
+fn asks(claim: &Claim, rate: Bandwidth, rate_back: Bandwidth) -> Vec<(Spot, Bandwidth)> {
+    let none = Bandwidth::ZERO;
+    let both = |one: bool, other: bool| {
+        let [there, back] =
+            [(one, rate), (other, rate_back)].map(|(has, r)| if has { r } else { none });
+        there.checked_add(back).unwrap_or(Bandwidth::MAX)
+    };
+    let (prev, next) = (claim.prev.is_some(), claim.next.is_some());
+    let links = [(claim.prev, rate_back), (claim.next, rate)];
+    let mut asks: Vec<_> =
+        links.into_iter().filter_map(|(link, rate)| Some((Spot::Link(link?), rate))).collect();
+    asks.push((Spot::Host(Way::Egress), both(next, prev)));
+    asks.push((Spot::Host(Way::Ingress), both(prev, next)));
+    asks
 }
 
 const BUSY: &str = "try again in 5 s";

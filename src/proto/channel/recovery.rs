@@ -74,6 +74,11 @@ impl Avoid {
         let at = path.iter().position(|peer| *peer == nack.at);
         let next = at.and_then(|at| path.get(at + 1));
         match (nack.reason, next) {
+            // Its host is short.
+            (Reject::NoRoom, Some(_)) if nack.towards.as_ref() == Some(&nack.at) => {
+                self.relay(nack.at.clone());
+            }
+            (Reject::NoRoom, _) if nack.towards.as_ref() == Some(&nack.at) => {}
             (Reject::NoRoom, next) => {
                 let towards = nack.towards.as_ref().or(next);
                 towards.into_iter().for_each(|to| self.link((nack.at.clone(), to.clone())));
@@ -83,6 +88,22 @@ impl Avoid {
             (Reject::ShuttingDown | Reject::Busy, Some(_)) => self.relay(nack.at.clone()),
             _ => {}
         }
+    }
+}
+
+/// A look for the second paths of all channels, some at a time.
+#[derive(Clone, Debug)]
+pub(super) struct Look {
+    pub(super) at: Time,
+    /// It and those before it had their turn.
+    behind: Option<ChannelId>,
+    /// Something changed since the first of them had theirs.
+    again: bool,
+}
+
+impl Look {
+    fn new(now: Time) -> Self {
+        Self { at: now + limits::SECOND_WAIT, behind: None, again: false }
     }
 }
 
@@ -326,13 +347,16 @@ impl Channels {
     }
 
     pub(super) fn look_soon(&mut self, now: Time) {
-        self.seconds.get_or_insert((now + limits::SECOND_WAIT, None));
+        match &mut self.seconds {
+            Some(look) => look.again |= look.behind.is_some(),
+            none => *none = Some(Look::new(now)),
+        }
     }
 
     /// Looks for second paths of some channels; the others have their turn a little later.
     pub(super) fn look_for_seconds(&mut self, now: Time, paths: &dyn Paths) {
-        let Some((_, from)) = self.seconds.take_if(|(at, _)| *at <= now) else { return };
-        let from = from.map_or(Bound::Unbounded, Bound::Excluded);
+        let Some(look) = self.seconds.take_if(|look| look.at <= now) else { return };
+        let from = look.behind.map_or(Bound::Unbounded, Bound::Excluded);
         let ids: Vec<ChannelId> = self
             .sources
             .range((from, Bound::Unbounded))
@@ -346,9 +370,12 @@ impl Channels {
             };
             self.sources.get_mut(id).expect("listed above").second = second;
         }
-        if ids.len() == limits::SECONDS_PER_TURN {
-            self.seconds = Some((now, ids.last().cloned()));
-        }
+        self.seconds = if ids.len() == limits::SECONDS_PER_TURN {
+            let behind = ids.last().cloned();
+            Some(Look { at: now + limits::SECOND_PAUSE, behind, again: look.again })
+        } else {
+            look.again.then(|| Look::new(now))
+        };
     }
 
     /// Where a channel without a path goes next.

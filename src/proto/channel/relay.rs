@@ -10,8 +10,9 @@ use crate::mutant::{self, Mutant};
 use crate::proto::reservation::{Crossing, Dead, Rates, Short};
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{Action, Target, Timer};
-use crate::types::{Bandwidth, ChannelId, LinkId, PeerName, Reject, ServiceName, Time, TxId};
+use crate::types::{Bandwidth, ChannelId, LinkId, PeerName, Reject, ServiceName, Time, TxId, Way};
 use crate::wire::control::{Accept, FACTS_VERSION, Message, Nack, Release, ReleaseCause, Reserve};
+use crate::wire::queue::Scarce;
 
 #[derive(Clone, Debug)]
 pub(super) struct Relay {
@@ -38,7 +39,7 @@ pub(super) struct Refusal {
     pub(super) reason: Reject,
     pub(super) free: Bandwidth,
     pub(super) detail: String,
-    /// Where room was short.
+    /// Where room was short: a neighbour for the link to it, this peer for its host.
     towards: Option<PeerName>,
 }
 
@@ -47,18 +48,25 @@ impl Refusal {
         Self { reason, free: Bandwidth::ZERO, detail: detail.into(), towards: None }
     }
 
-    pub(super) fn no_room(towards: &PeerName, asked: Bandwidth, short: Short) -> Self {
-        let detail = format!("{asked} do not fit the link to {towards}, {short}");
-        let towards = Some(towards.clone());
+    pub(super) fn no_room(me: &PeerName, of: &Scarce, asked: Bandwidth, short: Short) -> Self {
+        let detail = format!("{asked} do not fit {of}, {short}");
+        let towards = Some(towards(me, of));
         Self { reason: Reject::NoRoom, free: short.free, detail, towards }
     }
 
     /// There may be room, but an earlier request waits for it.
-    pub(super) fn behind(towards: &PeerName, before: &ChannelId, free: Bandwidth) -> Self {
-        let detail =
-            format!("{before} asked before for the link to {towards}, where {free} are free");
-        let towards = Some(towards.clone());
+    pub(super) fn behind(me: &PeerName, of: &Scarce, before: &ChannelId, free: Bandwidth) -> Self {
+        let detail = format!("{before} asked before for {of}, where {free} are free");
+        let towards = Some(towards(me, of));
         Self { reason: Reject::NoRoom, free, detail, towards }
+    }
+}
+
+/// What a NACK names as short: a neighbour for the link to it, the peer itself for its host.
+fn towards(me: &PeerName, of: &Scarce) -> PeerName {
+    match of {
+        Scarce::Link(peer) => peer.clone(),
+        Scarce::Host(_) => me.clone(),
     }
 }
 
@@ -223,7 +231,7 @@ impl Channels {
         self.hold(next_link, &tx, (forward, Crossing::There), until, turn)?;
         if let Err(refusal) = self.hold(link, &tx, (back, Crossing::Back), until, turn) {
             if tx.attempt == 1 || !mutant::on(Mutant::HalfHeldKept) {
-                self.neighbour(next_link).ledger.release(&tx);
+                self.release_hold(next_link, &tx);
             }
             return Err(refusal);
         }
@@ -290,9 +298,10 @@ impl Channels {
     }
 
     /// What was free on the way forward before a channel of this rate took its share.
-    pub(super) fn width(&mut self, next: Leg, rate: Bandwidth) -> Bandwidth {
-        let ledger = &self.neighbour(next.link).ledger;
-        let before = ledger.free_out().checked_add(rate).unwrap_or(Bandwidth::MAX);
+    pub(super) fn width(&self, next: Leg, rate: Bandwidth) -> Bandwidth {
+        let ledger = &self.links[&next.link].ledger;
+        let free = ledger.free_out().min(self.host.free(Way::Egress));
+        let before = free.checked_add(rate).unwrap_or(Bandwidth::MAX);
         before.min(ledger.usable())
     }
 

@@ -26,7 +26,7 @@ pub(super) struct Served {
     id: ChannelId,
     pub(super) service: ServiceName,
     pub(super) wake: (Time, Timer),
-    name: ServiceName,
+    pub(super) name: ServiceName,
     rate: Bandwidth,
     rate_back: Bandwidth,
     /// Of the path in use, or used last.

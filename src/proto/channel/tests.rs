@@ -10,6 +10,7 @@ use crate::proto::view::ChannelState;
 use crate::proto::{Choice, Entry, OpenRequest, Opened, Purpose, Refused, Side, Target};
 use crate::wire::control::{Accept, FACTS_VERSION, Manner, Reserve};
 
+mod many;
 mod opening;
 mod queue;
 

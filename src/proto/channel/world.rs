@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::{Channels, Paths, Terms};
+use crate::limits;
+use crate::proto::Budgets;
 use crate::proto::graph::Wanted;
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{
@@ -242,6 +244,13 @@ impl World {
         let id = self.ask(from);
         self.with(from, |machine, now, tree, out| machine.open(now, id, request, tree, out));
         id
+    }
+
+    /// What all links of a host together may carry for channels, out.
+    pub(super) fn egress(&mut self, host: usize, usable: u64) {
+        let egress = Some(bps(usable + limits::CONTROL_SHARE_BPS_MIN));
+        let budgets = Budgets { egress, ingress: None };
+        self.with(host, |machine, now, _, out| machine.set_budgets(now, budgets, out));
     }
 
     pub(super) fn close(&mut self, at: usize, channel: &ChannelId) -> RequestId {

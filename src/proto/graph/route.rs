@@ -23,6 +23,8 @@ pub struct Picture {
     names: Vec<PeerName>,
     /// Peers that leave carry nothing new.
     relays: Vec<bool>,
+    /// What each peer's links may carry together, out and in.
+    hosts: Vec<[u64; 2]>,
     /// Edges of peer i are `edges[first[i]..first[i + 1]]`, ascending by their other end.
     first: Vec<u32>,
     edges: Vec<Edge>,
@@ -58,6 +60,9 @@ impl Picture {
         for (at, (name, origin)) in (0_u32..).zip(store.live()) {
             picture.names.push(name.clone());
             picture.relays.push(!origin.peer.fact.leaving);
+            let budgets = [origin.peer.fact.egress, origin.peer.fact.ingress];
+            let usable = |budget: Option<Bandwidth>| budget.map_or(u64::MAX, |b| b.usable().bps());
+            picture.hosts.push(budgets.map(usable));
             for (neighbour, held) in origin.links.iter().filter(|(_, held)| held.fact.up) {
                 let other = store.origin(neighbour);
                 if other.is_some_and(|other| *other.key() == held.fact.neighbour_key) {
@@ -121,18 +126,19 @@ impl Picture {
         near: &[(PeerName, Bandwidth)],
         path: &[PeerName],
     ) -> Option<Narrowest> {
-        let mut all = path.windows(2).enumerate().map(|(at, hop)| {
+        let me = path.first().and_then(|me| self.number(me))?;
+        let free = self.free(me, near);
+        let mut all = path.windows(2).map(|hop| {
             let [one, other] = hop else { unreachable!("windows of two") };
             let edge = self.edge(self.number(one)?, self.number(other)?)?;
-            let Edge { back, capacity, free, .. } = self.edges[edge];
-            let known = near.iter().find(|(neighbour, _)| at == 0 && neighbour == other);
+            let Edge { back, capacity, .. } = self.edges[edge];
             let link = (one.clone(), other.clone());
             Some(Narrowest {
                 capacity: Bandwidth::from_bps(capacity),
                 by_capacity: link.clone(),
-                free: known.map_or_else(|| Bandwidth::from_bps(free), |(_, free)| *free),
+                free: Bandwidth::from_bps(free.of(self, edge)),
                 by_free: link,
-                free_back: Bandwidth::from_bps(self.edges[back as usize].free),
+                free_back: Bandwidth::from_bps(free.of(self, back as usize)),
             })
         });
         let first = all.next()??;
@@ -191,6 +197,18 @@ impl Picture {
         }
     }
 
+    /// What is free, with what `me` knows of its own links.
+    fn free(&self, me: usize, near: &[(PeerName, Bandwidth)]) -> Free {
+        let mut free: Vec<u64> = self.edges.iter().map(|edge| edge.free).collect();
+        for (neighbour, known) in near {
+            let edge = self.number(neighbour).and_then(|to| self.edge(me, to));
+            if let Some(edge) = edge {
+                free[edge] = known.bps();
+            }
+        }
+        Free::new(self, free)
+    }
+
     fn number(&self, peer: &PeerName) -> Option<usize> {
         self.names.binary_search(peer).ok()
     }
@@ -209,6 +227,43 @@ impl Picture {
         let edges = &self.edges[range.clone()];
         let at = edges.binary_search_by_key(&to, |edge| edge.to as usize).ok()?;
         Some(range.start + at)
+    }
+}
+
+/// What is free of edges and of hosts.
+struct Free {
+    edges: Vec<u64>,
+    /// Out and in, of each peer: what its links carry is promised. Empty if no host has a budget.
+    hosts: Vec<[u64; 2]>,
+}
+
+impl Free {
+    fn new(picture: &Picture, edges: Vec<u64>) -> Self {
+        let bounded = picture.hosts.iter().any(|host| *host != [u64::MAX; 2]);
+        let mut hosts = if bounded { picture.hosts.clone() } else { Vec::new() };
+        for (edge, free) in picture.edges.iter().zip(&edges).filter(|_| bounded) {
+            let from = picture.edges[edge.back as usize].to;
+            let taken = edge.capacity.saturating_sub(*free);
+            for (host, way) in [(from, 0), (edge.to, 1)] {
+                let left = &mut hosts[host as usize][way];
+                *left = left.saturating_sub(taken);
+            }
+        }
+        Self { edges, hosts }
+    }
+
+    /// What one more channel may take of an edge.
+    fn of(&self, picture: &Picture, edge: usize) -> u64 {
+        let Edge { to, back, capacity, .. } = picture.edges[edge];
+        let from = picture.edges[back as usize].to;
+        let [out, into] = [from, to].map(|at| self.hosts.get(at as usize));
+        let free = self.edges[edge].min(capacity);
+        free.min(out.map_or(u64::MAX, |host| host[0])).min(into.map_or(u64::MAX, |host| host[1]))
+    }
+
+    /// The host of a relay carries both directions, each in and out.
+    fn relays(&self, at: usize, both: u64) -> bool {
+        self.hosts.get(at).is_none_or(|host| host.iter().all(|free| *free >= both))
     }
 }
 
@@ -233,14 +288,11 @@ impl<'a> Search<'a> {
         let between = |one: &PeerName, other: &PeerName| {
             picture.edge(picture.number(one)?, picture.number(other)?)
         };
-        let free = |edge: &Edge| if wanted.idle { edge.capacity } else { edge.free };
-        let mut free: Vec<u64> = picture.edges.iter().map(free).collect();
-        for (neighbour, known) in near.iter().filter(|_| !wanted.idle) {
-            let edge = picture.number(neighbour).and_then(|to| picture.edge(from, to));
-            if let Some(edge) = edge {
-                free[edge] = known.bps();
-            }
-        }
+        let mut free = if wanted.idle {
+            picture.edges.iter().map(|edge| edge.capacity).collect()
+        } else {
+            picture.free(from, near).edges
+        };
         let (rate, rate_back) = (wanted.rate.bps(), wanted.rate_back.bps());
         for hop in wanted.own.windows(2) {
             if let Some(edge) = between(&hop[0], &hop[1]) {
@@ -249,6 +301,7 @@ impl<'a> Search<'a> {
                 free[back] = free[back].saturating_add(rate_back);
             }
         }
+        let free = Free::new(picture, free);
         let mut barred = vec![false; picture.edges.len()];
         for (one, other) in wanted.without_links {
             if let Some(edge) = between(one, other) {
@@ -257,12 +310,14 @@ impl<'a> Search<'a> {
             }
         }
         let width = |(at, edge): (usize, &Edge)| {
-            let width = free[at].min(edge.capacity);
-            let fits = width >= rate && free[edge.back as usize].min(edge.capacity) >= rate_back;
+            let width = free.of(picture, at);
+            let fits = width >= rate && free.of(picture, edge.back as usize) >= rate_back;
             (fits && !barred[at]).then_some(width)
         };
         let widths = picture.edges.iter().enumerate().map(width).collect();
+        let both = rate.saturating_add(rate_back);
         let mut may_relay = picture.relays.clone();
+        (0..).zip(&mut may_relay).for_each(|(at, may)| *may &= free.relays(at, both));
         for peer in wanted.without_relays {
             if let Some(at) = picture.number(peer) {
                 may_relay[at] = false;

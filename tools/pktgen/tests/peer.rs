@@ -204,6 +204,7 @@ fn local_programs_have_no_place_at_a_peer_that_is_a_program() {
     let mut open = Open {
         wait: false,
         protect: false,
+        shape: false,
         peer: "b".parse().expect("a name"),
         service: "sink".parse().expect("a name"),
         bandwidth_bps: Bandwidth::from_bps(1_000_000),

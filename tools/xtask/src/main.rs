@@ -3,6 +3,7 @@
 
 mod admission;
 mod cost;
+mod fairness;
 mod instructions;
 mod long;
 mod mutants;
@@ -29,8 +30,10 @@ enum Command {
     Long(long::Arguments),
     /// Simulate what trees cost in large overlays.
     Cost(cost::Arguments),
-    /// Simulate how many requests are admitted, and how long they wait.
+    /// Simulate how many requests are admitted and how long they wait, or measure how fast.
     Admission(admission::Arguments),
+    /// Measure what a channel costs another one on the same link that sends too much.
+    Fairness(Box<fairness::Arguments>),
     /// Plant known bugs and see whether the simulator finds them.
     Mutants(mutants::Arguments),
     /// Count the instructions of the frame path and compare them with the baseline.
@@ -47,10 +50,23 @@ fn main() -> ExitCode {
         Command::Long(arguments) => long::run(&arguments),
         Command::Cost(arguments) => cost::run(&arguments),
         Command::Admission(arguments) => admission::run(&arguments),
+        Command::Fairness(arguments) => fairness::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),
         Command::Recovery(arguments) => recovery::run(&arguments),
     };
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Arguments;
+
+    #[test]
+    fn the_options_of_all_sub_commands_have_names_of_their_own() {
+        Arguments::command().debug_assert();
+    }
 }

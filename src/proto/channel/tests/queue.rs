@@ -1,6 +1,7 @@
 //! Requests that wait for room (A14), in worlds of several peers.
 
 use super::*;
+use crate::wire::queue::Scarce;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_millis(400);
@@ -92,7 +93,7 @@ fn a14_who_waits_is_told_its_position_and_what_blocks_it() {
     let [view] = &waiting[..] else { panic!("{waiting:?}") };
     assert_eq!((view.position, &view.path), (2, &path(1)));
     let [short] = &view.short[..] else { panic!("{view:?}") };
-    assert_eq!((&short.at, &short.towards), (&peer(1), &peer(2)));
+    assert_eq!((&short.at, &short.of), (&peer(1), &Scarce::Link(peer(2))));
     assert_eq!((short.free, short.ahead), (bps(20), 1));
     assert_eq!(short.before.as_ref().map(|id| &id.source), Some(&peer(3)));
     assert_eq!(short.holders, [channel(&world, holder).expect("it is open")]);
@@ -114,7 +115,8 @@ fn a14_the_deadline_is_the_end_of_the_wait() {
     world.run(PATIENCE);
     let Some(Answer::Rejected(why)) = world.answer(ids[0]) else { panic!("its time is up") };
     assert_eq!(why.reason, Reject::Timeout);
-    let words = "peer-01 - peer-02 has 20 bit/s free and 0 requests in line before this one";
+    let words =
+        "at peer-01, the link to peer-02 has 20 bit/s free and 0 requests in line before this one";
     assert_eq!(why.detail, words);
     world.judge_rest();
 }
@@ -198,6 +200,41 @@ fn a14_room_that_an_attempt_itself_gave_back_is_no_news() {
 }
 
 #[test]
+fn a12_a14_what_a_host_carries_in_all_is_promised_and_waited_for_like_a_link() {
+    let mut world = World::new(7, 5, &[(0, 1, 900), (1, 2, 900), (1, 3, 900), (1, 4, 900)]);
+    world.egress(1, 100);
+    let first = world.open(0, 2, "deliver", [80, 1]);
+    world.run(SOON);
+    assert!(channel(&world, first).is_some());
+    let hasty = world.open(3, 4, "deliver", [19, 1]);
+    world.run(SOON);
+    let Some(Answer::Rejected(why)) = world.answer(hasty) else { panic!("81 + 20 > 100") };
+    assert!(
+        why.detail.contains("20 bit/s do not fit the egress of this host, 19 bit/s"),
+        "{}",
+        why.detail
+    );
+    world.patience = Some(PATIENCE);
+    let ids = [(3, 4, 60), (0, 2, 10)].map(|(from, to, rate)| {
+        let id = world.open(from, to, "deliver", [rate, 1]);
+        world.run(SOON);
+        id
+    });
+    let waits = world.hosts[3].machine.waiting(world.now);
+    let short = &waits[0].short[0];
+    assert_eq!((&short.at, &short.of), (&peer(1), &Scarce::Host(Way::Egress)));
+    assert_eq!((short.asked, short.ahead), (bps(61), 0), "there and back");
+    assert_eq!(world.hosts[0].machine.waiting(world.now)[0].position, 2, "on another link");
+    close(&mut world, 0, first);
+    assert!(ids.iter().all(|id| channel(&world, *id).is_some()));
+    // Less than is promised: the youngest goes.
+    world.egress(1, 65);
+    world.run(SOON);
+    let open = |world: &World, id| channel(world, id).is_some_and(|id| world.is_open(&id));
+    assert_eq!(ids.map(|id| open(&world, id)), [true, false]);
+}
+
+#[test]
 fn a14_what_waits_on_the_way_back_waits_in_the_same_line() {
     let mut world = World::new(7, 3, &[(0, 1, 100), (1, 2, 100)]);
     let holder = world.open(0, 2, "deliver", [1, 80]);
@@ -210,8 +247,9 @@ fn a14_what_waits_on_the_way_back_waits_in_the_same_line() {
     assert_eq!((world.answer(back), world.answer(forth)), (None, None));
     world.run(limits::REFRESH_INTERVAL * 2);
     let waiting = world.hosts[0].machine.waiting(world.now);
-    let short: Vec<_> = waiting[0].short.iter().map(|s| (&s.at, &s.towards)).collect();
-    assert_eq!(short, [(&peer(1), &peer(0)), (&peer(2), &peer(1))], "each once");
+    let short: Vec<_> = waiting[0].short.iter().map(|s| (&s.at, s.of.clone())).collect();
+    let expected = [(&peer(1), Scarce::Link(peer(0))), (&peer(2), Scarce::Link(peer(1)))];
+    assert_eq!(short, expected, "each once");
     close(&mut world, 0, holder);
     assert!(channel(&world, back).is_some() && channel(&world, forth).is_some());
     world.judge_rest();

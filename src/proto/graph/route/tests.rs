@@ -27,6 +27,7 @@ fn picture(peers: usize, leaving: &[usize], links: &[Spec]) -> Picture {
     let mut picture = Picture {
         names: (0..peers).map(name).collect(),
         relays: (0..peers).map(|at| !leaving.contains(&at)).collect(),
+        hosts: vec![[u64::MAX; 2]; peers],
         first: vec![0; peers + 1],
         edges: Vec::new(),
     };
@@ -212,6 +213,32 @@ fn a_peer_that_leaves_does_not_relay_but_may_be_the_end_and_the_start() {
     assert_eq!(to(2).ask(&picture(3, &[1], &links), 0), None);
     assert_eq!(to(1).ask(&picture(3, &[1], &links), 0), Some(vec![0, 1]));
     assert_eq!(to(2).ask(&picture(3, &[1], &links), 1), Some(vec![1, 2]));
+}
+
+#[test]
+fn a12_a_host_whose_links_are_full_together_relays_nothing_more() {
+    // 0 - 1 - 2 is wider than 0 - 3 - 2 but for what the host of 1 may send: 30, 15 of which it does.
+    let around = [(0, 3, 50, 50, 50, 1_400), (2, 3, 50, 50, 50, 1_400)];
+    let links = [(0, 1, 90, 90, 100, 1_400), (1, 2, 95, 100, 100, 1_400)];
+    let mut picture = picture(4, &[], &[links, around].concat());
+    picture.hosts[1] = [30, u64::MAX];
+    let widest = |rate, rate_back| {
+        Question { to: 2, rate, rate_back, ..Question::default() }.ask(&picture, 0)
+    };
+    assert_eq!(widest(10, 1), Some(vec![0, 3, 2]), "50 instead of 15");
+    let without = |rate, rate_back| {
+        let without_relays = vec![3];
+        Question { to: 2, rate, rate_back, without_relays, ..Question::default() }.ask(&picture, 0)
+    };
+    assert_eq!(without(14, 1), Some(vec![0, 1, 2]));
+    assert_eq!(without(14, 2), None, "it sends both ways");
+    let narrow = picture.narrowest(&[], &[name(0), name(1), name(2)]).unwrap();
+    assert_eq!((narrow.free, narrow.by_free), (bps(15), (name(1), name(2))));
+    assert_eq!(narrow.capacity, bps(100));
+    // What its own channel has there is not short.
+    let (own, without_relays) = (vec![0, 1, 2], vec![3]);
+    let again = Question { to: 2, rate: 20, own, without_relays, ..Question::default() };
+    assert_eq!(again.ask(&picture, 0), Some(vec![0, 1, 2]));
 }
 
 #[test]

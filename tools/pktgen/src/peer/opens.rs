@@ -97,6 +97,7 @@ fn open_one(peer: &Peer, wanted: &Wanted) -> Result<ChannelId, (String, String)>
     let request = Request::Open(Open {
         wait: false,
         protect: false,
+        shape: false,
         peer: wanted.peer.clone(),
         service: wanted.service.clone(),
         bandwidth_bps: wanted.rate,

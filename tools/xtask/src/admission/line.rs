@@ -7,6 +7,7 @@ use serde::Serialize;
 use spanway::proto::{Answer, Request};
 use spanway::sim::Sim;
 use spanway::types::{PeerName, RequestId, Time};
+use spanway::wire::queue::Scarce;
 
 use super::model::{Ask, Strategy};
 use super::{Arguments, Scene, open};
@@ -114,11 +115,16 @@ fn in_line(sim: &Sim, lives: &[Life]) -> Vec<Place> {
     for life in lives.iter().filter(|life| life.ends.is_none()) {
         let Some(node) = sim.node(life.ask.from) else { continue };
         let waiting = node.waiting(sim.now()).into_iter();
-        // The request of this life is the one that has waited since it was asked.
+        // The request of this life is the one for as much that has waited since it was asked.
         let age = sim.now().since(life.asked);
-        let own = waiting.filter(|view| age.abs_diff(view.waited) < Duration::from_millis(200));
+        let own = waiting.filter(|view| {
+            let near = age.abs_diff(view.waited) < Duration::from_millis(200);
+            near && [view.rate.bps(), view.rate_back.bps()] == [life.ask.rate, life.ask.rate_back]
+        });
         for short in own.flat_map(|view| view.short) {
-            lines.push(Place { id: life.id, asked: life.asked, link: (short.at, short.towards) });
+            if let Scarce::Link(far) = short.of {
+                lines.push(Place { id: life.id, asked: life.asked, link: (short.at, far) });
+            }
         }
     }
     lines

@@ -1,11 +1,12 @@
 //! `cargo xtask admission`: how many requests get a channel, by each way to choose a path, and how long they
 //! wait if they may. The product's own peers, in the deterministic world, beside a model that knows
-//! everything at once.
+//! everything at once. With `--rate` how fast real daemons answer ([`rate`]).
 
 #![allow(clippy::print_stdout, reason = "its output is for the developer at the terminal")]
 
 mod line;
 mod model;
+mod rate;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -48,9 +49,11 @@ pub(crate) struct Arguments {
     /// Overlays with departures and waiting requests, for the second table.
     #[arg(long, default_value_t = 20)]
     lines: u64,
-    /// Where admission.md and admission.json go.
+    /// Where admission.md and admission.json go, or rate.md and rate.json.
     #[arg(long, default_value = "target/admission")]
     out: PathBuf,
+    #[command(flatten)]
+    lab: rate::Lab,
 }
 
 /// One way to choose a path.
@@ -81,6 +84,9 @@ struct Scene {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> bool {
+    if arguments.lab.rate {
+        return rate::run(&arguments.lab, &arguments.out);
+    }
     if arguments.peers < 2 || arguments.spacing_ms == 0 {
         println!("--peers must be at least 2 and --spacing-ms at least 1");
         return false;

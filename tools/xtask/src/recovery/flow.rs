@@ -56,11 +56,16 @@ impl Flow {
 
     /// The median time from sending to arrival, in us, of what was sent within this time.
     pub(crate) fn latency_p50_us(&self, from: Nanos, until: Nanos) -> Option<f64> {
+        self.latency_us(from, until, 0.5)
+    }
+
+    /// The same, that so many of all do not exceed.
+    pub(crate) fn latency_us(&self, from: Nanos, until: Nanos, at: f64) -> Option<f64> {
         let times = self.arrived.iter().filter_map(|arrival| {
             let sent = *self.sent.get(usize::try_from(arrival.number).ok()?)?;
             (from..until).contains(&sent).then(|| ms(arrival.at.saturating_sub(sent)) * 1e3)
         });
-        quantile(times.collect(), 0.5)
+        quantile(times.collect(), at)
     }
 
     fn came(&self) -> Vec<u32> {

@@ -10,18 +10,18 @@
 
 mod alarm;
 mod chart;
-mod flow;
+pub(crate) mod flow;
 pub(crate) mod plan;
 mod record;
-mod report;
+pub(crate) mod report;
 mod rival;
 mod rivals;
-mod stream;
+pub(crate) mod stream;
 mod strike;
 mod trial;
-mod variant;
-mod weather;
-mod world;
+pub(crate) mod variant;
+pub(crate) mod weather;
+pub(crate) mod world;
 
 use std::fs;
 use std::path::PathBuf;

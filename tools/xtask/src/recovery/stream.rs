@@ -154,14 +154,14 @@ fn receive(socket: &UdpSocket, mark: u16, shared: &Shared) -> Vec<Arrival> {
     }
 }
 
-fn listen(at: SocketAddr) -> Outcome<UdpSocket> {
+pub(crate) fn listen(at: SocketAddr) -> Outcome<UdpSocket> {
     let wrong = || Failure::of(format!("the receiver at {at}"));
     let socket = UdpSocket::bind(at).map_err(wrong())?;
     socket.set_read_timeout(Some(READ_TIMEOUT)).map_err(wrong())?;
     Ok(socket)
 }
 
-fn connect(to: SocketAddr) -> Outcome<UdpSocket> {
+pub(crate) fn connect(to: SocketAddr) -> Outcome<UdpSocket> {
     let wrong = || Failure::of(format!("the sender's socket towards {to}"));
     let own: IpAddr = match to.ip() {
         IpAddr::V4(ip) if ip.is_loopback() => ip.into(),
@@ -174,7 +174,7 @@ fn connect(to: SocketAddr) -> Outcome<UdpSocket> {
 }
 
 /// A socket of a network namespace: it belongs where it was made, whoever uses it.
-fn socket(
+pub(crate) fn socket(
     namespace: &str,
     make: impl FnOnce() -> Outcome<UdpSocket> + Send + 'static,
 ) -> Outcome<UdpSocket> {

@@ -133,6 +133,11 @@ impl World {
         daemon.ok_or_else(|| Failure::new(format!("{} does not run", name(peer))))
     }
 
+    /// CPU time so far of all threads of a peer's daemon.
+    pub(crate) fn cpu_ns(&self, peer: usize) -> Outcome<u64> {
+        self.hosts[peer].daemon.as_ref().map_or(Ok(0), |daemon| daemon.cpu_ns(""))
+    }
+
     pub(crate) fn ask(&self, peer: usize, request: &Request) -> Outcome<Value> {
         let client = Client::connect(&self.hosts[peer].socket).map_err(Failure::of(name(peer)))?;
         client.request(request).map_err(Failure::of(name(peer)))
