@@ -1,6 +1,6 @@
-//! I5, the judge of answers: every request for a channel has exactly one, in time; `open` is said when every
-//! hop has the path; `never` and, in a world at rest, `no_room` and `unreachable` are said only where they are
-//! true; and nobody passes a request that stands in line.
+//! I5, the judge of answers: every request for a channel has exactly one, in time; `open` is said when
+//! every hop has the path; `never` and, in a world at rest, `no_room` and `unreachable` are said only where
+//! they are true; and nobody passes a request that stands in line.
 //!
 //! It computes from the world's own wires and clocks: the width between two peers from the capacities that
 //! wires are configured for, the order of requests from when they were asked. Of what peers say it takes
@@ -374,6 +374,7 @@ mod tests {
         assert!(wrong[0].ends_with("9.5 Mbit/s are there, 9 Mbit/s asked"), "{wrong:?}");
         // What happened since the session began excuses it.
         sim.strike(Fault::CapacityAtOneEnd(1, mbit(20)));
+        sim.run_until(sim.now);
         assert_eq!(judged(&mut sim, mbit(9), &never), Vec::<String>::new());
     }
 

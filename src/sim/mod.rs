@@ -560,11 +560,7 @@ impl Sim {
         for mut action in actions {
             self.note_action(at, &action);
             self.note_for_answers(at, &action);
-            if let (Action::Send { message: Message::Hello(hello), .. }, Some(highest)) =
-                (&mut action, self.peers[at].speaks)
-            {
-                hello.versions.1 = highest;
-            }
+            self.speak_older(at, &mut action);
             match action {
                 Action::Send { link, message } => {
                     self.touch_if_narrow(at, &message);
@@ -626,6 +622,15 @@ impl Sim {
             self.schedule_wake(at);
         }
         self.note_lines(at);
+    }
+
+    /// A peer of an older version says so when it greets.
+    fn speak_older(&self, at: usize, action: &mut Action) {
+        if let (Action::Send { message: Message::Hello(hello), .. }, Some(highest)) =
+            (action, self.peers[at].speaks)
+        {
+            hello.versions.1 = highest;
+        }
     }
 
     fn note_accusation(&mut self, accuser: usize, why: &str) {
