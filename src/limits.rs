@@ -132,8 +132,8 @@ pub const POLICE_BURST_BYTES_MIN: u64 = 64 << 10;
 pub const POLICE_SLACK_BYTES: u64 = 64 << 10;
 /// Behind the entry the rate is larger by one part in this many (2 %): clocks differ.
 pub const POLICE_SLACK_RATE: u64 = 50;
-/// Longest a frame of a shaped channel waits at its entry: as long as the burst that passes without
-/// waiting. More would be a delay that live streams have no use for.
+/// Longest a frame of a shaped channel waits at its entry: a burst of a channel that is not shaped, and
+/// 64 KiB, pass. More would be a delay that live streams have no use for.
 pub const SHAPE_DELAY_MAX: Duration = POLICE_BURST;
 /// Frames of one channel that wait at its entry: 50 ms of 80,000 a second, about 1 Gbit/s in frames of
 /// 1,500 bytes. A channel of more frames than that waits for less than 50 ms before it drops.

@@ -352,7 +352,9 @@ impl Table {
         if self.end(slot).is_none() {
             return;
         }
-        let policer = to.as_ref().map(|to| Policer::at_entry(to.rate));
+        let shaped = self.end(slot).is_some_and(|end| end.shaping.is_some());
+        let policer = if shaped { Policer::at_shaped_entry } else { Policer::at_entry };
+        let policer = to.as_ref().map(|to| policer(to.rate));
         let entry = to.map(|to| Entry { way: self.way(to.to), max_payload: to.max_payload });
         let end = self.end_mut(slot).expect("looked at above");
         if let Some(policer) = policer {

@@ -37,6 +37,18 @@ pub fn components(peers: &[PeerName], edges: &[EdgeKey]) -> Vec<Vec<PeerName>> {
     found.into_values().collect()
 }
 
+/// What the widest path between two peers carries; none without a path.
+pub fn width(edges: &[EdgeKey], one: &PeerName, other: &PeerName) -> Option<Bandwidth> {
+    let mut groups = Groups::default();
+    let mut best_first: Vec<&EdgeKey> = edges.iter().collect();
+    best_first.sort_unstable_by(|a, b| b.cmp(a));
+    let joins = |edge: &&EdgeKey| {
+        groups.join(&edge.lower, &edge.higher);
+        groups.of(one) == groups.of(other)
+    };
+    best_first.into_iter().find(joins).map(|edge| edge.capacity)
+}
+
 /// How the collected answers differ from a correct overlay and tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Differences {
@@ -283,7 +295,7 @@ fn hops(path: &[PeerName]) -> BTreeSet<(&PeerName, &PeerName)> {
 /// The least that the ledgers at both ends of a link have free, in either direction, in bit/s. Nothing if a
 /// host has a budget: what is free of that is counted from pictures of its links, which show the two
 /// paths of a protected channel as two.
-fn room(sim: &Sim, edge: &EdgeKey) -> u64 {
+pub(super) fn room(sim: &Sim, edge: &EdgeKey) -> u64 {
     let ends = [(&edge.lower, &edge.higher), (&edge.higher, &edge.lower)];
     let nodes = sim.peers().iter().filter_map(|peer| Some((&peer.name, peer.node.as_ref()?)));
     let free = |(name, node): (&PeerName, &Node)| {
@@ -296,7 +308,7 @@ fn room(sim: &Sim, edge: &EdgeKey) -> u64 {
 }
 
 /// How far what is free may be from what was told, in bit/s.
-fn untold(capacity: Bandwidth) -> u64 {
+pub(super) fn untold(capacity: Bandwidth) -> u64 {
     capacity.bps() / 100 * limits::FREE_CHANGE_PERCENT + 100
 }
 

@@ -104,8 +104,9 @@ impl Sim {
             Fault::Deaf(wire, side) => self.misses_heartbeats(wire, side),
             Fault::OneWay(wire, side, time) => self.one_way(wire, side, time),
             Fault::Stall(wire, time) => {
-                let wire = &mut self.wires[wire];
                 let until = self.now + time;
+                self.wire_changed(wire, until);
+                let wire = &mut self.wires[wire];
                 wire.arrival = wire.arrival.map(|at| at.max(until));
                 wire.newest > wire.lost
             }
@@ -143,6 +144,7 @@ impl Sim {
             wire.deaf[side] = Some(newest);
             wire.barred = wire.barred.max(self.now + time);
             let again = wire.barred;
+            self.wire_changed(at, again);
             self.detach_later(at, 0, newest);
             self.detach_later(at, 1, newest);
             self.push(again, Happening::Dial { wire: at });
@@ -158,6 +160,8 @@ impl Sim {
         let until = self.now + time;
         peer.stopped = Some(until);
         let life = peer.life;
+        self.excuse_until(at, until);
+        self.wires_of(at).into_iter().for_each(|wire| self.wire_changed(wire, until));
         if time > Duration::from_millis(125) {
             for wire in self.wires_of(at) {
                 let side = usize::from(self.wires[wire].ends[0].0 != at);
@@ -279,6 +283,7 @@ impl Sim {
         peer.labels.clear();
         for wire in self.wires_of(at) {
             let side = usize::from(self.wires[wire].ends[0].0 != at);
+            self.wire_changed(wire, self.now);
             self.wires[wire].at[side] = None;
             if !keeps {
                 self.wires[wire].lost = self.wires[wire].newest;
@@ -292,6 +297,7 @@ impl Sim {
             return false;
         }
         self.wires[wire].cut = true;
+        self.wire_changed(wire, self.now);
         let newest = self.wires[wire].newest;
         self.wires[wire].lost = newest;
         self.detach_later(wire, 0, newest);

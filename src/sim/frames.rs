@@ -190,6 +190,10 @@ impl Sim {
         }
     }
 
+    pub(super) fn is_touched(&self, channel: &ChannelId) -> bool {
+        self.frames.touched.contains(channel)
+    }
+
     /// Frames of this channel may be lost from now on.
     pub(super) fn touch_channel(&mut self, channel: &ChannelId) {
         self.frames.touched.insert(channel.clone());

@@ -11,6 +11,7 @@
 //! What it does not do: heartbeats, Noise. A dead wire is noticed after a drawn delay, as the heartbeats
 //! of a daemon would.
 
+mod answers;
 pub mod check;
 pub mod cost;
 mod faults;
@@ -30,6 +31,7 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
+use self::answers::Answers;
 pub use self::faults::Fault;
 pub use self::frames::FrameBooks;
 use self::frames::Frames;
@@ -144,6 +146,8 @@ struct Wire {
     barred: Time,
     /// Messages under way towards an end.
     under_way: [usize; 2],
+    /// Something happened to it, or goes on until then.
+    changed: Time,
 }
 
 /// The world came to no rest within its bounds.
@@ -183,6 +187,8 @@ pub struct Sim {
     asked: BTreeMap<RequestId, (usize, u32)>,
     requests: u64,
     answers: BTreeMap<RequestId, Answer>,
+    /// What the judge of answers notes.
+    judged: Answers,
     traffic: BTreeMap<(SessionId, usize), Traffic>,
     gossiped: Gossiped,
     strikes: Vec<Strike>,
@@ -226,6 +232,7 @@ impl Sim {
             asked: BTreeMap::new(),
             requests: 0,
             answers: BTreeMap::new(),
+            judged: Answers::default(),
             traffic: BTreeMap::new(),
             gossiped: Gossiped::default(),
             strikes: Vec::new(),
@@ -319,14 +326,10 @@ impl Sim {
     pub fn truth(&self) -> (Vec<PeerName>, Vec<EdgeKey>) {
         let alive = |peer: &&Peer| peer.node.is_some();
         let peers = self.peers.iter().filter(alive).map(|peer| peer.name.clone()).collect();
-        let key = |wire: &Wire| {
-            let [one, other] = wire.ends.map(|(peer, _)| &self.peers[peer]);
-            let whole = !wire.cut && one.node.is_some() && other.node.is_some();
-            let bound = one.config.budgets.bound().min(other.config.budgets.bound());
-            let capacity = wire.capacities[0].min(wire.capacities[1]).min(bound).usable();
-            whole.then(|| EdgeKey::new(capacity, one.name.clone(), other.name.clone()))
+        let whole = |wire: &&Wire| {
+            !wire.cut && wire.ends.iter().all(|(peer, _)| self.peers[*peer].node.is_some())
         };
-        (peers, self.wires.iter().filter_map(key).collect())
+        (peers, self.wires.iter().filter(whole).map(|wire| self.edge(wire)).collect())
     }
 
     /// Does it now; the faults of a scenario are scheduled instead.
@@ -348,6 +351,9 @@ impl Sim {
         self.requests += 1;
         let id = RequestId(self.requests);
         self.asked.insert(id, (peer, self.peers[peer].life));
+        if let Request::Open(open) = &request {
+            self.note_wish(peer, id, open);
+        }
         self.input(peer, Input::Request { id, request });
         id
     }
@@ -508,6 +514,7 @@ impl Sim {
             deaf: [None; 2],
             barred: Time(0),
             under_way: [0; 2],
+            changed: Time(0),
         });
     }
 
@@ -537,6 +544,7 @@ impl Sim {
     fn configure(&mut self, at: usize, wire: usize, capacity: Bandwidth) {
         let side = usize::from(self.wires[wire].ends[0].0 != at);
         self.wires[wire].capacities[side] = capacity;
+        self.capacity_set(wire);
         let link = self.wires[wire].ends[side].1;
         let peer = &mut self.peers[at];
         let config = peer.config.links.iter_mut().find(|config| config.link == link);
@@ -551,11 +559,8 @@ impl Sim {
         self.judge_departure(at, &actions);
         for mut action in actions {
             self.note_action(at, &action);
-            if let (Action::Send { message: Message::Hello(hello), .. }, Some(highest)) =
-                (&mut action, self.peers[at].speaks)
-            {
-                hello.versions.1 = highest;
-            }
+            self.note_for_answers(at, &action);
+            self.speak_older(at, &mut action);
             match action {
                 Action::Send { link, message } => {
                     self.touch_if_narrow(at, &message);
@@ -604,6 +609,7 @@ impl Sim {
                 }
                 Action::CountTrain { link, number } => self.count_train(at, link, number),
                 Action::Answer { id, answer } => {
+                    self.judge_answer(at, id, &answer);
                     self.answered(at, id, &answer);
                     let earlier = self.answers.insert(id, answer);
                     assert!(earlier.is_none(), "each request gets one answer");
@@ -614,6 +620,16 @@ impl Sim {
         if let Some(node) = &self.peers[at].node {
             node.invariants();
             self.schedule_wake(at);
+        }
+        self.note_lines(at);
+    }
+
+    /// A peer of an older version says so when it greets.
+    fn speak_older(&self, at: usize, action: &mut Action) {
+        if let (Action::Send { message: Message::Hello(hello), .. }, Some(highest)) =
+            (action, self.peers[at].speaks)
+        {
+            hello.versions.1 = highest;
         }
     }
 

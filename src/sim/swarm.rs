@@ -12,6 +12,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
+use super::answers::judge_at_rest;
 use super::scenario::{judge_honesty, judge_rest, settle_pictures};
 use super::{Fault, Plan, Sim, check};
 use crate::limits;
@@ -33,6 +34,8 @@ const ORDER_MAX: Duration = Duration::from_secs(60);
 const EVENTS_MAX: u64 = 2_000_000;
 /// Events between two looks of the judges that look at everybody.
 const JUDGE_EVERY: u64 = 40;
+/// Requests of the end, when nothing changes any more.
+const QUESTIONS_AT_REST: usize = 6;
 /// Events at the end of a failure that are shown.
 const LAST_EVENTS: usize = 200;
 /// Runs that shrinking may take.
@@ -89,6 +92,10 @@ impl Swarm {
                 random_fault(&mut draw, *kind, &plan, at, &mut script);
             }
         }
+        // Last, so that what seeds drew before is what they always drew.
+        if !calm && draw.below(2) == 0 {
+            come_and_go(&mut draw, span, count, &mut script);
+        }
         Self { seed, plan, script, calm, heal }
     }
 
@@ -130,6 +137,9 @@ impl Swarm {
             settle_protection(sim)?;
         }
         self.judge_frames(sim)?;
+        if self.plan.version >= control::FACTS_VERSION {
+            self.ask_at_rest(sim)?;
+        }
         let hits = sim.strikes().iter().filter(|strike| strike.hit).count();
         self.close_all(sim)?;
         let books = sim.frame_books();
@@ -184,7 +194,29 @@ impl Swarm {
         let oversold = check::oversold(peers);
         let wrong = oversold.into_iter().map(|text| format!("I4: {text}"));
         let misrouted = check::misrouted(peers).into_iter().map(|text| format!("a22: {text}"));
-        wrong.chain(misrouted).next().map_or(Ok(()), Err)
+        let late = sim.late_answers().into_iter().map(|text| format!("I5: {text}"));
+        let answers = sim.wrong_answers().iter().map(|text| format!("I5: {text}"));
+        wrong.chain(misrouted).chain(answers).chain(late).next().map_or(Ok(()), Err)
+    }
+
+    /// I5 where nothing changes any more: more and more is asked for, until answers say that it is too much.
+    fn ask_at_rest(&self, sim: &mut Sim) -> Result<(), String> {
+        let mut draw = Draw(ChaCha20Rng::seed_from_u64(self.seed ^ 0x7265_7374));
+        if sim.hung().next().is_some() {
+            return Ok(());
+        }
+        for _ in 0..QUESTIONS_AT_REST {
+            let count = self.plan.peers.len();
+            let from = draw.index(count);
+            let to = (from + 1 + draw.index(count - 1)) % count;
+            let of_width = [1_001, 1_000, 400, 150][draw.index(4)];
+            if [from, to].iter().all(|peer| sim.node(*peer).is_some()) {
+                judge_at_rest(sim, from, to, of_width).map_err(|wrong| format!("I5: {wrong}"))?;
+                self.look(sim)?;
+                settle_pictures(sim)?;
+            }
+        }
+        Ok(())
     }
 
     /// I7: every frame is in one place.
@@ -352,6 +384,17 @@ fn calm_deed(draw: &mut Draw, at: Time, count: usize, script: &mut Vec<(Time, Fa
         _ => Fault::Drain(draw.index(count), Duration::from_secs(5)),
     };
     script.push((at, deed));
+}
+
+/// Requests while faults strike, and channels that are closed: who waits may find room.
+fn come_and_go(draw: &mut Draw, span: u64, count: usize, script: &mut Vec<(Time, Fault)>) {
+    for _ in 0..2 + draw.below(8) {
+        let at = Time(FAULTS_FROM.0 + draw.below(span));
+        let more = draw.below(3) > 0;
+        let deed =
+            if more { random_open(draw, count, false) } else { Fault::Close(draw.index(64)) };
+        script.push((at, deed));
+    }
 }
 
 fn random_fault(

@@ -3,15 +3,23 @@
 use std::time::Duration;
 
 use super::queue::Happening;
-use super::{Fault, Sim};
+use super::{Fault, Sim, Wire};
 use crate::limits;
 use crate::mutant::{self, Mutant};
 use crate::proto::Input;
-use crate::types::LinkId;
+use crate::types::{EdgeKey, LinkId};
 use crate::wire::control::Message;
 use crate::wire::facts::is_gossip;
 
 impl Sim {
+    /// The wire as a link: its usable capacity and its ends.
+    pub(super) fn edge(&self, wire: &Wire) -> EdgeKey {
+        let [one, other] = wire.ends.map(|(peer, _)| &self.peers[peer]);
+        let bound = one.config.budgets.bound().min(other.config.budgets.bound());
+        let capacity = wire.capacities[0].min(wire.capacities[1]).min(bound).usable();
+        EdgeKey::new(capacity, one.name.clone(), other.name.clone())
+    }
+
     /// Heartbeats take a while to miss somebody.
     pub(super) fn detach_later(&mut self, wire: usize, side: usize, connection: u64) {
         let noticed = self.now + self.between((Duration::ZERO, Duration::from_millis(125)));

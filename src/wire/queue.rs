@@ -77,7 +77,7 @@ pub struct Shortage {
 }
 
 /// What a peer has too little of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scarce {
     /// The link to this neighbour, in the direction towards it.
     Link(PeerName),

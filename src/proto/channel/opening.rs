@@ -25,6 +25,9 @@ pub(super) struct Reserving {
     /// When the next path is tried, while none is.
     pub(super) next: Time,
     pub(super) refused: Vec<Refused>,
+    /// Where the last path that was refused was held before that, this peer left out: the picture may
+    /// still show what it took there as taken.
+    pub(super) held: Vec<PeerName>,
     /// Of the last path that was refused.
     pub(super) why: Rejection,
 }
@@ -37,7 +40,7 @@ impl Reserving {
         } else {
             Rejection::new(Reject::Unreachable, "no path leads there now")
         };
-        Self { request, deadline, next: now, refused: Vec::new(), why }
+        Self { request, deadline, next: now, refused: Vec::new(), held: Vec::new(), why }
     }
 }
 
@@ -61,6 +64,13 @@ impl Source {
     fn demand(&self) -> Demand<'_> {
         let Self { peer, rate, rate_back, choice, shun, .. } = self;
         Demand { to: peer, rate: *rate, rate_back: *rate_back, choice, shun }
+    }
+
+    fn held(&self) -> &[PeerName] {
+        match &self.stage {
+            Stage::Reserving(reserving) => &reserving.held,
+            Stage::OpeningEnd { .. } | Stage::Open | Stage::Moving(_) => &[],
+        }
     }
 }
 
@@ -121,6 +131,8 @@ impl Channels {
         note_refusal(source, path.to_vec(), why.clone());
         match &mut source.stage {
             Stage::Reserving(reserving) if learnt || waits => {
+                let at = nack.and_then(|nack| path.iter().position(|peer| *peer == nack.at));
+                reserving.held = path[1..=at.unwrap_or(0)].to_vec();
                 reserving.next = now;
                 true
             }
@@ -141,7 +153,7 @@ impl Channels {
         let widest = || {
             let relays: Vec<_> = source.avoid.relays().iter().chain(shun).cloned().collect();
             let wanted = wanted(source.demand(), source.avoid.links(), &relays);
-            paths.widest(&wanted).filter(allowed)
+            paths.widest(&Wanted { own: source.held(), ..wanted }).filter(allowed)
         };
         let leaves = |path: &Vec<PeerName>| path.iter().any(|on| on != to && paths.leaves(on));
         match choice {

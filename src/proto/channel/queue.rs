@@ -66,6 +66,7 @@ impl Source {
         let idle = self.trying.is_none();
         if let (Stage::Reserving(reserving), true) = (&mut self.stage, idle) {
             reserving.refused.clear();
+            reserving.held.clear();
             reserving.next = reserving.next.min(at);
             self.avoid = super::recovery::Avoid::default();
         }
