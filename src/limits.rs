@@ -339,6 +339,14 @@ pub const KEPT_BYTES_MAX: usize = 8 << 20;
 pub const KEPT_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How long it may wait for room each time.
 pub const KEPT_DEADLINE: Duration = Duration::from_secs(60);
+/// Idempotency keys a daemon knows: about 1 KiB each, with the answer.
+pub const IDEMPOTENCY_KEYS_MAX: usize = 8_192;
+/// How long after its answer a key is known: longer than anybody retries.
+pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(600);
+/// Bytes of a key: a UUID has 36.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+/// Clients that wait for the answer to one key, besides the first.
+pub const IDEMPOTENCY_CLIENTS_MAX: usize = 16;
 /// Default time within which an `open` is answered.
 pub const OPEN_DEADLINE: Duration = Duration::from_secs(5);
 /// A moving channel is given up after this: as long as the far end keeps its side.

@@ -254,6 +254,10 @@ struct OpenArgs {
     /// here
     #[arg(long)]
     keep: bool,
+    /// The same request under the same key gets the same answer and one reservation, for ten minutes after it
+    /// was answered; it stands in line until its deadline even if this command ends
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
     /// Stay, and say what happens to the channel: within a second what is dropped and the rate to use.
     /// Ctrl-C ends this command and leaves the channel open
     #[arg(long)]

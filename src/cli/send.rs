@@ -41,6 +41,7 @@ pub(super) fn send(args: SendArgs) -> Result<(), CliError> {
             protect: false,
             shape: args.shape,
             keep: false,
+            idempotency_key: None,
         },
     )?;
     let entry = Entry::of(&reply, rate, args.size)?;

@@ -27,7 +27,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
@@ -37,7 +38,9 @@ use crate::config::{Config, LinkIds};
 use crate::daemon::actions::{Channels, Later};
 use crate::daemon::asks::{Asking, Receiver};
 use crate::daemon::connection::{Arrival, Connection};
+use crate::daemon::idempotency::Idempotency;
 use crate::daemon::identity::Identity;
+use crate::daemon::kept::{Kept, Save};
 use crate::daemon::lane::Lane;
 use crate::daemon::latency::ChannelWatch;
 use crate::daemon::neighbours::{Dial, Neighbours};
@@ -102,6 +105,7 @@ pub(crate) struct Control {
     connections: u64,
     pub(super) requests: u64,
     pub(super) kept: Kept,
+    pub(super) idempotency: Idempotency,
     pub(super) saves: UnboundedSender<Save>,
     closing: Vec<JoinHandle<()>>,
 }
@@ -198,6 +202,7 @@ impl Control {
             connections: 0,
             requests: 0,
             kept,
+            idempotency: Idempotency::default(),
             saves,
             closing: Vec::new(),
         };
@@ -486,9 +491,6 @@ impl Control {
         let now = self.now();
         self.end_watches(now);
         self.look_at_entries(now);
-        if self.stage == Stage::Running {
-            self.ask_for_kept(now);
-        }
         if self.stage == Stage::Running || matches!(self.stage, Stage::Leaving(at) if now < at) {
             let mut actions = Vec::new();
             self.node.handle_timeout(now, &mut actions);
@@ -497,6 +499,9 @@ impl Control {
         } else {
             tracing::warn!("leaving took too long; stopping");
             self.stage = Stage::Ended(Ok(()));
+        }
+        if self.stage == Stage::Running {
+            self.ask_for_kept(now);
         }
     }
 

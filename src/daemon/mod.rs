@@ -22,12 +22,14 @@ pub(crate) mod control;
 mod ends;
 mod excess;
 pub(crate) mod handshake;
+mod idempotency;
 pub mod identity;
 mod kept;
 mod lane;
 mod latency;
 mod measuring;
 mod neighbours;
+mod opens;
 pub(crate) mod runtime;
 pub mod store;
 mod views;
@@ -50,7 +52,7 @@ pub(crate) use self::ends::in_words;
 use self::control::{Control, Facts, Inbound, Signals};
 use self::handshake::{Credentials, HandshakeError};
 use self::identity::{Identity, IdentityError};
-use self::kept::{Kept, KeptError};
+use self::kept::Kept;
 use self::lane::Lane;
 use self::neighbours::Neighbours;
 use self::runtime::{Files, Runtime};
@@ -73,8 +75,9 @@ pub enum DaemonError {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error(transparent)]
-    Kept(#[from] KeptError),
+    /// Nothing of the file is lost: the daemon does not start.
+    #[error("{path}: {why}: it lists the channels to ask for again; mend it, or move it away", path = .path.display())]
+    Kept { path: PathBuf, why: String },
     #[error("cannot listen on {protocol} {address}: {why}")]
     Listen { protocol: &'static str, address: SocketAddr, why: String },
     #[error(transparent)]
@@ -149,7 +152,8 @@ async fn serve(
     // Bounded by the number of clients, each of which asks once and goes once.
     let (asks_in, asks) = mpsc::unbounded_channel();
     let addresses = Addresses::load(files, &learned).await;
-    let kept = Kept::load(files, &kept_file).await?;
+    let kept = Kept::load(files, &kept_file).await;
+    let kept = kept.map_err(|why| DaemonError::Kept { path: kept_file.clone(), why })?;
     // Bounded by the clients: each has one request at a time.
     let (saves, to_write) = mpsc::unbounded_channel();
     let neighbours = Rc::new(Neighbours::new(

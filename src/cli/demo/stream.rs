@@ -122,6 +122,7 @@ impl Streaming {
                 protect: false,
                 shape: false,
                 keep: false,
+                idempotency_key: None,
             },
         )?;
         let entry = Entry::of(&reply, args.bandwidth, PAYLOAD_BYTES)?;
