@@ -338,7 +338,7 @@ pub const KEPT_BYTES_MAX: usize = 8 << 20;
 /// Wait before such a channel is asked for again: doubled each time from the first to the second.
 pub const KEPT_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How long it may wait for room each time.
-pub const KEPT_DEADLINE: Duration = Duration::from_secs(60);
+pub const KEPT_DEADLINE_MS: u64 = 60_000;
 /// Idempotency keys a daemon knows: about 1 KiB each, with the answer.
 pub const IDEMPOTENCY_KEYS_MAX: usize = 8_192;
 /// How long after its answer a key is known: longer than anybody retries.

@@ -47,7 +47,7 @@ pub(crate) async fn write(files: Files, path: PathBuf, mut saves: UnboundedRecei
 
 /// Who waits until the disk has it.
 pub(crate) enum Then {
-    Opened(Vec<Answers>, dto::OpenReply),
+    Opened(Vec<Answers>, Box<dto::OpenReply>),
     Closed(Answers),
 }
 
@@ -162,7 +162,7 @@ impl Kept {
         if self.entries.len() >= most {
             return Err(format!("{most} channels are kept already, and no more may be"));
         }
-        let deadline_ms = u64::try_from(limits::KEPT_DEADLINE.as_millis()).expect("a minute");
+        let deadline_ms = limits::KEPT_DEADLINE_MS;
         let open = dto::Open { wait: true, deadline_ms, idempotency_key: None, ..open };
         let (stage, wait) = (Stage::Open(channel), limits::KEPT_RETRY.0);
         self.entries.push(Entry { open, stage, wait, why: String::new() });

@@ -152,7 +152,7 @@ impl Control {
         let mut all = self.idempotency.answered(self.now(), key, &reply);
         all.push(answers);
         match kept {
-            Ok(true) => self.save_kept(Then::Opened(all, reply)),
+            Ok(true) => self.save_kept(Then::Opened(all, Box::new(reply))),
             Ok(false) => all.iter().for_each(|answers| answers.ok(&reply)),
             Err(why) => all.iter().for_each(|answers| not_kept(answers, &reply, &why)),
         }
