@@ -40,6 +40,8 @@ pub(super) fn send(args: SendArgs) -> Result<(), CliError> {
             wait: false,
             protect: false,
             shape: args.shape,
+            keep: false,
+            idempotency_key: None,
         },
     )?;
     let entry = Entry::of(&reply, rate, args.size)?;
@@ -452,6 +454,7 @@ mod tests {
             offered_bps: None,
             entry_bps: None,
             shape: false,
+            keep: false,
         };
         let moved = row(90, &[(DropReason::Moving, 10), (DropReason::ForeignSender, 5)]);
         let moving = Local { moving: 10, ..Local::default() };
