@@ -486,6 +486,8 @@ pub const PACE_LATE_MAX: Duration = Duration::from_millis(10);
 pub const SEND_STALL_MAX: Duration = Duration::from_secs(1);
 /// After FINISH, `recv` waits this long for frames that are still under way.
 pub const RECV_TAIL_MAX: Duration = Duration::from_secs(1);
+/// ... and `send` this long until it closes the channel, if the far end does not do that before.
+pub const SEND_TAIL_MAX: Duration = Duration::from_secs(1);
 /// While a stream runs, `recv` holds later frames back this long for a missing one.
 pub const RECV_GAP_MAX: Duration = Duration::from_millis(200);
 /// Bytes `recv` keeps while standard output is slow, and as many again behind a missing frame.
