@@ -71,6 +71,12 @@ pub enum Request {
         max_bps: Option<Bandwidth>,
         duration_ms: u64,
     },
+    /// A link more, now and after a restart: [`LinkReply`].
+    AddLink(AddLink),
+    /// A link less; the neighbour is told: [`LinkReply`].
+    RemoveLink {
+        peer: PeerName,
+    },
     Recompute,
     /// Leave, once the channels that cross the peer have moved or this time is over.
     Leave {
@@ -144,6 +150,20 @@ pub struct WouldFit {
     pub path: PathChoice,
     #[serde(default)]
     pub avoid: Vec<PeerName>,
+}
+
+/// A link to a neighbour, as `[[link]]` of the configuration file has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddLink {
+    pub peer: PeerName,
+    /// Missing: only the other end can dial.
+    pub address: Option<SocketAddr>,
+    /// 64 hexadecimal digits.
+    pub key: String,
+    pub capacity_bps: Bandwidth,
+    /// Missing: 1500.
+    pub mtu: Option<u16>,
 }
 
 /// The answer line.
@@ -258,6 +278,14 @@ pub struct LinkRow {
     pub free_out_bps: Bandwidth,
     pub free_in_bps: Bandwidth,
     pub tree: bool,
+}
+
+/// What became of a link that was to be added or removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkReply {
+    pub peer: PeerName,
+    /// `added`, `removed`, or `unchanged` if it was there already, word for word.
+    pub change: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::api::dto::{self, ControlStatus, FailureKind, Received, StatusReply, WorkerStatus};
 use crate::api::server::{Answers, Ask, What};
 use crate::config::ServiceAddress;
@@ -125,6 +127,8 @@ impl Control {
                     answers.failed(FailureKind::Failed, why);
                 }
             },
+            dto::Request::AddLink(asked) => tell(&answers, self.add_link(&asked)),
+            dto::Request::RemoveLink { peer } => tell(&answers, self.remove_link(&peer)),
             dto::Request::Leave { timeout_ms } => {
                 self.leave(Some(answers), Duration::from_millis(timeout_ms));
             }
@@ -526,6 +530,13 @@ fn rows<View, Row>(views: Vec<View>, row: impl FnMut(View) -> Row) -> Vec<Row> {
 fn neighbour_of<'a>(path: &'a [PeerName], me: &PeerName) -> Option<&'a PeerName> {
     let at = path.iter().position(|peer| peer == me)?;
     path.get(at + 1).or_else(|| path.get(at.checked_sub(1)?))
+}
+
+fn tell<T: Serialize>(answers: &Answers, result: Result<T, (FailureKind, String)>) {
+    match result {
+        Ok(value) => answers.ok(&value),
+        Err((kind, message)) => answers.failed(kind, message),
+    }
 }
 
 fn refuse(answers: &Answers, rejection: &Rejection) {

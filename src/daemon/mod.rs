@@ -27,6 +27,7 @@ mod lane;
 mod latency;
 mod measuring;
 mod neighbours;
+mod relink;
 pub(crate) mod runtime;
 pub mod store;
 mod views;
