@@ -19,6 +19,11 @@ pub enum Request {
     Peers,
     Links,
     Tree,
+    /// What this peer did in the last tree computation, or `all` of them: a [`Course`] by peer.
+    Computation {
+        #[serde(default)]
+        all: bool,
+    },
     /// The picture of the whole overlay: [`GraphReply`].
     Graph,
     Verify,
@@ -211,6 +216,8 @@ pub struct StatusReply {
     pub workers: Vec<WorkerStatus>,
     pub session: Option<String>,
     pub tree_complete: bool,
+    /// The tree computation this peer takes part in, or that it took part in last.
+    pub computation: Option<Computation>,
     pub peers: usize,
     pub links_up: usize,
     pub links: usize,
@@ -302,6 +309,43 @@ pub struct TreeReply {
     pub edges: Vec<EdgeRow>,
     pub parent: Option<PeerName>,
     pub next_hops: BTreeMap<PeerName, PeerName>,
+}
+
+/// A tree computation as one peer sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Computation {
+    pub session: String,
+    /// Its tree is not in use here yet.
+    pub running: bool,
+    /// Of this peer; a fragment is named by the ends of its core edge.
+    pub level: u8,
+    pub fragment: Option<[PeerName; 2]>,
+    /// Since the session began here.
+    pub since_ms: u64,
+}
+
+/// What one peer did in a tree computation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Course {
+    /// Missing, without steps, of a peer of a version that cannot tell.
+    pub session: Option<String>,
+    /// Its tree is in use there.
+    pub complete: bool,
+    pub steps: Vec<CourseStep>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CourseStep {
+    /// Since the session began at that peer.
+    pub at_us: u32,
+    /// `woke`; `chose` the edge to the neighbour, the best that leads out of the fragment; `merged`: two
+    /// fragments became one with its core here; `joined`: the own fragment is part of another one;
+    /// `absorbed` the fragment behind the neighbour; `done`.
+    pub what: String,
+    /// Of the peer behind the step.
+    pub level: u8,
+    pub fragment: Option<[PeerName; 2]>,
+    pub neighbour: Option<PeerName>,
 }
 
 /// The overlay as this peer knows it.

@@ -6,6 +6,7 @@
 //! | [`setup`] | `run`, `init`, `key`, `config` |
 //! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify`, `events` |
 //! | [`graph`] | `graph` |
+//! | [`course`] | `tree --course` |
 //! | [`latency`] | `latency` |
 //! | [`ledger`] | `channels --ledger` |
 //! | [`link`] | `link add`, `link remove` |
@@ -20,6 +21,7 @@
 //! overlay.
 
 mod clock;
+mod course;
 mod demo;
 mod drawing;
 mod fit;
@@ -125,7 +127,7 @@ enum Command {
         action: LinkAction,
     },
     /// Draw the spanning tree
-    Tree(Target),
+    Tree(TreeArgs),
     /// Show the whole overlay as this peer knows it: every peer, every link, what is free
     Graph(GraphArgs),
     /// Show how the daemon is doing
@@ -365,6 +367,15 @@ impl Rates {
 }
 
 #[derive(Debug, Args)]
+struct TreeArgs {
+    /// How the last computation went: what each peer did, step by step
+    #[arg(long)]
+    course: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
 struct ChannelsArgs {
     /// Where every frame went: entered and received = sent, delivered and dropped, or exit code 1
     #[arg(long)]
@@ -498,7 +509,8 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Peers(target) => read::peers(&target),
         Command::Links(target) => read::links(&target),
         Command::Link { action } => link::link(action),
-        Command::Tree(target) => read::tree(&target),
+        Command::Tree(args) if args.course => course::course(&args.target),
+        Command::Tree(args) => read::tree(&args.target),
         Command::Graph(args) => graph::graph(&args),
         Command::Status(target) => read::status(&target),
         Command::Services(args) => read::services(args),

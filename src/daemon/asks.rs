@@ -3,6 +3,7 @@
 //! An extension of [`Control`]. Questions about this daemon are answered at once; those that involve
 //! other peers become a request of the node and wait in `asking` for its one answer.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub(crate) enum Asking {
         rate: Bandwidth,
     },
     Fit(Answers),
+    Course(Answers),
     /// `close`, `finish`, `services`, `verify`, `recompute`.
     Plain(Answers),
     /// A signal has nobody to tell.
@@ -50,6 +52,7 @@ impl Asking {
         match self {
             Self::Open { answers, .. }
             | Self::Fit(answers)
+            | Self::Course(answers)
             | Self::Plain(answers)
             | Self::Leave(Some(answers)) => answers.failed(kind, message),
             Self::Leave(None) => {}
@@ -85,7 +88,13 @@ impl Control {
             }
             dto::Request::RelayTimes => answers.ok(&self.relay_times()),
             dto::Request::Ledger => answers.ok(&self.ledger()),
-            dto::Request::Verify => self.ask(Asking::Plain(answers), Request::CollectLinks),
+            dto::Request::Verify => {
+                self.ask(Asking::Plain(answers), Request::CollectLinks { course: false });
+            }
+            dto::Request::Computation { all: false } => answers.ok(&self.course()),
+            dto::Request::Computation { all: true } => {
+                self.ask(Asking::Course(answers), Request::CollectLinks { course: true });
+            }
             dto::Request::Services { peer } => {
                 self.ask(Asking::Plain(answers), Request::Services { peer });
             }
@@ -161,6 +170,10 @@ impl Control {
                     None => refuse(&answers, &rejection),
                 }
             }
+            (Asking::Course(answers), Answer::Links(collected)) => {
+                answers.ok(&views::courses(collected));
+            }
+            (Asking::Course(answers), Answer::Rejected(rejection)) => refuse(&answers, &rejection),
             (Asking::Leave(answers), answer) => {
                 if let (Some(answers), Answer::Left) = (answers, answer) {
                     answers.ok(&());
@@ -184,7 +197,7 @@ impl Control {
                 answers.ok(&());
             }
             (Asking::Plain(_), Answer::Open(_) | Answer::Fit(_))
-            | (Asking::Open { .. } | Asking::Fit(_), _) => {
+            | (Asking::Open { .. } | Asking::Fit(_) | Asking::Course(_), _) => {
                 unreachable!("the node answers each request in its own kind")
             }
         }
@@ -390,6 +403,13 @@ impl Control {
         }
     }
 
+    // --- The computation ---
+
+    fn course(&self) -> BTreeMap<PeerName, dto::Course> {
+        let course = self.node.course().map(|(course, _)| course);
+        BTreeMap::from([(self.config.name.clone(), views::course(course))])
+    }
+
     // --- Status ---
 
     fn status(&self) -> StatusReply {
@@ -412,6 +432,7 @@ impl Control {
             workers: self.workers(),
             session: tree.session.map(|session| session.to_string()),
             tree_complete: tree.complete,
+            computation: self.node.course().map(|course| views::computation(&course, self.now())),
             peers: self.node.peers().len(),
             links_up: links.iter().filter(|link| link.state == LinkState::Up).count(),
             links: links.len(),
