@@ -19,6 +19,11 @@ pub enum Request {
     Peers,
     Links,
     Tree,
+    /// What this peer did in the last tree computation, or `all` of them: a [`Course`] by peer.
+    Computation {
+        #[serde(default)]
+        all: bool,
+    },
     /// The picture of the whole overlay: [`GraphReply`].
     Graph,
     Verify,
@@ -70,6 +75,12 @@ pub enum Request {
         /// No higher rate is tried; missing: four times the configured capacity.
         max_bps: Option<Bandwidth>,
         duration_ms: u64,
+    },
+    /// A link more, now and after a restart: [`LinkReply`].
+    AddLink(AddLink),
+    /// A link less; the neighbour is told: [`LinkReply`].
+    RemoveLink {
+        peer: PeerName,
     },
     Recompute,
     /// Leave, once the channels that cross the peer have moved or this time is over.
@@ -153,6 +164,20 @@ pub struct WouldFit {
     pub avoid: Vec<PeerName>,
 }
 
+/// A link to a neighbour, as `[[link]]` of the configuration file has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddLink {
+    pub peer: PeerName,
+    /// Missing: only the other end can dial.
+    pub address: Option<SocketAddr>,
+    /// 64 hexadecimal digits.
+    pub key: String,
+    pub capacity_bps: Bandwidth,
+    /// Missing: 1500.
+    pub mtu: Option<u16>,
+}
+
 /// The answer line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -198,6 +223,8 @@ pub struct StatusReply {
     pub workers: Vec<WorkerStatus>,
     pub session: Option<String>,
     pub tree_complete: bool,
+    /// The tree computation this peer takes part in, or that it took part in last.
+    pub computation: Option<Computation>,
     pub peers: usize,
     pub links_up: usize,
     pub links: usize,
@@ -267,6 +294,14 @@ pub struct LinkRow {
     pub tree: bool,
 }
 
+/// What became of a link that was to be added or removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkReply {
+    pub peer: PeerName,
+    /// `added`, `removed`, or `unchanged` if it was there already, word for word.
+    pub change: String,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeRow {
     pub a: PeerName,
@@ -281,6 +316,43 @@ pub struct TreeReply {
     pub edges: Vec<EdgeRow>,
     pub parent: Option<PeerName>,
     pub next_hops: BTreeMap<PeerName, PeerName>,
+}
+
+/// A tree computation as one peer sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Computation {
+    pub session: String,
+    /// Its tree is not in use here yet.
+    pub running: bool,
+    /// Of this peer; a fragment is named by the ends of its core edge.
+    pub level: u8,
+    pub fragment: Option<[PeerName; 2]>,
+    /// Since the session began here.
+    pub since_ms: u64,
+}
+
+/// What one peer did in a tree computation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Course {
+    /// Missing, without steps, of a peer of a version that cannot tell.
+    pub session: Option<String>,
+    /// Its tree is in use there.
+    pub complete: bool,
+    pub steps: Vec<CourseStep>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CourseStep {
+    /// Since the session began at that peer.
+    pub at_us: u32,
+    /// `woke`; `chose` the edge to the neighbour, the best that leads out of the fragment; `merged`: two
+    /// fragments became one with its core here; `joined`: the own fragment is part of another one;
+    /// `absorbed` the fragment behind the neighbour; `done`.
+    pub what: String,
+    /// Of the peer behind the step.
+    pub level: u8,
+    pub fragment: Option<[PeerName; 2]>,
+    pub neighbour: Option<PeerName>,
 }
 
 /// The overlay as this peer knows it.

@@ -101,7 +101,7 @@ pub(crate) struct Control {
     pub(super) inputs: VecDeque<Input>,
     pub(super) stage: Stage,
     pub(super) neighbours: Rc<Neighbours>,
-    ids: LinkIds,
+    pub(super) ids: LinkIds,
     connections: u64,
     pub(super) requests: u64,
     pub(super) kept: Kept,
@@ -314,31 +314,8 @@ impl Control {
         self.feed(Input::Request { id, request: Request::Leave { timeout } });
     }
 
-    /// Takes over the configuration file: all of it, or nothing and a text with the reason.
-    pub(super) fn reload(&mut self) -> Result<(), String> {
-        let config = Config::load(&self.config.file).map_err(|error| error.to_string())?;
-        self.config.reload(&config).map_err(|error| error.to_string())?;
-        let ids = self.ids.after(&config).map_err(|error| error.to_string())?;
-        let old = std::mem::replace(&mut self.config, config);
-        self.ids = ids;
-        for link in &old.links {
-            let new = self.config.links.iter().find(|new| new.peer == link.peer);
-            if new.is_none_or(|new| new.key != link.key) {
-                let link = self.ids.id(&link.peer).expect("ids only grow");
-                self.disconnect(link, "its [[link]] was changed or removed");
-            }
-        }
-        let own_ends = self.engine.own_ends().is_some();
-        let node_config = node_config(&self.config, &self.ids, own_ends);
-        self.feed(Input::Configured(node_config));
-        self.keep_links();
-        let (links, services) = (self.config.links.len(), self.config.services.len());
-        tracing::info!(links, services, "configuration reloaded");
-        Ok(())
-    }
-
     /// Makes slots, diallers and the list of known neighbours those of the configuration.
-    fn keep_links(&mut self) {
+    pub(super) fn keep_links(&mut self) {
         let mut known = BTreeMap::new();
         for link in &self.config.links {
             let id = self.ids.id(&link.peer).expect("ids know every link of the configuration");
@@ -632,7 +609,7 @@ pub(super) fn unix_millis() -> u64 {
 
 /// What the node is told. A program that has the ends of its channels itself takes any number of them at
 /// every service, whatever address the configuration has for it.
-fn node_config(config: &Config, ids: &LinkIds, own_ends: bool) -> NodeConfig {
+pub(super) fn node_config(config: &Config, ids: &LinkIds, own_ends: bool) -> NodeConfig {
     let mut node = config.node_config_after(ids);
     if own_ends {
         node.services.iter_mut().for_each(|service| service.kind = ServiceKind::Deliver);

@@ -30,6 +30,7 @@ mod latency;
 mod measuring;
 mod neighbours;
 mod opens;
+mod relink;
 pub(crate) mod runtime;
 pub mod store;
 mod views;
