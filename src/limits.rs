@@ -336,6 +336,8 @@ pub const WAITING_PER_ASKER: usize = 64;
 pub const SHORT_LINKS_MAX: usize = 24;
 /// Channels named as those that have a link's room.
 pub const HOLDERS_SHOWN: usize = 4;
+/// Reasons of drops that a peer tells of a channel: more than there are.
+pub const DROPS_TOLD_MAX: usize = 64;
 /// Paths that a request tries before it is answered: each refusal names another link.
 pub const OPEN_TRIES: usize = 8;
 /// Channels that a daemon asks for again by itself (`open --keep`).

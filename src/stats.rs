@@ -161,6 +161,20 @@ pub struct Books {
 }
 
 impl Books {
+    /// Adds those of other frames of the same channel.
+    pub fn add(&mut self, other: Self) {
+        self.entered += other.entered;
+        self.received += other.received;
+        self.sent += other.sent;
+        self.delivered += other.delivered;
+        for (reason, frames) in other.dropped {
+            match self.dropped.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, sum)) => *sum += frames,
+                None => self.dropped.push((reason, frames)),
+            }
+        }
+    }
+
     /// Frames that came and have not gone. Zero when nothing moves; anything else is a frame that was
     /// counted twice or not at all.
     pub fn in_flight(&self) -> i64 {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::api::dto::{EventLine, Received};
+use crate::api::dto::{EventLine, Received, Story};
 use crate::config::ServiceAddress;
 use crate::daemon::connection::{Connection, SendQueue};
 use crate::daemon::control::{Control, Slot};
@@ -19,7 +19,7 @@ use crate::daemon::excess::Meter;
 use crate::daemon::views;
 use crate::engine::{Command, EndSpec, EntrySpec, LinkSpec, Target};
 use crate::proto::{self, Action, Answer, DataLink, Entry, Event, Input, Side};
-use crate::stats::ChannelStats;
+use crate::stats::{Books, ChannelStats};
 use crate::types::{
     Bandwidth, ChannelId, Label, LinkId, PeerName, RequestId, ServiceName, WorkerId,
 };
@@ -57,9 +57,25 @@ pub(crate) struct Channels {
 
 #[derive(Default)]
 pub(crate) struct ChannelHere {
+    /// At an end all that enters and leaves there; at a relay the frames from who asked for the channel.
     pub(crate) stats: Arc<ChannelStats>,
+    /// At a relay: the frames from the service.
+    pub(crate) back: Option<Arc<ChannelStats>>,
     pub(crate) end: Option<End>,
     labels: usize,
+}
+
+impl ChannelHere {
+    pub(crate) fn all_stats(&self) -> impl Iterator<Item = &Arc<ChannelStats>> {
+        std::iter::once(&self.stats).chain(&self.back)
+    }
+
+    /// Both directions together.
+    pub(crate) fn books(&self) -> Books {
+        let mut books = self.stats.books();
+        self.back.iter().for_each(|back| books.add(back.books()));
+        books
+    }
 }
 
 /// The local end of a channel.
@@ -72,6 +88,8 @@ pub(crate) struct End {
     /// What was promised to who sends here, once there was a path.
     pub(super) rate: Option<Bandwidth>,
     pub(crate) meter: Meter,
+    /// How its channel got to its path, if it was asked for here.
+    pub(super) story: Option<Box<Story>>,
 }
 
 impl Channels {
@@ -90,8 +108,13 @@ impl Channels {
         ends.filter_map(|(id, here)| Some((id, here.end.as_mut()?, &*here.stats)))
     }
 
-    fn stats(&mut self, channel: &ChannelId) -> Arc<ChannelStats> {
-        Arc::clone(&self.here.entry(channel.clone()).or_default().stats)
+    /// Where frames of this direction are counted.
+    fn stats(&mut self, channel: &ChannelId, back: bool) -> Arc<ChannelStats> {
+        let here = self.here.entry(channel.clone()).or_default();
+        match back && here.end.is_none() {
+            true => Arc::clone(here.back.get_or_insert_default()),
+            false => Arc::clone(&here.stats),
+        }
     }
 
     fn add_label(&mut self, label: Label, channel: &ChannelId) {
@@ -120,6 +143,19 @@ impl Channels {
         }
         if let Some(end) = self.here.get_mut(channel).and_then(|here| here.end.as_mut()) {
             end.worker = worker;
+        }
+    }
+
+    /// How a channel that was asked for here got to its path.
+    pub(super) fn story(&mut self, channel: &ChannelId) -> Option<&mut Story> {
+        let end = self.here.get_mut(channel)?.end.as_mut()?;
+        Some(&mut **end.story.get_or_insert_default())
+    }
+
+    fn moves(&mut self, channel: &ChannelId, why: &str) {
+        if let Some(story) = self.story(channel) {
+            story.moves += 1;
+            story.moved_because = Some(why.to_owned());
         }
     }
 
@@ -169,15 +205,16 @@ impl Control {
                     self.send_train(link, train, header_bytes);
                 }
                 Action::CountTrain { link, number } => self.count_train(link, number),
+                Action::ReadHop { question } => self.read_hop(question),
                 Action::CloseEnd { channel } => {
                     if let Some(end) = self.channels.remove_end(&channel) {
                         self.command(end.worker, Command::RemoveEnd(channel));
                     }
                 }
                 Action::SetEntry { channel, to } => self.apply_entry(channel, to),
-                Action::AddLabel { channel, label, from, to, rate, hop } => {
+                Action::AddLabel { channel, label, from, to, rate, hop, back } => {
                     self.channels.add_label(label, &channel);
-                    let stats = self.channels.stats(&channel);
+                    let stats = self.channels.stats(&channel, back);
                     let to = target(to, channel);
                     let command = Command::AddLabel { label, from, to, rate, hop, stats };
                     self.command(label.worker(), command);
@@ -288,12 +325,12 @@ impl Control {
                 self.plan_of(service)?.bind()?
             }
         };
-        let stats = self.channels.stats(channel);
+        let stats = self.channels.stats(channel, false);
         let (listen, deliver) = new.addresses();
         let shape = matches!(&new, NewEnd::Socket { plan, .. } if plan.shape);
         let (rate, meter) = (None, Meter::new(self.now()));
         let here = self.channels.here.entry(channel.clone()).or_default();
-        here.end = Some(End { worker, listen, deliver, shape, rate, meter });
+        here.end = Some(End { worker, listen, deliver, shape, rate, meter, story: None });
         self.channels.sockets += u64::from(listen.is_some());
         self.look_at_entries_soon();
         self.unsettled = true;
@@ -354,6 +391,9 @@ impl Control {
         }
         if !self.watchers.is_empty() {
             self.tell_watchers(&self.event_line(event));
+        }
+        if let Event::ChannelMoving { channel, why } = event {
+            self.channels.moves(channel, why);
         }
         let (channel, line) = match event {
             Event::StreamFinished { channel, frames } => {

@@ -32,6 +32,7 @@ pub(crate) enum Asking {
     CloseKept(Answers),
     Fit(Answers),
     Course(Answers),
+    Survey(Answers, ChannelId),
     /// `close`, `finish`, `services`, `verify`, `recompute`.
     Plain(Answers),
     /// A signal has nobody to tell.
@@ -52,6 +53,7 @@ impl Asking {
             Self::Open(opener) => opener.answers.failed(kind, message),
             Self::Fit(answers)
             | Self::Course(answers)
+            | Self::Survey(answers, _)
             | Self::Plain(answers)
             | Self::CloseKept(answers)
             | Self::Leave(Some(answers)) => answers.failed(kind, message),
@@ -86,6 +88,10 @@ impl Control {
             dto::Request::Watch { channel, seconds } => {
                 self.watch(client, &channel, seconds, answers);
             }
+            dto::Request::Survey { channel } => match self.channel_of(&channel) {
+                Ok(channel) => self.survey(channel, answers),
+                Err(message) => answers.failed(FailureKind::Failed, message),
+            },
             dto::Request::RelayTimes => answers.ok(&self.relay_times()),
             dto::Request::Ledger => answers.ok(&self.ledger()),
             dto::Request::Verify => {
@@ -169,6 +175,12 @@ impl Control {
                 answers.ok(&views::courses(collected));
             }
             (Asking::Course(answers), Answer::Rejected(rejection)) => refuse(&answers, &rejection),
+            (Asking::Survey(answers, channel), Answer::Hops(hops)) => {
+                self.surveyed(&channel, hops, &answers);
+            }
+            (Asking::Survey(answers, _), Answer::Rejected(rejection)) => {
+                refuse(&answers, &rejection)
+            }
             (Asking::Leave(answers), answer) => {
                 if let (Some(answers), Answer::Left) = (answers, answer) {
                     answers.ok(&());
@@ -191,8 +203,15 @@ impl Control {
             (Asking::Plain(answers), Answer::Closed | Answer::Finished | Answer::Left) => {
                 answers.ok(&());
             }
-            (Asking::Plain(_), Answer::Open(_) | Answer::Fit(_))
-            | (Asking::Open(_) | Asking::Kept | Asking::Fit(_) | Asking::Course(_), _) => {
+            (Asking::Plain(_), Answer::Open(_) | Answer::Fit(_) | Answer::Hops(_))
+            | (
+                Asking::Open(_)
+                | Asking::Kept
+                | Asking::Fit(_)
+                | Asking::Course(_)
+                | Asking::Survey(..),
+                _,
+            ) => {
                 unreachable!("the node answers each request in its own kind")
             }
         }
@@ -249,7 +268,7 @@ impl Control {
             let channel = self.channels.of(&view.id);
             let end = channel.and_then(|channel| channel.end.as_ref());
             let here = Here {
-                stats: channel.map(|channel| &*channel.stats),
+                channel,
                 listen: end.and_then(|end| end.listen),
                 deliver: end.and_then(|end| end.deliver),
                 offered: end.and_then(|end| end.meter.offered()),
@@ -264,7 +283,7 @@ impl Control {
     }
 
     fn ledger(&self) -> dto::LedgerReply {
-        let channels = self.channels.all().map(|(id, here)| views::ledger_row(id, &here.stats));
+        let channels = self.channels.all().map(|(id, here)| views::ledger_row(id, here.books()));
         let workers = self.engine.workers().iter();
         let workers = workers.map(|worker| views::ledger_worker(worker.port, &worker.stats));
         let mut reply = dto::LedgerReply {

@@ -25,7 +25,7 @@ use crate::types::{ChannelId, PeerName, Time};
 /// A client that watches a channel.
 pub(crate) struct ChannelWatch {
     channel: ChannelId,
-    /// One for each worker.
+    /// One for each worker and block of counters.
     full: Vec<Arc<FullHistogram>>,
     pub(super) until: Time,
     /// Dropping it closes the client's connection.
@@ -63,13 +63,16 @@ impl Control {
 
     fn counted(&self, channel: &str) -> Result<(ChannelId, &'static str, OneWayReading), String> {
         let (id, stats) = self.stats_of(channel)?;
-        Ok((id, "log2", stats.one_way.read()))
+        let mut sum = OneWayReading::default();
+        stats.iter().for_each(|stats| sum.merge(&stats.one_way.read()));
+        Ok((id, "log2", sum))
     }
 
-    fn stats_of(&self, channel: &str) -> Result<(ChannelId, Arc<ChannelStats>), String> {
+    /// One block of counters at an end, one for each direction at a relay.
+    fn stats_of(&self, channel: &str) -> Result<(ChannelId, Vec<Arc<ChannelStats>>), String> {
         let id = self.channel_of(channel)?;
         match self.channels.of(&id) {
-            Some(here) => Ok((id, Arc::clone(&here.stats))),
+            Some(here) => Ok((id, here.all_stats().map(Arc::clone).collect())),
             None => Err(format!("no channel {channel} ends here or crosses this peer")),
         }
     }
@@ -94,6 +97,10 @@ impl Control {
             sum
         });
         HopTimes { peer: self.config.name.clone(), from: from.clone(), inside_ns: inside }
+    }
+
+    pub(super) fn inside_from(&self, from: &PeerName) -> Distribution {
+        self.hop_times(from).inside_ns
     }
 
     pub(super) fn relay_times(&self) -> RelayTimes {
@@ -146,11 +153,13 @@ impl Control {
             Err(message) => return answers.failed(FailureKind::Failed, message),
         };
         let made = RefCell::new(Vec::new());
-        self.broadcast(|| {
-            let full = Arc::<FullHistogram>::default();
-            made.borrow_mut().push(Arc::clone(&full));
-            Command::Watch { watch: client, stats: Arc::clone(&stats), full }
-        });
+        for stats in &stats {
+            self.broadcast(|| {
+                let full = Arc::<FullHistogram>::default();
+                made.borrow_mut().push(Arc::clone(&full));
+                Command::Watch { watch: client, stats: Arc::clone(stats), full }
+            });
+        }
         let until = self.now() + time + limits::WATCH_TAIL;
         tracing::debug!(%channel, client, seconds, "watch begins");
         let full = made.into_inner();

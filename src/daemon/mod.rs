@@ -33,6 +33,7 @@ mod opens;
 mod relink;
 pub(crate) mod runtime;
 pub mod store;
+mod survey;
 mod views;
 
 use std::io;

@@ -130,6 +130,9 @@ impl Control {
         let listen = here.and_then(|end| end.listen);
         let neighbour = opened.path.get(1).and_then(|peer| self.neighbour_address(peer));
         let reply = views::open_reply(opened, opener.asked.bandwidth_bps, listen, neighbour);
+        if let Some(story) = self.channels.story(&channel) {
+            (story.refused, story.waited_ms) = (reply.refused.clone(), reply.waited_ms);
+        }
         if opener.asked.keep {
             let named = self.node.channels().into_iter().find(|view| view.id == channel);
             let name = named.map(|view| view.name);

@@ -12,6 +12,7 @@ use crate::api::dto::{
     MeasureTrain, MeasureWay, OpenReply, PeerRow, QueueRow, RefusedPath, ServiceRow, ShortRow,
     TreeReply, VerifyReply,
 };
+use crate::daemon::actions::ChannelHere;
 use crate::limits;
 use crate::proto::graph::{Counters, Refusal};
 use crate::proto::measure::{Limit, Point};
@@ -24,7 +25,7 @@ use crate::proto::{
 };
 use crate::sim::check;
 use crate::stats::histogram::Reading;
-use crate::stats::{ChannelStats, DropReason, WorkerStats};
+use crate::stats::{Books, DropReason, WorkerStats};
 use crate::types::{Bandwidth, ChannelId, EdgeKey, PeerName, Reject, Time};
 use crate::wire::control::ServiceInfo;
 use crate::wire::course::{Course, Step};
@@ -168,7 +169,7 @@ pub(crate) fn service_row(info: ServiceInfo) -> ServiceRow {
 
 /// What the daemon adds to a channel's view: its counters and, at an end, its local addresses.
 pub(crate) struct Here<'a> {
-    pub(crate) stats: Option<&'a ChannelStats>,
+    pub(crate) channel: Option<&'a ChannelHere>,
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) deliver: Option<SocketAddr>,
     pub(crate) offered: Option<Bandwidth>,
@@ -180,22 +181,13 @@ pub(crate) struct Here<'a> {
 }
 
 pub(crate) fn channel_row(view: ChannelView, here: &Here<'_>) -> ChannelRow {
-    let count = |counter: fn(&ChannelStats) -> u64| here.stats.map_or(0, counter);
-    let rx_frames = match view.side {
-        Some(_) => count(|stats| load(&stats.delivered)),
-        None => count(|stats| load(&stats.received)),
-    };
+    let books = here.channel.map(ChannelHere::books).unwrap_or_default();
     ChannelRow {
         id: view.id.to_string(),
         name: view.name,
         peer: view.peer,
         service: view.service,
-        role: match view.side {
-            Some(Side::Source) => "source",
-            Some(Side::Service) => "service",
-            None => "relay",
-        }
-        .to_owned(),
+        role: channel_role(view.side).to_owned(),
         state: view.state.as_str().to_owned(),
         path: view.path,
         standby: view.standby,
@@ -206,13 +198,22 @@ pub(crate) fn channel_row(view: ChannelView, here: &Here<'_>) -> ChannelRow {
         max_payload_bytes: view.max_payload,
         listen: here.listen,
         deliver: here.deliver,
-        tx_frames: count(|stats| load(&stats.sent)),
-        rx_frames,
-        dropped: drops(here.stats.map(ChannelStats::drops).unwrap_or_default()),
+        tx_frames: books.sent,
+        rx_frames: if view.side.is_some() { books.delivered } else { books.received },
+        dropped: drops(books.dropped),
         offered_bps: here.offered,
         entry_bps: here.promised,
         shape: here.shape,
         keep: here.keep,
+    }
+}
+
+/// What a peer is to a channel.
+pub(crate) fn channel_role(side: Option<Side>) -> &'static str {
+    match side {
+        Some(Side::Source) => "source",
+        Some(Side::Service) => "service",
+        None => "relay",
     }
 }
 
@@ -547,8 +548,7 @@ pub(crate) fn log_event(event: &Event) {
     }
 }
 
-pub(crate) fn ledger_row(id: &ChannelId, stats: &ChannelStats) -> LedgerRow {
-    let books = stats.books();
+pub(crate) fn ledger_row(id: &ChannelId, books: Books) -> LedgerRow {
     LedgerRow {
         id: id.to_string(),
         entered: books.entered,

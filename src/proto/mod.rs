@@ -33,6 +33,7 @@ pub mod query;
 pub mod reservation;
 pub mod session;
 pub mod start;
+pub mod survey;
 pub mod view;
 pub mod wave;
 mod ways;
@@ -44,9 +45,10 @@ use crate::types::{
     Bandwidth, ChannelId, EdgeKey, Incarnation, Label, LinkId, PeerName, PublicKey, Reject,
     RequestId, ServiceName, SessionId, WorkerId,
 };
-use crate::wire::control::{LinkInfo, Message, ServiceInfo};
+use crate::wire::control::{LinkInfo, Message, Routed, ServiceInfo};
 use crate::wire::course::Course;
 use crate::wire::heartbeat::HeartbeatKey;
+use crate::wire::hop::HopFacts;
 use crate::wire::measure::{Arrived, Train};
 
 /// What a `Node` is told about its own peer; a reload hands it a new one.
@@ -152,6 +154,11 @@ pub enum Input {
         sent: measure::Sent,
         rtt: Option<Duration>,
     },
+    /// Answer to [`Action::ReadHop`]: nothing if the channel is not here any more.
+    HopRead {
+        question: Box<Routed>,
+        facts: Option<Box<HopFacts>>,
+    },
     /// Answer to [`Action::CountTrain`].
     TrainCounted {
         link: LinkId,
@@ -187,6 +194,10 @@ pub enum Request {
     CollectLinks {
         /// And what each did in the last computation.
         course: bool,
+    },
+    /// What every peer on the path of this channel knows of it.
+    Survey {
+        channel: ChannelId,
     },
     /// What the link to this neighbour carries.
     Measure(MeasureRequest),
@@ -265,6 +276,8 @@ pub enum Answer {
     Services(Vec<ServiceInfo>),
     Links(Collected),
     Recomputing(SessionId),
+    /// In the order of the path.
+    Hops(Vec<Hop>),
     Measured(Box<Measured>),
     Left,
 }
@@ -277,6 +290,14 @@ pub struct Opened {
     pub width: Bandwidth,
     pub max_payload: u16,
     pub explanation: Box<Explanation>,
+}
+
+/// A peer on the path of a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    pub peer: PeerName,
+    /// Or why there are none.
+    pub facts: Result<HopFacts, String>,
 }
 
 /// What a link carried.
@@ -454,9 +475,15 @@ pub enum Action {
         rate: Bandwidth,
         /// Links these frames have crossed when they are here, at least 1.
         hop: u8,
+        /// They come from the service, not from who asked for the channel.
+        back: bool,
     },
     RemoveLabel {
         label: Label,
+    },
+    /// Another peer on the path asks what is known of its channel here. Answered by [`Input::HopRead`].
+    ReadHop {
+        question: Box<Routed>,
     },
     /// A channel goes over to another worker: these labels, and its end if it has one here.
     MoveChannel {

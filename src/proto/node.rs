@@ -21,6 +21,7 @@ use super::measure::{Facts, Measurements};
 use super::overlay::Overlay;
 use super::query::{Here, Queries};
 use super::session::{Counters, LinkFacts, Sessions};
+use super::survey::Surveys;
 use super::view::LinkState;
 use super::ways::Ways;
 use super::{
@@ -29,9 +30,10 @@ use super::{
 };
 use crate::limits;
 use crate::types::{
-    Bandwidth, Incarnation, Label, LinkId, PeerName, Reject, RequestId, SessionId, Time, WorkerId,
+    Bandwidth, ChannelId, Incarnation, Label, LinkId, PeerName, Reject, RequestId, SessionId, Time,
+    WorkerId,
 };
-use crate::wire::control::{Hello, LinkInfo, Message, ServiceInfo};
+use crate::wire::control::{Hello, LinkInfo, Message, RoutedBody, ServiceInfo};
 use crate::wire::course::Course;
 use crate::wire::heartbeat::HeartbeatKey;
 
@@ -63,6 +65,7 @@ pub struct Node {
     links: BTreeMap<LinkId, Link>,
     sessions: Sessions,
     queries: Queries,
+    surveys: Surveys,
     channels: Channels,
     measurements: Measurements,
     leaving: Leaving,
@@ -84,6 +87,7 @@ impl Node {
             boot,
             sessions: Sessions::new(name.clone(), identity.clone(), fork(&mut rng), now),
             queries: Queries::new(fork(&mut rng)),
+            surveys: Surveys::new(apart(&rng)),
             channels: Channels::new(
                 name.clone(),
                 boot,
@@ -135,6 +139,9 @@ impl Node {
             Input::TrainCounted { link, number, arrived, rtt } => {
                 self.measurements.train_counted(now, link, number, arrived, rtt, out);
             }
+            Input::HopRead { question, facts } => {
+                self.surveys.read(&question, facts.map(|facts| *facts), &myself!(self), out);
+            }
             Input::Receiving { service, on } => self.channels.receiving(now, &service, on, out),
         }
         self.settle(now, out);
@@ -165,6 +172,7 @@ impl Node {
             leave,
             sessions,
             self.queries.poll_timeout(),
+            self.surveys.poll_timeout(),
             self.channels.poll_timeout(),
             self.measurements.poll_timeout(),
         ]
@@ -194,6 +202,7 @@ impl Node {
             }
         }
         self.queries.handle_timeout(now, &myself!(self), out);
+        self.surveys.handle_timeout(now, out);
         let ways = ways!(self);
         self.channels.handle_timeout(now, &ways, out);
         self.measurements.handle_timeout(now, out);
@@ -321,7 +330,16 @@ impl Node {
             | Message::Commit { .. } => self.sessions.handle(now, id, message, out),
             Message::Routed(routed) => {
                 let from = link.config().peer.clone();
-                let result = self.queries.handle(now, &from, routed, &myself!(self), out);
+                let here = myself!(self);
+                let result = match routed.body {
+                    RoutedBody::AskHop(_) | RoutedBody::Hop(_) => {
+                        self.surveys.handle(&from, routed, &here, out)
+                    }
+                    RoutedBody::Unanswered(_) if self.surveys.waits_for(routed.id) => {
+                        self.surveys.handle(&from, routed, &here, out)
+                    }
+                    _ => self.queries.handle(now, &from, routed, &here, out),
+                };
                 result.map_err(|why| Misconduct { link: id, why })
             }
             Message::Reserve(_)
@@ -398,6 +416,7 @@ impl Node {
             }
             Request::Recompute => Answer::Recomputing(self.sessions.recompute(now, out)),
             Request::Services { peer } => return self.ask_services(now, id, &peer, out),
+            Request::Survey { channel } => return self.survey(now, id, &channel, out),
             Request::Measure(wanted) => return self.ask_measure(now, id, &wanted, out),
             Request::CollectLinks { course } => {
                 return self.queries.collect(now, id, course, &myself!(self), out);
@@ -484,6 +503,11 @@ impl Node {
             Answer::Rejected(Rejection::new(Reject::NoSuchPeer, detail))
         };
         out.push(Action::Answer { id, answer });
+    }
+
+    fn survey(&mut self, now: Time, id: RequestId, channel: &ChannelId, out: &mut Vec<Action>) {
+        let path = self.channels.path_of(channel).unwrap_or_default();
+        self.surveys.ask(now, id, channel, &path, &myself!(self), out);
     }
 
     /// Asks the channels that cross this peer to move, and departs when they have or at that time.
@@ -706,6 +730,22 @@ impl Here for Myself<'_> {
     fn course(&self) -> Option<Course> {
         self.sessions.course().map(|(course, _)| course)
     }
+
+    fn speaks(&self, link: LinkId, version: u16) -> bool {
+        let up = self.links.get(&link).and_then(Link::established);
+        up.is_some_and(|up| up.version >= version)
+    }
+
+    fn is_on_path(&self, channel: &ChannelId, peer: &PeerName) -> bool {
+        self.channels.path_of(channel).is_some_and(|path| path.contains(peer))
+    }
+}
+
+/// One that takes no draw from `rng`: machines that came later must not change the runs of old seeds.
+fn apart(rng: &ChaCha20Rng) -> ChaCha20Rng {
+    let mut apart = rng.clone();
+    apart.set_stream(1);
+    apart
 }
 
 /// A generator of its own for a machine, so that machines do not disturb each other's draws.

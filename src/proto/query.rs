@@ -13,7 +13,7 @@ use rand_core::Rng;
 
 use super::{Action, Answer, Collected, Rejection, Timer};
 use crate::limits;
-use crate::types::{LinkId, PeerName, Reject, RequestId, Time};
+use crate::types::{ChannelId, LinkId, PeerName, Reject, RequestId, Time};
 use crate::wire::control::{LinkInfo, Message, Routed, RoutedBody, ServiceInfo};
 use crate::wire::course::Course;
 
@@ -22,11 +22,15 @@ pub trait Here {
     fn name(&self) -> &PeerName;
     /// The link to this neighbour, if it is up.
     fn link_to(&self, neighbour: &PeerName) -> Option<LinkId>;
+    /// Is the control version on the link at least this?
+    fn speaks(&self, link: LinkId, version: u16) -> bool;
     fn services(&self) -> Vec<ServiceInfo>;
     /// Own links that are up, and which are branches of the committed tree.
     fn links(&self) -> Vec<LinkInfo>;
     /// What this peer did in its session.
     fn course(&self) -> Option<Course>;
+    /// Does the channel end here or cross this peer, and `peer` too?
+    fn is_on_path(&self, channel: &ChannelId, peer: &PeerName) -> bool;
 }
 
 /// A question of ours that is under way.
@@ -253,7 +257,9 @@ impl Queries {
             | RoutedBody::Links { .. }
             | RoutedBody::Unanswered(_)
             | RoutedBody::AskServices
-            | RoutedBody::AskLinks { .. } => {}
+            | RoutedBody::AskLinks { .. }
+            | RoutedBody::AskHop(_)
+            | RoutedBody::Hop(_) => {}
         }
     }
 
@@ -354,14 +360,29 @@ impl Walk {
 
 /// Towards the next peer of the path. A question that cannot go on is answered; an answer that
 /// cannot is lost, and the asker's deadline tells it.
-fn pass_on(mut routed: Routed, question: bool, here: &impl Here, out: &mut Vec<Action>) {
+pub(super) fn pass_on(mut routed: Routed, question: bool, here: &impl Here, out: &mut Vec<Action>) {
     let next = &routed.path[usize::from(routed.position) + 1];
-    if let Some(link) = here.link_to(next) {
-        routed.position += 1;
-        out.push(Action::Send { link, message: Message::Routed(routed) });
-    } else if question {
-        let why = format!("{} has no link to {next} that is up", here.name());
-        reply(&routed, RoutedBody::Unanswered(why), here, out);
+    match way_to(next, &routed.body, here) {
+        Ok(link) => {
+            routed.position += 1;
+            out.push(Action::Send { link, message: Message::Routed(routed) });
+        }
+        Err(why) if question => reply(&routed, RoutedBody::Unanswered(why), here, out),
+        Err(_) => {}
+    }
+}
+
+/// The link to a neighbour that is up and whose other end understands this.
+pub(super) fn way_to(
+    next: &PeerName,
+    body: &RoutedBody,
+    here: &impl Here,
+) -> Result<LinkId, String> {
+    let link = here.link_to(next);
+    let link = link.ok_or_else(|| format!("{} has no link to {next} that is up", here.name()))?;
+    match here.speaks(link, body.version()) {
+        true => Ok(link),
+        false => Err(format!("{next} runs an older version, which cannot tell")),
     }
 }
 
@@ -392,10 +413,10 @@ fn nth<T: Clone>(items: &[T], piece: usize, size: usize) -> Vec<T> {
 }
 
 /// Back to the asker, over the peers that the question came by.
-fn reply(routed: &Routed, body: RoutedBody, here: &impl Here, out: &mut Vec<Action>) {
+pub(super) fn reply(routed: &Routed, body: RoutedBody, here: &impl Here, out: &mut Vec<Action>) {
     let mut path = routed.path[..=usize::from(routed.position)].to_vec();
     path.reverse();
-    if let Some(link) = here.link_to(&path[1]) {
+    if let Ok(link) = way_to(&path[1], &body, here) {
         let message = Message::Routed(Routed { id: routed.id, path, position: 1, body });
         out.push(Action::Send { link, message });
     }
@@ -430,6 +451,14 @@ mod tests {
         fn link_to(&self, neighbour: &PeerName) -> Option<LinkId> {
             let at = self.up.iter().position(|peer| peer == neighbour)?;
             Some(LinkId(u16::try_from(at).unwrap()))
+        }
+
+        fn speaks(&self, _: LinkId, version: u16) -> bool {
+            version <= self.version
+        }
+
+        fn is_on_path(&self, channel: &ChannelId, _: &PeerName) -> bool {
+            channel.source == self.up[0]
         }
 
         fn services(&self) -> Vec<ServiceInfo> {

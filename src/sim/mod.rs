@@ -608,6 +608,12 @@ impl Sim {
                     self.send_train(at, link, train, header_bytes);
                 }
                 Action::CountTrain { link, number } => self.count_train(at, link, number),
+                // Frames are judged one by one here, and not counted.
+                Action::ReadHop { question } => {
+                    let (now, life) = (self.now, self.peers[at].life);
+                    let input = Input::HopRead { question, facts: Some(Box::default()) };
+                    self.push(now, Happening::Told { peer: at, life, input });
+                }
                 Action::Answer { id, answer } => {
                     self.judge_answer(at, id, &answer);
                     self.answered(at, id, &answer);
@@ -676,6 +682,7 @@ impl Sim {
             | Answer::Finished
             | Answer::Services(_)
             | Answer::Links(_)
+            | Answer::Hops(_)
             | Answer::Recomputing(_)
             | Answer::Measured(_)
             | Answer::Fit(_) => {}

@@ -375,7 +375,8 @@ pub struct Watches {
 
 impl Default for Watches {
     fn default() -> Self {
-        Self { list: Vec::with_capacity(WATCHES_MAX) }
+        // A relay counts the two directions of a channel apart.
+        Self { list: Vec::with_capacity(2 * WATCHES_MAX) }
     }
 }
 

@@ -15,16 +15,17 @@ use super::codec::{Reader, Writer};
 use super::course::Course;
 use super::facts::Gossip;
 use super::heartbeat::HeartbeatKey;
+use super::hop::HopFacts;
 use super::measure::Measure;
 use super::queue::Queue;
 use crate::limits;
 use crate::types::{
-    Bandwidth, EdgeKey, Incarnation, Label, PeerName, PublicKey, Reject, ServiceName, SessionId,
-    TxId,
+    Bandwidth, ChannelId, EdgeKey, Incarnation, Label, PeerName, PublicKey, Reject, ServiceName,
+    SessionId, TxId,
 };
 
 /// Control versions this build speaks: (lowest, highest).
-pub const VERSIONS: (u16, u16) = (1, 4);
+pub const VERSIONS: (u16, u16) = (1, 5);
 /// First version with facts about the overlay, and with channels that move before they break.
 pub const FACTS_VERSION: u16 = 3;
 
@@ -203,6 +204,23 @@ pub enum RoutedBody {
     },
     /// A peer on the way, or the asked one, cannot answer; the text says why.
     Unanswered(String),
+    /// "What do you know of this channel that crosses us both?" Since version 5, as its answer.
+    AskHop(ChannelId),
+    Hop(Box<HopFacts>),
+}
+
+impl RoutedBody {
+    /// First control version that has it.
+    pub fn version(&self) -> u16 {
+        match self {
+            Self::AskHop(_) | Self::Hop(_) => super::hop::VERSION,
+            Self::AskServices
+            | Self::Services(_)
+            | Self::AskLinks { .. }
+            | Self::Links { .. }
+            | Self::Unanswered(_) => VERSIONS.0,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -311,6 +329,8 @@ mod kind {
     pub(super) const ASK_LINKS: u16 = 50;
     pub(super) const LINKS: u16 = 51;
     pub(super) const UNANSWERED: u16 = 52;
+    pub(super) const ASK_HOP: u16 = 53;
+    pub(super) const HOP: u16 = 54;
 }
 
 /// Tags of optional fields, per message.
@@ -460,7 +480,7 @@ fn parse_body(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
         kind::FINISH => Message::Finish { tx: r.tx("finish tx")?, frames: r.u64("finish frames")? },
         kind::FINISH_ACK => Message::FinishAck { tx: r.tx("finish tx")? },
         kind::MOVE => Message::Move { tx: r.tx("move tx")?, at: r.peer("move peer")? },
-        kind::ASK_SERVICES..=kind::UNANSWERED => parse_routed(kind, r)?,
+        kind::ASK_SERVICES..=kind::HOP => parse_routed(kind, r)?,
         _ => return parse_elsewhere(kind, r),
     })
 }
@@ -713,6 +733,14 @@ fn emit_routed(w: &mut Writer, routed: &Routed) {
             head(w, kind::UNANSWERED);
             w.text(why);
         }
+        RoutedBody::AskHop(channel) => {
+            head(w, kind::ASK_HOP);
+            w.channel(channel);
+        }
+        RoutedBody::Hop(facts) => {
+            head(w, kind::HOP);
+            facts.emit(w);
+        }
     }
 }
 
@@ -744,6 +772,8 @@ fn parse_routed(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
             RoutedBody::Links { links, last, course }
         }
         kind::UNANSWERED => RoutedBody::Unanswered(r.text("unanswered")?),
+        kind::ASK_HOP => RoutedBody::AskHop(r.channel("channel")?),
+        kind::HOP => RoutedBody::Hop(Box::new(HopFacts::parse(r)?)),
         _ => return Err(ParseError::new("message type", 0)),
     };
     Ok(Message::Routed(Routed { id, path, position, body }))

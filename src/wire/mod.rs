@@ -16,6 +16,7 @@ pub mod course;
 pub mod facts;
 pub mod frame;
 pub mod heartbeat;
+pub mod hop;
 pub mod measure;
 pub mod queue;
 

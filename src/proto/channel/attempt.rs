@@ -103,7 +103,8 @@ impl Channels {
         })?;
         let worker = self.balance.worker(&Key::Source(source.id.clone()));
         let leg = self.leg(link, worker);
-        out.push(add_label(&tx, leg, Target::Local, source.rate_back, hops(&path)));
+        let rate_back = (source.rate_back, true);
+        out.push(add_label(&tx, leg, Target::Local, rate_back, hops(&path)));
         let wait_ms = u32::try_from(until.since(now).as_millis()).unwrap_or(u32::MAX);
         let reserve = Reserve {
             tx,

@@ -463,6 +463,16 @@ impl Channels {
         views
     }
 
+    /// The path on which this peer keeps bandwidth for a channel, or did last.
+    pub fn path_of(&self, channel: &ChannelId) -> Option<Vec<PeerName>> {
+        let source = self.sources.get(channel).map(Source::view);
+        let served = || self.served.get(channel).map(Served::view);
+        let relays = self.relays.range(TxId { channel: channel.clone(), attempt: 0 }..);
+        let relay = || relays.take_while(|(tx, _)| tx.channel == *channel).last();
+        let view = source.or_else(served).or_else(|| relay().map(|(_, relay)| relay.view()))?;
+        Some(view.path)
+    }
+
     /// How many [`Channels::views`] has.
     pub fn channels(&self) -> usize {
         self.sources.len() + self.served.len() + self.relays.len()

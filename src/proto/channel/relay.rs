@@ -252,7 +252,7 @@ impl Channels {
         };
         let to = Target::Hop { link, label: reserve.back_label, port: reserve.back_port };
         let hop = hops(&relay.path) - relay.hop;
-        out.push(add_label(&relay.tx, relay.next, to, reserve.rate_back, hop));
+        out.push(add_label(&relay.tx, relay.next, to, (reserve.rate_back, true), hop));
         reserve.position += 1;
         reserve.deadline_ms = shortened(reserve.deadline_ms);
         reserve.max_payload = relay.max_payload;
@@ -284,7 +284,7 @@ impl Channels {
         relay.accepted = true;
         relay.max_payload = relay.max_payload.min(accept.max_payload);
         let to = Target::Hop { link, label: accept.label, port: accept.port };
-        out.push(add_label(&relay.tx, relay.prev, to, relay.rate, relay.hop));
+        out.push(add_label(&relay.tx, relay.prev, to, (relay.rate, false), relay.hop));
         let accept = Accept {
             tx: relay.tx.clone(),
             label: relay.prev.label,
@@ -431,9 +431,16 @@ impl Channels {
     }
 }
 
-pub(super) fn add_label(tx: &TxId, leg: Leg, to: Target, rate: Bandwidth, hop: u8) -> Action {
+/// The rate of a direction, and whether it is the way back.
+pub(super) fn add_label(
+    tx: &TxId,
+    leg: Leg,
+    to: Target,
+    (rate, back): (Bandwidth, bool),
+    hop: u8,
+) -> Action {
     let Leg { link, label } = leg;
-    Action::AddLabel { channel: tx.channel.clone(), label, from: link, to, rate, hop }
+    Action::AddLabel { channel: tx.channel.clone(), label, from: link, to, rate, hop, back }
 }
 
 /// Links between the two ends of a path.

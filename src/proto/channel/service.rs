@@ -460,7 +460,8 @@ impl Channels {
         let max_payload = reserve.max_payload.min(neighbour.max_payload);
         let worker = self.balance.worker(&Key::Served(served.id().clone()));
         let leg = self.leg(link, worker);
-        out.push(add_label(&tx, leg, Target::Local, served.rate, hops(&reserve.path)));
+        let rate = (served.rate, false);
+        out.push(add_label(&tx, leg, Target::Local, rate, hops(&reserve.path)));
         let back = (reserve.back_label, reserve.back_port);
         let standby = reserve.manner == Manner::Standby;
         let taken = Taken { tx: tx.clone(), leg, path: reserve.path, max_payload, back, standby };

@@ -193,6 +193,7 @@ fn a_relay_holds_both_directions_and_asks_the_next_hop() {
                 to,
                 rate: bps(10),
                 hop: 1,
+                back: true,
             },
             send(NEXT, Message::Reserve(onward)),
         ]
@@ -218,6 +219,7 @@ fn an_accept_tells_each_hop_the_next_label_and_the_smallest_width() {
                 to,
                 rate: bps(40),
                 hop: 1,
+                back: false,
             },
             send(PREV, Message::Accept(accepted)),
         ]
@@ -483,7 +485,8 @@ fn source_reserving() -> (Channels, Label) {
         ..reserve(1, 1, 1)
     };
     let to = Target::Local;
-    let add = Action::AddLabel { channel: id, label, from: NEXT, to, rate: bps(10), hop: 2 };
+    let add =
+        Action::AddLabel { channel: id, label, from: NEXT, to, rate: bps(10), hop: 2, back: true };
     assert_eq!(out, [add, send(NEXT, Message::Reserve(expected))]);
     (source, label)
 }
@@ -982,6 +985,7 @@ fn attached(attempt: u32, label: Label) -> [Action; 4] {
             to: Target::Local,
             rate: bps(40),
             hop: 2,
+            back: false,
         },
         Action::SetEntry { channel: channel.clone(), to: Some(entry) },
         send(PREV, Message::Accept(accept)),

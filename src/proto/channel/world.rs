@@ -589,7 +589,7 @@ impl World {
                     None => host.entries.remove(&channel),
                 };
             }
-            Action::AddLabel { channel, label, from, to, rate, hop } => {
+            Action::AddLabel { channel, label, from, to, rate, hop, back: _ } => {
                 touch(&channel);
                 let known = Known { channel, from, to, rate, hop };
                 assert!(host.labels.insert(label, known).is_none(), "a22");
@@ -618,6 +618,7 @@ impl World {
             | Action::LinkDown { .. }
             | Action::CountProbes { .. }
             | Action::SendTrain { .. }
+            | Action::ReadHop { .. }
             | Action::CountTrain { .. } => {
                 panic!("channels do not touch links: {action:?}");
             }

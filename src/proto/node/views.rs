@@ -99,6 +99,11 @@ impl Node {
         self.channels.channels()
     }
 
+    /// The path on which this peer keeps bandwidth for a channel.
+    pub fn path_of(&self, channel: &ChannelId) -> Option<Vec<PeerName>> {
+        self.channels.path_of(channel)
+    }
+
     /// Channels with this name that end here.
     pub fn ends_named(&self, name: &str) -> Vec<ChannelId> {
         self.channels.ends_named(name)
