@@ -30,6 +30,8 @@ pub enum Request {
     Channels,
     /// The ledger of frames: [`LedgerReply`].
     Ledger,
+    /// What the control lane counted: [`StatisticsReply`].
+    Statistics,
     Services {
         peer: PeerName,
     },
@@ -644,6 +646,65 @@ pub struct MeasureTrain {
     pub arrived_bps: Option<Bandwidth>,
     /// The longer one that confirms a rate.
     pub long: bool,
+}
+
+/// What the control lane of a peer has counted since its start. Counts never go back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatisticsReply {
+    pub peer: PeerName,
+    pub uptime_ms: u64,
+    pub recoveries: Recoveries,
+    pub answers: Answers,
+    pub sessions: SessionCounts,
+    /// Control messages of neighbours and to them, by kind.
+    pub messages_received: BTreeMap<String, u64>,
+    pub messages_sent: BTreeMap<String, u64>,
+}
+
+/// Of channels that end at this peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recoveries {
+    /// They had no path for a while, or went over to one that stood by.
+    pub moved: u64,
+    /// Those of them that went over at once.
+    pub protected: u64,
+    /// They moved while their path still carried: no gap.
+    pub seamless: u64,
+    /// No other path was found in time: they were closed.
+    pub broken: u64,
+    /// Times without a path of those that `moved`.
+    pub gap_us: Distribution,
+}
+
+/// To requests of this peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answers {
+    pub open: u64,
+    /// Those that had to stand in line for room, whatever became of them.
+    pub queued: u64,
+    /// By reason.
+    pub rejected: BTreeMap<String, u64>,
+    /// How long those stood in line that are open now.
+    pub waited_ms: Distribution,
+}
+
+/// Tree computations as this peer saw them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionCounts {
+    /// Begun by this peer.
+    pub started: u64,
+    /// It took part.
+    pub adopted: u64,
+    /// It took the tree into use.
+    pub committed: u64,
+    /// Messages of older sessions that were dropped.
+    pub stale: u64,
+    /// Calls to a session that were refused, and that had to wait because their peer is too fast.
+    pub refused: u64,
+    pub coalesced: u64,
+    /// Sessions that were not over in time, and trees that were complete and wrong: 0 if all is well.
+    pub watchdog: u64,
+    pub alarms: u64,
 }
 
 /// Lines of `receive`.

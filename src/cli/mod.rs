@@ -9,6 +9,7 @@
 //! | [`course`] | `tree --course` |
 //! | [`latency`] | `latency` |
 //! | [`ledger`] | `channels --ledger` |
+//! | [`statistics`] | `statistics` |
 //! | [`link`] | `link add`, `link remove` |
 //! | [`open`] | `open`, `close`, `reload`, `recompute`, `leave` |
 //! | [`send`], [`recv`] | `send`, `recv` |
@@ -40,6 +41,7 @@ mod reorder;
 mod screen;
 mod send;
 mod setup;
+mod statistics;
 mod table;
 mod traffic;
 mod values;
@@ -132,6 +134,8 @@ enum Command {
     Graph(GraphArgs),
     /// Show how the daemon is doing
     Status(Target),
+    /// Show what was counted: recoveries and their gaps, answers, computations, messages
+    Statistics(Target),
     /// List the services of a peer
     Services(ServicesArgs),
     /// Check the tree against an independent computation
@@ -513,6 +517,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Tree(args) => read::tree(&args.target),
         Command::Graph(args) => graph::graph(&args),
         Command::Status(target) => read::status(&target),
+        Command::Statistics(target) => statistics::statistics(&target),
         Command::Services(args) => read::services(args),
         Command::Verify(target) => read::verify(&target),
         Command::Events(target) => read::events(&target),

@@ -88,6 +88,7 @@ impl Control {
             }
             dto::Request::RelayTimes => answers.ok(&self.relay_times()),
             dto::Request::Ledger => answers.ok(&self.ledger()),
+            dto::Request::Statistics => answers.ok(&self.statistics()),
             dto::Request::Verify => {
                 self.ask(Asking::Plain(answers), Request::CollectLinks { course: false });
             }
@@ -153,6 +154,9 @@ impl Control {
     /// The node's one answer to a request.
     pub(super) fn answer(&mut self, id: RequestId, answer: Answer) {
         let Some(asking) = self.asking.remove(&id) else { return };
+        if matches!(asking, Asking::Open { .. }) {
+            self.counters.answered(&answer);
+        }
         match (asking, answer) {
             (Asking::Open { answers, rate, .. }, Answer::Open(opened)) => {
                 let here = self.channels.of(&opened.channel).and_then(|here| here.end.as_ref());
@@ -401,6 +405,11 @@ impl Control {
         for service in gone {
             self.feed(Input::Receiving { service, on: false });
         }
+    }
+
+    fn statistics(&self) -> dto::StatisticsReply {
+        let (peer, uptime_ms) = (self.config.name.clone(), self.now().0 / 1_000);
+        self.counters.reply(peer, uptime_ms, self.node.counters())
     }
 
     // --- The computation ---

@@ -37,6 +37,7 @@ use crate::config::{Config, LinkIds};
 use crate::daemon::actions::{Channels, Later};
 use crate::daemon::asks::{Asking, Receiver};
 use crate::daemon::connection::{Arrival, Connection};
+use crate::daemon::counters::Counters;
 use crate::daemon::identity::Identity;
 use crate::daemon::lane::Lane;
 use crate::daemon::latency::ChannelWatch;
@@ -87,6 +88,7 @@ pub(crate) struct Control {
     pub(super) watches: BTreeMap<u64, ChannelWatch>,
     /// When the entries of channels are looked at next, if there are any.
     pub(super) entry_look: Option<Time>,
+    pub(super) counters: Counters,
     /// From the reading of a message until it was handled and what follows was sent.
     pub(super) inside: InsideHistogram,
     /// When the messages of this turn had been read.
@@ -184,6 +186,7 @@ impl Control {
             watchers: BTreeMap::new(),
             watches: BTreeMap::new(),
             entry_look: None,
+            counters: Counters::default(),
             inside: inside_histogram(),
             read: Vec::with_capacity(ARRIVALS_PER_TURN),
             later: VecDeque::new(),
@@ -474,6 +477,7 @@ impl Control {
         match arrival {
             Arrival::Message { link, number, message, read } if self.is_current(link, number) => {
                 self.read.push(read);
+                self.counters.received(&message);
                 self.feed(Input::Message { link, message });
             }
             Arrival::Ended { link, number, why } if self.is_current(link, number) => {

@@ -19,6 +19,7 @@ mod addresses;
 mod asks;
 pub(crate) mod connection;
 pub(crate) mod control;
+mod counters;
 mod ends;
 mod excess;
 pub(crate) mod handshake;

@@ -17,6 +17,7 @@ pub mod facts;
 pub mod frame;
 pub mod heartbeat;
 pub mod measure;
+mod names;
 pub mod queue;
 
 /// What could not be read, and at which byte.
