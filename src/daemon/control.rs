@@ -41,6 +41,7 @@ use crate::daemon::identity::Identity;
 use crate::daemon::lane::Lane;
 use crate::daemon::latency::ChannelWatch;
 use crate::daemon::neighbours::{Dial, Neighbours};
+use crate::daemon::notify::Manager;
 use crate::daemon::views;
 use crate::engine::probes::ProbeCounts;
 use crate::engine::{self, DataPlane, LinkSpec, Silence};
@@ -98,6 +99,8 @@ pub(crate) struct Control {
     pub(super) inputs: VecDeque<Input>,
     pub(super) stage: Stage,
     pub(super) neighbours: Rc<Neighbours>,
+    /// Whoever started this process and wants to know how it fares.
+    pub(super) manager: Manager,
     ids: LinkIds,
     connections: u64,
     requests: u64,
@@ -192,6 +195,7 @@ impl Control {
             stage: Stage::Running,
             ids,
             neighbours,
+            manager: Manager::of_environment(),
             connections: 0,
             requests: 0,
             closing: Vec::new(),
@@ -208,6 +212,7 @@ impl Control {
     ) -> Result<(), String> {
         let event_fd = watch_readable(self.engine.event_fd())
             .map_err(|error| format!("cannot watch the engine: {error}"))?;
+        self.manager.ready();
         loop {
             let wake = self.wake();
             tokio::select! {
@@ -236,6 +241,7 @@ impl Control {
             }
             self.settle(&event_fd).await;
             self.record_inside();
+            self.tell_manager();
             if let Stage::Ended(result) = &self.stage {
                 let result = result.clone();
                 self.stop(clients).await;
@@ -273,10 +279,13 @@ impl Control {
 
     fn told(&mut self, told: &Told) {
         match (told, &self.stage) {
-            (Told::Reload, _) => match self.reload() {
-                Ok(()) => {}
-                Err(why) => tracing::error!(why, "reload refused; the old configuration stays"),
-            },
+            (Told::Reload, _) => {
+                self.manager.reloading();
+                if let Err(why) = self.reload() {
+                    tracing::error!(why, "reload refused; the old configuration stays");
+                }
+                self.manager.ready();
+            }
             (Told::Stop, Stage::Running) => self.leave(None, limits::LEAVE_TIMEOUT),
             (Told::Stop, Stage::Leaving(_)) if !self.node.is_gone() => {
                 tracing::warn!("told to stop again; leaving at once");
@@ -295,6 +304,8 @@ impl Control {
         let relayed = self.node.channels().iter().filter(|view| view.side.is_none()).count();
         tracing::info!(relayed, ?timeout, "leaving");
         let until = self.now() + timeout + limits::LEAVE_MAX;
+        // Leaving, and then as long again for the neighbours to read it.
+        self.manager.stopping(timeout + 2 * limits::LEAVE_MAX);
         self.stage = match self.stage {
             Stage::Leaving(before) => Stage::Leaving(before.min(until)),
             Stage::Running | Stage::Ended(_) => Stage::Leaving(until),
@@ -473,7 +484,8 @@ impl Control {
             Stage::Leaving(until) => Some(until),
             Stage::Running | Stage::Ended(_) => None,
         };
-        node.into_iter().chain(watch).chain(leaving).chain(self.entry_look).min()
+        let manager = self.manager.due();
+        node.into_iter().chain(watch).chain(leaving).chain(self.entry_look).chain(manager).min()
     }
 
     fn timed_out(&mut self) {

@@ -27,6 +27,7 @@ mod lane;
 mod latency;
 mod measuring;
 mod neighbours;
+mod notify;
 pub(crate) mod runtime;
 pub mod store;
 mod views;
