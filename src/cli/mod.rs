@@ -54,7 +54,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::api::dto::PathChoice;
 use crate::config::values::address;
@@ -80,6 +80,11 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }
+}
+
+/// The whole command line as its parser has it, for pages that are made from it.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 #[derive(Debug, Parser)]

@@ -31,6 +31,7 @@ mod lane;
 mod latency;
 mod measuring;
 mod neighbours;
+mod notify;
 mod opens;
 mod relink;
 pub(crate) mod runtime;
