@@ -5,12 +5,15 @@
 //! I/O here (and writing them in [`init`]); no clock, no sockets.
 //!
 //! Files: `document` tables and values with their places, `file` the keys and their rules, [`values`]
-//! addresses and durations, `error` the one line a person gets, [`init`] `spanway init`.
+//! addresses and durations, `error` the one line a person gets, [`init`] `spanway init`, [`schema`] the
+//! keys for other programs, [`settings`] what holds and why.
 
 mod document;
 mod error;
 mod file;
 pub mod init;
+pub mod schema;
+pub mod settings;
 pub mod values;
 
 use std::collections::BTreeMap;
