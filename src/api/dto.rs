@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::types::{Bandwidth, PeerName, Reject, ServiceName};
 
@@ -29,6 +30,8 @@ pub enum Request {
         peer: PeerName,
     },
     Open(Open),
+    /// The same; if it stands in line, a line with its [`QueueRow`] comes before that of the [`OpenReply`].
+    OpenTold(Open),
     /// Requests of this peer that wait for room: [`QueueRow`]s.
     Queue,
     /// Now, later or never: [`FitReply`]. Reserves nothing.
@@ -78,7 +81,7 @@ pub enum Request {
     },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Open {
     pub peer: PeerName,
@@ -88,8 +91,10 @@ pub struct Open {
     pub bandwidth_back_bps: Option<Bandwidth>,
     pub name: Option<ServiceName>,
     /// Missing: a free port on loopback.
+    #[schema(value_type = Option<String>)]
     pub listen: Option<SocketAddr>,
     /// Missing: to the last local sender.
+    #[schema(value_type = Option<String>)]
     pub deliver: Option<SocketAddr>,
     /// Who besides loopback may send to `listen`, as `ADDRESS/BITS`.
     pub from: Option<String>,
@@ -112,14 +117,14 @@ pub struct Open {
 
 /// Which paths may be tried (A13): `"tree"`, `"widest"`, `"tree-then-widest"`, or every peer behind the
 /// asker in order, the destination last.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum PathChoice {
     Named(NamedPath),
     Given(Vec<PeerName>),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NamedPath {
     Tree,
@@ -133,7 +138,7 @@ impl Default for PathChoice {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WouldFit {
     pub peer: PeerName,
@@ -159,6 +164,9 @@ pub struct Failure {
     pub kind: FailureKind,
     /// What is wrong and what to do.
     pub message: String,
+    /// Why the overlay said no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reject>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,17 +176,20 @@ pub enum FailureKind {
     Usage,
     /// It could not be done (exit code 1).
     Failed,
+    /// Nothing here has that id or name (exit code 1).
+    Unknown,
     /// The overlay said no (exit code 3).
     Rejected,
     /// No answer in time (exit code 4).
     Timeout,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatusReply {
     pub name: PeerName,
     pub version: String,
     pub key: String,
+    #[schema(value_type = String)]
     pub listen: SocketAddr,
     pub pid: u32,
     pub uptime_ms: u64,
@@ -206,14 +217,14 @@ pub struct StatusReply {
 }
 
 /// One direction of all links of a host together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BudgetStatus {
     /// What channels may have of it.
     pub usable_bps: Bandwidth,
     pub free_bps: Bandwidth,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ControlStatus {
     /// Where the control thread may run.
     pub cpus: Vec<usize>,
@@ -225,7 +236,7 @@ pub struct ControlStatus {
     pub longest_piece_us: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WorkerStatus {
     pub port: u16,
     pub cpu: Option<usize>,
@@ -240,7 +251,7 @@ pub struct WorkerStatus {
     pub dropped: BTreeMap<String, u64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PeerRow {
     pub name: PeerName,
     /// `self`, `reachable` or `unreachable`.
@@ -249,7 +260,7 @@ pub struct PeerRow {
     pub distance: Option<u32>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LinkRow {
     pub peer: PeerName,
     /// `down`, `greeting` or `up`.
@@ -260,14 +271,14 @@ pub struct LinkRow {
     pub tree: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EdgeRow {
     pub a: PeerName,
     pub b: PeerName,
     pub capacity_bps: Bandwidth,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TreeReply {
     pub session: Option<String>,
     pub complete: bool,
@@ -277,7 +288,7 @@ pub struct TreeReply {
 }
 
 /// The overlay as this peer knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GraphReply {
     /// Sixteen hexadecimal digits, equal at peers whose pictures are.
     pub digest: String,
@@ -288,7 +299,7 @@ pub struct GraphReply {
     pub links: Vec<GraphLink>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GraphPeer {
     pub name: PeerName,
     /// Since it last said that it lives.
@@ -300,7 +311,7 @@ pub struct GraphPeer {
     pub ingress_bps: Option<Bandwidth>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GraphLink {
     pub a: PeerName,
     pub b: PeerName,
@@ -317,7 +328,7 @@ pub struct GraphLink {
 }
 
 /// What happened to facts about the overlay since this peer started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FactsStatus {
     /// Of others: new here, known already, and refused, by reason.
     pub applied: u64,
@@ -334,7 +345,7 @@ pub struct FactsStatus {
     pub summaries: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyReply {
     /// The collected branches are the maximum spanning tree of the collected links.
     pub correct: bool,
@@ -348,7 +359,7 @@ pub struct VerifyReply {
     pub contradictions: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ChannelRow {
     pub id: String,
     pub name: ServiceName,
@@ -368,7 +379,9 @@ pub struct ChannelRow {
     /// Payload rate that fits `bandwidth_bps` at 1316-byte datagrams.
     pub payload_bps: Bandwidth,
     pub max_payload_bytes: u16,
+    #[schema(value_type = Option<String>)]
     pub listen: Option<SocketAddr>,
+    #[schema(value_type = Option<String>)]
     pub deliver: Option<SocketAddr>,
     /// Frames sent to a neighbour: entered at this end, or passed on by this relay.
     pub tx_frames: u64,
@@ -390,7 +403,7 @@ pub struct ChannelRow {
 }
 
 /// A request that stands in line for room.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct QueueRow {
     pub id: String,
     pub name: ServiceName,
@@ -410,7 +423,7 @@ pub struct QueueRow {
 }
 
 /// What has not enough room at a peer: a link in one direction, or a budget of its host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ShortRow {
     pub at: PeerName,
     /// The neighbour at the other end of the link.
@@ -428,7 +441,7 @@ pub struct ShortRow {
 }
 
 /// Where every frame of this peer is: in one counter, or in flight.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LedgerReply {
     pub peer: PeerName,
     /// Nothing is missing. A daemon says so if nothing is in flight; `channels --ledger` reads again
@@ -440,7 +453,7 @@ pub struct LedgerReply {
 }
 
 /// entered + received = sent + delivered + all of dropped + in_flight.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LedgerRow {
     pub id: String,
     /// From local programs, those the kernel dropped at their socket included.
@@ -457,7 +470,7 @@ pub struct LedgerRow {
 
 /// What came to one worker's sockets, over all channels there were: arrived = frames + heartbeats +
 /// probes + all of dropped + in_flight.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LedgerWorker {
     pub port: u16,
     /// Those the kernel dropped at the worker's own socket included.
@@ -471,7 +484,7 @@ pub struct LedgerWorker {
     pub in_flight: i64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OpenReply {
     /// `open`, `queued` or `rejected`.
     pub outcome: String,
@@ -482,6 +495,7 @@ pub struct OpenReply {
     pub width_bps: Bandwidth,
     pub max_payload_bytes: u16,
     /// Where local programs send to.
+    #[schema(value_type = Option<String>)]
     pub listen: Option<SocketAddr>,
     /// Payload rate that fits the bandwidth at 1316 and 200 bytes a datagram.
     pub payload_1316_bps: Bandwidth,
@@ -493,7 +507,7 @@ pub struct OpenReply {
     pub limit: Option<LimitReply>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RefusedPath {
     pub path: Vec<PeerName>,
     /// Which hop refused, and how much was free.
@@ -501,7 +515,7 @@ pub struct RefusedPath {
 }
 
 /// What one path could carry if nothing were reserved: more is never possible in this overlay.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LimitReply {
     pub width_bps: Bandwidth,
     /// The narrowest link of that path.
@@ -510,7 +524,7 @@ pub struct LimitReply {
     pub session: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FitAnswer {
     Now,
@@ -518,7 +532,7 @@ pub enum FitAnswer {
     Never,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FitReply {
     pub answer: FitAnswer,
     /// In words, if it is not now.
@@ -532,7 +546,7 @@ pub struct FitReply {
     pub limit: Option<LimitReply>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceRow {
     pub name: ServiceName,
     /// The service speaks first.
@@ -540,7 +554,7 @@ pub struct ServiceRow {
     pub busy: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MeasureReply {
     pub peer: PeerName,
     pub took_ms: u64,
@@ -559,7 +573,7 @@ pub struct MeasureReply {
     pub warnings: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MeasureWay {
     /// The highest rate that was carried.
     pub best_bps: Option<Bandwidth>,
@@ -568,7 +582,7 @@ pub struct MeasureWay {
     pub trains: Vec<MeasureTrain>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MeasureTrain {
     /// As it was sent, in IP packets.
     pub rate_bps: Bandwidth,
@@ -601,7 +615,7 @@ pub enum Received {
 }
 
 /// A histogram. The unit is in the name of the field that has it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Distribution {
     pub count: u64,
     /// `null`, as all the others, if nothing was counted.
@@ -616,7 +630,7 @@ pub struct Distribution {
 }
 
 /// One-way times of the frames of a channel, from their entry into the overlay to this peer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Latency {
     pub channel: String,
     /// The peer that measured.
@@ -640,7 +654,7 @@ pub struct Watching {
 }
 
 /// How long things are inside this peer, and how many at a time. Cumulative since it started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RelayTimes {
     pub peer: PeerName,
     pub lanes: Vec<LaneTimes>,
@@ -650,7 +664,7 @@ pub struct RelayTimes {
     pub workers: Vec<WorkerTimes>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LaneTimes {
     /// `data`: frames, from the kernel's receive time to the hand-over of their batch to send;
     /// `control`: messages, from their arrival until they were handled and what follows was sent.
@@ -659,7 +673,7 @@ pub struct LaneTimes {
     pub inside_ns: Distribution,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HopTimes {
     /// Whose time it is.
     pub peer: PeerName,
@@ -668,7 +682,7 @@ pub struct HopTimes {
     pub inside_ns: Distribution,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WorkerTimes {
     /// Its UDP port, as in `status`.
     pub port: u16,
@@ -680,7 +694,7 @@ pub struct WorkerTimes {
     pub send_segments: Distribution,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventLine {
     pub at_ms: u64,
     /// `link_up`, `link_down`, `session_started`, `session_adopted`, `tree_committed`, `channel_open`,
@@ -698,7 +712,7 @@ pub struct EventLine {
 
 /// What a program sends into a channel above its bandwidth. Rates are IP packets of frames, but for the
 /// one that says payload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Excess {
     /// Frames dropped as `policed` since the line before, in the last second.
     pub dropped: u64,

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`setup`] | `run`, `init`, `key`, `config` |
 //! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify`, `events` |
+//! | [`page`] | `page` |
 //! | [`graph`] | `graph` |
 //! | [`latency`] | `latency` |
 //! | [`ledger`] | `channels --ledger` |
@@ -29,6 +30,7 @@ mod latency;
 mod ledger;
 mod measure;
 mod open;
+mod page;
 mod queue;
 mod read;
 mod recv;
@@ -132,6 +134,8 @@ enum Command {
     Reload(Target),
     /// Start a new computation of the tree
     Recompute(Target),
+    /// Print the address of this peer's web pages, with the token they ask for
+    Page(Target),
     /// Show what happens, as it happens
     Events(Target),
     /// Show how long frames are inside this peer, or on their way in a channel
@@ -457,6 +461,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Status(target) => read::status(&target),
         Command::Services(args) => read::services(args),
         Command::Verify(target) => read::verify(&target),
+        Command::Page(target) => page::page(&target),
         Command::Events(target) => read::events(&target),
         Command::Latency(args) => latency::latency(args),
         Command::Send(args) => send::send(args),

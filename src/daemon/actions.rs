@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::api::dto::{EventLine, Received};
 use crate::config::ServiceAddress;
+use crate::daemon::asks::Asking;
 use crate::daemon::connection::{Connection, SendQueue};
 use crate::daemon::control::{Control, Slot};
 use crate::daemon::ends::{EndPlan, NewEnd, other_files};
@@ -317,7 +318,8 @@ impl Control {
     pub(super) fn room_for_end(&self) -> Result<(), String> {
         let (files, ends) = (self.facts.files, self.channels.sockets);
         let (workers, links) = (self.engine.workers().len(), self.config.links.len());
-        if ends + other_files(workers, links) < files {
+        let web = self.config.api.is_some();
+        if ends + other_files(workers, links, web) < files {
             return Ok(());
         }
         Err(format!(
@@ -355,6 +357,9 @@ impl Control {
         if !self.watchers.is_empty() {
             self.tell_watchers(&self.event_line(event));
         }
+        if let Event::ChannelQueued { channel, .. } = event {
+            self.tell_asker(channel);
+        }
         let (channel, line) = match event {
             Event::StreamFinished { channel, frames } => {
                 (channel, Received::Finished { frames: *frames })
@@ -378,6 +383,17 @@ impl Control {
         let receiver = self.receivers.values().find(|r| r.channel.as_ref() == Some(channel));
         if let Some(receiver) = receiver {
             receiver.answers.ok(&line);
+        }
+    }
+
+    /// Who asked for a channel, that it stands in line.
+    fn tell_asker(&self, channel: &ChannelId) {
+        let waiting = self.node.waiting(self.now());
+        let Some(view) = waiting.into_iter().find(|view| view.id == *channel) else { return };
+        if let Some(Asking::Open { answers, .. }) = self.asking.get(&view.request)
+            && answers.told()
+        {
+            answers.ok(&views::queue_row(view));
         }
     }
 

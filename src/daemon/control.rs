@@ -31,7 +31,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
-use crate::api::dto::{EventLine, FailureKind};
+use crate::api::dto::EventLine;
 use crate::api::server::{Answers, Ask, Clients};
 use crate::config::{Config, LinkIds};
 use crate::daemon::actions::{Channels, Later};
@@ -375,7 +375,7 @@ impl Control {
         self.watches.clear();
         self.receivers.clear();
         for (_, asking) in std::mem::take(&mut self.asking) {
-            asking.failed(FailureKind::Failed, "the daemon stops");
+            asking.stopped();
         }
         for slot in self.links.values_mut() {
             if let Some((_, task)) = slot.dialler.take() {
@@ -578,6 +578,7 @@ impl Control {
                 ));
             }
         }
+        warnings.extend(self.config.api.iter().flat_map(views::open_api));
         let workers = self.engine.workers().iter();
         warnings.extend(workers.filter_map(|w| views::clipped_buffer(w.port, w.receive_buffer)));
         warnings
