@@ -104,9 +104,8 @@ async function ask(body) {
   try {
     answer = await post("channels", body, { wait_ms: body.wait ? 0 : DEADLINE_MS });
   } catch (error) {
-    const said = /** @type {any} */ (error).body;
-    const reply = said?.outcome ? said : said?.reply ?? said?.error?.reply ?? said?.error?.answer;
-    if (reply?.outcome) return opened(reply);
+    const reply = /** @type {any} */ (error).body?.error?.answer;
+    if (reply) return opened(reply);
     throw error;
   }
   if (answer.outcome) return opened(answer);
@@ -123,9 +122,8 @@ async function follow(id) {
   for (;;) {
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     try {
-      const found = await get(`requests/${part(id)}`);
-      const reply = found?.reply ?? found?.answer ?? found;
-      if (reply?.outcome && reply.outcome !== "queued") return say(opened(reply));
+      const { answer } = await get(`requests/${part(id)}`);
+      if (answer) return say(opened(answer));
     } catch (error) {
       if (/** @type {any} */ (error).status === 404) return undefined;
     }

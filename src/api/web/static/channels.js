@@ -12,12 +12,16 @@ import { loss, tone } from "./words.js";
 /** Channels whose latency is asked for at most, one request each time. */
 const TIMES_MAX = 12;
 const TIMES_MS = 2_000;
+/** Channels of which nothing was sent for so long are idle. */
+const IDLE_MS = 800;
 
 export const history = new History();
 /** Latency of the channels that are shown, by id. @type {Map<string, any>} */
 const times = new Map();
 /** @type {string | null} */
 let chosen = null;
+/** When channels were sent last. */
+let taken = 0;
 /** @type {((row: any | null) => void)[]} */
 const followers = [];
 
@@ -63,11 +67,18 @@ export function start() {
     columns: columns(),
   });
   on("channels", (list) => {
-    history.take(list, performance.now());
+    taken = performance.now();
+    history.take(list, taken);
     const states = list.filter((/** @type {any} */ row) => row.state !== "open").length;
     write(by("channels-note"), `${many(list.length, "channel")}${states ? `, ${count(states)} not open` : ""}`);
     tell();
   });
+  // What stays the same is not sent again: no news means that nothing flows.
+  on("status", () => setTimeout(() => {
+    if (performance.now() - taken < IDLE_MS) return;
+    history.take(rows(), performance.now());
+    tell();
+  }, IDLE_MS / 2));
   setInterval(() => void askTimes(), TIMES_MS);
 }
 

@@ -5,7 +5,7 @@ export const SAMPLES_MAX = 300;
 /** Channels whose history is kept: others begin one when they are chosen. */
 const KEPT_MAX = 200;
 /** Counters closer together than this say little about a rate. */
-const STEP_MS = 700;
+const STEP_MS = 500;
 
 /**
  * @typedef {{ at: number, in_frames: number, out_frames: number, in_bps: number | null, out_bps: number | null,
