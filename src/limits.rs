@@ -163,6 +163,13 @@ pub const EDGES_PER_PIECE: usize = 100;
 pub const REFRESH_TXS_MAX: usize = 128;
 /// Links of one piece of an answer to "which links do you have?".
 pub const LINKS_PER_PIECE: usize = 100;
+/// Steps that a peer takes down of one tree computation: some 14 levels, three steps each, and the
+/// branches of a peer with many.
+pub const COURSE_STEPS_MAX: usize = 64;
+/// Steps beside the links of one such piece: 208 bytes each at most (asserted below).
+pub const STEPS_PER_PIECE: usize = 20;
+/// Steps that are collected of all peers together: 20 each of 10,000 peers, 40 MB of JSON.
+pub const COURSES_STEPS_MAX: usize = 20 * PEERS_MAX;
 /// Bytes of a text for people inside a message.
 pub const DETAIL_BYTES_MAX: usize = 1 << 10;
 
@@ -583,5 +590,13 @@ const _: () = {
     assert!(RUNS_MAX.is_power_of_two() && RUNS_MAX <= u16::MAX as usize);
     assert!(RUN_BYTES_MAX as usize <= DATAGRAM_BYTES_MAX);
     assert!(MESSAGE_BYTES_MAX < SEND_QUEUE_BYTES_MAX);
+    // A path, links and steps in one message; names have a byte for their length.
+    assert!(
+        PATH_PEERS_MAX * (NAME_BYTES_MAX + 1)
+            + LINKS_PER_PIECE * (NAME_BYTES_MAX + 10)
+            + STEPS_PER_PIECE * (3 * (NAME_BYTES_MAX + 1) + 16)
+            + 256
+            <= MESSAGE_BYTES_MAX
+    );
     assert!(PEERS_MAX * (2 * (NAME_BYTES_MAX + 1) + 8) + (128 << 10) <= SEND_QUEUE_BYTES_MAX);
 };

@@ -418,7 +418,7 @@ fn trees(sim: &Sim) -> Vec<TreeView> {
 }
 
 fn collect(sim: &mut Sim, peer: usize) -> Collected {
-    let id = sim.request(peer, Request::CollectLinks);
+    let id = sim.request(peer, Request::CollectLinks { course: false });
     sim.run_to_rest(EVENTS_MAX).expect("it comes to rest");
     match sim.answer(id) {
         Some(Answer::Links(collected)) => collected.clone(),

@@ -20,12 +20,19 @@ pub enum Request {
     Peers,
     Links,
     Tree,
+    /// What this peer did in the last tree computation, or `all` of them: a [`Course`] by peer.
+    Computation {
+        #[serde(default)]
+        all: bool,
+    },
     /// The picture of the whole overlay: [`GraphReply`].
     Graph,
     Verify,
     Channels,
     /// The ledger of frames: [`LedgerReply`].
     Ledger,
+    /// What the control lane counted: [`StatisticsReply`].
+    Statistics,
     Services {
         peer: PeerName,
     },
@@ -73,6 +80,12 @@ pub enum Request {
         /// No higher rate is tried; missing: four times the configured capacity.
         max_bps: Option<Bandwidth>,
         duration_ms: u64,
+    },
+    /// A link more, now and after a restart: [`LinkReply`].
+    AddLink(AddLink),
+    /// A link less; the neighbour is told: [`LinkReply`].
+    RemoveLink {
+        peer: PeerName,
     },
     Recompute,
     /// Leave, once the channels that cross the peer have moved or this time is over.
@@ -151,6 +164,21 @@ pub struct WouldFit {
     pub avoid: Vec<PeerName>,
 }
 
+/// A link to a neighbour, as `[[link]]` of the configuration file has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddLink {
+    pub peer: PeerName,
+    /// Missing: only the other end can dial.
+    #[schema(value_type = Option<String>)]
+    pub address: Option<SocketAddr>,
+    /// 64 hexadecimal digits.
+    pub key: String,
+    pub capacity_bps: Bandwidth,
+    /// Missing: 1500.
+    pub mtu: Option<u16>,
+}
+
 /// The answer line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -202,6 +230,8 @@ pub struct StatusReply {
     pub workers: Vec<WorkerStatus>,
     pub session: Option<String>,
     pub tree_complete: bool,
+    /// The tree computation this peer takes part in, or that it took part in last.
+    pub computation: Option<Computation>,
     pub peers: usize,
     pub links_up: usize,
     pub links: usize,
@@ -271,6 +301,14 @@ pub struct LinkRow {
     pub tree: bool,
 }
 
+/// What became of a link that was to be added or removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LinkReply {
+    pub peer: PeerName,
+    /// `added`, `removed`, or `unchanged` if it was there already, word for word.
+    pub change: String,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EdgeRow {
     pub a: PeerName,
@@ -285,6 +323,43 @@ pub struct TreeReply {
     pub edges: Vec<EdgeRow>,
     pub parent: Option<PeerName>,
     pub next_hops: BTreeMap<PeerName, PeerName>,
+}
+
+/// A tree computation as one peer sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Computation {
+    pub session: String,
+    /// Its tree is not in use here yet.
+    pub running: bool,
+    /// Of this peer; a fragment is named by the ends of its core edge.
+    pub level: u8,
+    pub fragment: Option<[PeerName; 2]>,
+    /// Since the session began here.
+    pub since_ms: u64,
+}
+
+/// What one peer did in a tree computation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Course {
+    /// Missing, without steps, of a peer of a version that cannot tell.
+    pub session: Option<String>,
+    /// Its tree is in use there.
+    pub complete: bool,
+    pub steps: Vec<CourseStep>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CourseStep {
+    /// Since the session began at that peer.
+    pub at_us: u32,
+    /// `woke`; `chose` the edge to the neighbour, the best that leads out of the fragment; `merged`: two
+    /// fragments became one with its core here; `joined`: the own fragment is part of another one;
+    /// `absorbed` the fragment behind the neighbour; `done`.
+    pub what: String,
+    /// Of the peer behind the step.
+    pub level: u8,
+    pub fragment: Option<[PeerName; 2]>,
+    pub neighbour: Option<PeerName>,
 }
 
 /// The overlay as this peer knows it.
@@ -592,6 +667,65 @@ pub struct MeasureTrain {
     pub arrived_bps: Option<Bandwidth>,
     /// The longer one that confirms a rate.
     pub long: bool,
+}
+
+/// What the control lane of a peer has counted since its start. Counts never go back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StatisticsReply {
+    pub peer: PeerName,
+    pub uptime_ms: u64,
+    pub recoveries: Recoveries,
+    pub answers: Answers,
+    pub sessions: SessionCounts,
+    /// Control messages of neighbours and to them, by kind.
+    pub messages_received: BTreeMap<String, u64>,
+    pub messages_sent: BTreeMap<String, u64>,
+}
+
+/// Of channels that end at this peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Recoveries {
+    /// They had no path for a while, or went over to one that stood by.
+    pub moved: u64,
+    /// Those of them that went over at once.
+    pub protected: u64,
+    /// They moved while their path still carried: no gap.
+    pub seamless: u64,
+    /// No other path was found in time: they were closed.
+    pub broken: u64,
+    /// Times without a path of those that `moved`.
+    pub gap_us: Distribution,
+}
+
+/// To requests of this peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Answers {
+    pub open: u64,
+    /// Those that had to stand in line for room, whatever became of them.
+    pub queued: u64,
+    /// By reason.
+    pub rejected: BTreeMap<String, u64>,
+    /// How long those stood in line that are open now.
+    pub waited_ms: Distribution,
+}
+
+/// Tree computations as this peer saw them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SessionCounts {
+    /// Begun by this peer.
+    pub started: u64,
+    /// It took part.
+    pub adopted: u64,
+    /// It took the tree into use.
+    pub committed: u64,
+    /// Messages of older sessions that were dropped.
+    pub stale: u64,
+    /// Calls to a session that were refused, and that had to wait because their peer is too fast.
+    pub refused: u64,
+    pub coalesced: u64,
+    /// Sessions that were not over in time, and trees that were complete and wrong: 0 if all is well.
+    pub watchdog: u64,
+    pub alarms: u64,
 }
 
 /// Lines of `receive`.

@@ -7,8 +7,11 @@
 //! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify`, `events` |
 //! | [`page`] | `page` |
 //! | [`graph`] | `graph` |
+//! | [`course`] | `tree --course` |
 //! | [`latency`] | `latency` |
 //! | [`ledger`] | `channels --ledger` |
+//! | [`statistics`] | `statistics` |
+//! | [`link`] | `link add`, `link remove` |
 //! | [`open`] | `open`, `close`, `reload`, `recompute`, `leave` |
 //! | [`send`], [`recv`] | `send`, `recv` |
 //! | [`watch`] | `open --watch`, and what `send` says meanwhile |
@@ -20,6 +23,7 @@
 //! overlay.
 
 mod clock;
+mod course;
 mod demo;
 mod drawing;
 mod fit;
@@ -28,6 +32,7 @@ mod graph;
 mod interrupt;
 mod latency;
 mod ledger;
+mod link;
 mod measure;
 mod open;
 mod page;
@@ -38,6 +43,7 @@ mod reorder;
 mod screen;
 mod send;
 mod setup;
+mod statistics;
 mod table;
 mod traffic;
 mod values;
@@ -51,6 +57,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::api::dto::PathChoice;
+use crate::config::values::address;
 use crate::limits;
 use crate::types::{Bandwidth, PeerName, ServiceName};
 use screen::{CliError, Fail};
@@ -118,12 +125,19 @@ enum Command {
     Peers(Target),
     /// List the links of this peer
     Links(Target),
+    /// Give this peer a link more or less, now and in its configuration file
+    Link {
+        #[command(subcommand)]
+        action: LinkAction,
+    },
     /// Draw the spanning tree
-    Tree(Target),
+    Tree(TreeArgs),
     /// Show the whole overlay as this peer knows it: every peer, every link, what is free
     Graph(GraphArgs),
     /// Show how the daemon is doing
     Status(Target),
+    /// Show what was counted: recoveries and their gaps, answers, computations, messages
+    Statistics(Target),
     /// List the services of a peer
     Services(ServicesArgs),
     /// Check the tree against an independent computation
@@ -213,6 +227,43 @@ enum ConfigAction {
     Check(Target),
     /// Print a configuration file with every key explained
     PrintDefault,
+}
+
+#[derive(Debug, Subcommand)]
+enum LinkAction {
+    /// Add a link to a neighbour; its operator must do the same there
+    Add(LinkAddArgs),
+    /// Remove a link: channels that cross it move
+    Remove {
+        /// The neighbour
+        peer: PeerName,
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  spanway link add peer-09 --key KEY --capacity 50Mbit/s --address 192.0.2.9:7000
+`spanway key` on the neighbour's host prints its KEY.")]
+struct LinkAddArgs {
+    /// The neighbour's name
+    peer: PeerName,
+    /// Its public key, 64 hexadecimal digits
+    #[arg(long)]
+    key: String,
+    /// What the link carries, each way
+    #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
+    capacity: Bandwidth,
+    /// Where it listens [default: only the neighbour dials]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
+    address: Option<SocketAddr>,
+    /// Largest IP packet that the way there carries [default: 1500]
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<u16>,
+    #[command(flatten)]
+    target: Target,
 }
 
 #[derive(Debug, Args)]
@@ -321,6 +372,15 @@ impl Rates {
         let given = self.bandwidth_back.map(|back| back.rate(self.bandwidth));
         given.or_else(|| self.one_way.then_some(Bandwidth::ZERO))
     }
+}
+
+#[derive(Debug, Args)]
+struct TreeArgs {
+    /// How the last computation went: what each peer did, step by step
+    #[arg(long)]
+    course: bool,
+    #[command(flatten)]
+    target: Target,
 }
 
 #[derive(Debug, Args)]
@@ -456,9 +516,12 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Channels(args) => read::channels(&args.target),
         Command::Peers(target) => read::peers(&target),
         Command::Links(target) => read::links(&target),
-        Command::Tree(target) => read::tree(&target),
+        Command::Link { action } => link::link(action),
+        Command::Tree(args) if args.course => course::course(&args.target),
+        Command::Tree(args) => read::tree(&args.target),
         Command::Graph(args) => graph::graph(&args),
         Command::Status(target) => read::status(&target),
+        Command::Statistics(target) => statistics::statistics(&target),
         Command::Services(args) => read::services(args),
         Command::Verify(target) => read::verify(&target),
         Command::Page(target) => page::page(&target),

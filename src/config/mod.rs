@@ -5,10 +5,12 @@
 //! I/O here (and writing them in [`init`]); no clock, no sockets.
 //!
 //! Files: `document` tables and values with their places, `file` the keys and their rules, `api` those of
-//! `[api]`, [`values`] addresses and durations, `error` the one line a person gets, [`init`] `spanway init`.
+//! `[api]`, [`values`] addresses and durations, `error` the one line a person gets, [`edit`] links put into a
+//! file and taken out, [`init`] `spanway init`.
 
 mod api;
 mod document;
+pub mod edit;
 mod error;
 mod file;
 pub mod init;
@@ -141,6 +143,11 @@ impl Default for ControlSection {
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(path, &Self::read(path)?)
+    }
+
+    /// The text of a file, whatever it says.
+    pub fn read(path: &Path) -> Result<String, ConfigError> {
         let unreadable = |error: std::io::Error| {
             ConfigError::of_file(path, "", format!("cannot be read: {error}"))
         };
@@ -151,16 +158,14 @@ impl Config {
             let text = format!("is larger than {} bytes", limits::CONFIG_BYTES_MAX);
             return Err(ConfigError::of_file(path, "", text));
         }
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => Self::parse(path, text),
-            Err(error) => {
-                let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-                Err(ConfigError {
-                    position: Some(error::position(&valid, valid.len())),
-                    ..ConfigError::of_file(path, "", "is not UTF-8: save the file as UTF-8 text")
-                })
+        String::from_utf8(bytes).map_err(|error| {
+            let valid = error.utf8_error().valid_up_to();
+            let valid = String::from_utf8_lossy(&error.as_bytes()[..valid]);
+            ConfigError {
+                position: Some(error::position(&valid, valid.len())),
+                ..ConfigError::of_file(path, "", "is not UTF-8: save the file as UTF-8 text")
             }
-        }
+        })
     }
 
     /// Checks the text of `file`; relative paths in it are joined to that file's folder.

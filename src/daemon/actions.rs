@@ -232,6 +232,7 @@ impl Control {
         let connection = self.links.get(&link).and_then(|slot| slot.connection.as_ref());
         let Some(connection) = connection else { return };
         let (number, queue) = (connection.number, connection.queue());
+        self.counters.sent(message);
         self.later(Later::Send { link, number, queue, message: message.emit() });
     }
 
@@ -349,6 +350,7 @@ impl Control {
     /// To the log, to those who watch, and to the `recv` whose channel it is.
     fn tell_event(&mut self, event: &Event) {
         views::log_event(event);
+        self.counters.event(event);
         if let (Event::StreamFinished { channel, frames }, Some(ends)) =
             (event, self.engine.own_ends())
         {

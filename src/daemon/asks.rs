@@ -3,8 +3,11 @@
 //! An extension of [`Control`]. Questions about this daemon are answered at once; those that involve
 //! other peers become a request of the node and wait in `asking` for its one answer.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+use serde::Serialize;
 
 use crate::api::dto::{self, ControlStatus, FailureKind, Received, StatusReply, WorkerStatus};
 use crate::api::server::{Answers, Ask, What};
@@ -29,6 +32,7 @@ pub(crate) enum Asking {
         rate: Bandwidth,
     },
     Fit(Answers),
+    Course(Answers),
     /// `close`, `finish`, `services`, `verify`, `recompute`.
     Plain(Answers),
     /// A signal has nobody to tell.
@@ -51,6 +55,7 @@ impl Asking {
         match self {
             Self::Open { answers, .. }
             | Self::Fit(answers)
+            | Self::Course(answers)
             | Self::Plain(answers)
             | Self::Leave(Some(answers)) => answers.refused(failure),
             Self::Leave(None) => {}
@@ -86,7 +91,14 @@ impl Control {
             }
             dto::Request::RelayTimes => answers.ok(&self.relay_times()),
             dto::Request::Ledger => answers.ok(&self.ledger()),
-            dto::Request::Verify => self.ask(Asking::Plain(answers), Request::CollectLinks),
+            dto::Request::Statistics => answers.ok(&self.statistics()),
+            dto::Request::Verify => {
+                self.ask(Asking::Plain(answers), Request::CollectLinks { course: false });
+            }
+            dto::Request::Computation { all: false } => answers.ok(&self.course()),
+            dto::Request::Computation { all: true } => {
+                self.ask(Asking::Course(answers), Request::CollectLinks { course: true });
+            }
             dto::Request::Services { peer } => {
                 self.ask(Asking::Plain(answers), Request::Services { peer });
             }
@@ -130,6 +142,8 @@ impl Control {
                     answers.failed(FailureKind::Failed, why);
                 }
             },
+            dto::Request::AddLink(asked) => tell(&answers, self.add_link(&asked)),
+            dto::Request::RemoveLink { peer } => tell(&answers, self.remove_link(&peer)),
             dto::Request::Leave { timeout_ms } => {
                 self.leave(Some(answers), Duration::from_millis(timeout_ms));
             }
@@ -145,6 +159,9 @@ impl Control {
     /// The node's one answer to a request.
     pub(super) fn answer(&mut self, id: RequestId, answer: Answer) {
         let Some(asking) = self.asking.remove(&id) else { return };
+        if matches!(asking, Asking::Open { .. }) {
+            self.counters.answered(&answer);
+        }
         match (asking, answer) {
             (Asking::Open { answers, rate, .. }, Answer::Open(opened)) => {
                 let here = self.channels.of(&opened.channel).and_then(|here| here.end.as_ref());
@@ -162,6 +179,10 @@ impl Control {
                     None => refuse(&answers, &rejection),
                 }
             }
+            (Asking::Course(answers), Answer::Links(collected)) => {
+                answers.ok(&views::courses(collected));
+            }
+            (Asking::Course(answers), Answer::Rejected(rejection)) => refuse(&answers, &rejection),
             (Asking::Leave(answers), answer) => {
                 if let (Some(answers), Answer::Left) = (answers, answer) {
                     answers.ok(&());
@@ -185,7 +206,7 @@ impl Control {
                 answers.ok(&());
             }
             (Asking::Plain(_), Answer::Open(_) | Answer::Fit(_))
-            | (Asking::Open { .. } | Asking::Fit(_), _) => {
+            | (Asking::Open { .. } | Asking::Fit(_) | Asking::Course(_), _) => {
                 unreachable!("the node answers each request in its own kind")
             }
         }
@@ -397,6 +418,18 @@ impl Control {
         }
     }
 
+    fn statistics(&self) -> dto::StatisticsReply {
+        let (peer, uptime_ms) = (self.config.name.clone(), self.now().0 / 1_000);
+        self.counters.reply(peer, uptime_ms, self.node.counters())
+    }
+
+    // --- The computation ---
+
+    fn course(&self) -> BTreeMap<PeerName, dto::Course> {
+        let course = self.node.course().map(|(course, _)| course);
+        BTreeMap::from([(self.config.name.clone(), views::course(course))])
+    }
+
     // --- Status ---
 
     fn status(&self) -> StatusReply {
@@ -419,6 +452,7 @@ impl Control {
             workers: self.workers(),
             session: tree.session.map(|session| session.to_string()),
             tree_complete: tree.complete,
+            computation: self.node.course().map(|course| views::computation(&course, self.now())),
             peers: self.node.peers().len(),
             links_up: links.iter().filter(|link| link.state == LinkState::Up).count(),
             links: links.len(),
@@ -537,6 +571,13 @@ fn rows<View, Row>(views: Vec<View>, row: impl FnMut(View) -> Row) -> Vec<Row> {
 fn neighbour_of<'a>(path: &'a [PeerName], me: &PeerName) -> Option<&'a PeerName> {
     let at = path.iter().position(|peer| peer == me)?;
     path.get(at + 1).or_else(|| path.get(at.checked_sub(1)?))
+}
+
+fn tell<T: Serialize>(answers: &Answers, result: Result<T, (FailureKind, String)>) {
+    match result {
+        Ok(value) => answers.ok(&value),
+        Err((kind, message)) => answers.failed(kind, message),
+    }
 }
 
 fn refuse(answers: &Answers, rejection: &Rejection) {

@@ -37,6 +37,7 @@ use crate::config::{Config, LinkIds};
 use crate::daemon::actions::{Channels, Later};
 use crate::daemon::asks::{Asking, Receiver};
 use crate::daemon::connection::{Arrival, Connection};
+use crate::daemon::counters::Counters;
 use crate::daemon::identity::Identity;
 use crate::daemon::lane::Lane;
 use crate::daemon::latency::ChannelWatch;
@@ -87,6 +88,7 @@ pub(crate) struct Control {
     pub(super) watches: BTreeMap<u64, ChannelWatch>,
     /// When the entries of channels are looked at next, if there are any.
     pub(super) entry_look: Option<Time>,
+    pub(super) counters: Counters,
     /// From the reading of a message until it was handled and what follows was sent.
     pub(super) inside: InsideHistogram,
     /// When the messages of this turn had been read.
@@ -98,7 +100,7 @@ pub(crate) struct Control {
     pub(super) inputs: VecDeque<Input>,
     pub(super) stage: Stage,
     pub(super) neighbours: Rc<Neighbours>,
-    ids: LinkIds,
+    pub(super) ids: LinkIds,
     connections: u64,
     requests: u64,
     closing: Vec<JoinHandle<()>>,
@@ -184,6 +186,7 @@ impl Control {
             watchers: BTreeMap::new(),
             watches: BTreeMap::new(),
             entry_look: None,
+            counters: Counters::default(),
             inside: inside_histogram(),
             read: Vec::with_capacity(ARRIVALS_PER_TURN),
             later: VecDeque::new(),
@@ -304,31 +307,8 @@ impl Control {
         self.feed(Input::Request { id, request: Request::Leave { timeout } });
     }
 
-    /// Takes over the configuration file: all of it, or nothing and a text with the reason.
-    pub(super) fn reload(&mut self) -> Result<(), String> {
-        let config = Config::load(&self.config.file).map_err(|error| error.to_string())?;
-        self.config.reload(&config).map_err(|error| error.to_string())?;
-        let ids = self.ids.after(&config).map_err(|error| error.to_string())?;
-        let old = std::mem::replace(&mut self.config, config);
-        self.ids = ids;
-        for link in &old.links {
-            let new = self.config.links.iter().find(|new| new.peer == link.peer);
-            if new.is_none_or(|new| new.key != link.key) {
-                let link = self.ids.id(&link.peer).expect("ids only grow");
-                self.disconnect(link, "its [[link]] was changed or removed");
-            }
-        }
-        let own_ends = self.engine.own_ends().is_some();
-        let node_config = node_config(&self.config, &self.ids, own_ends);
-        self.feed(Input::Configured(node_config));
-        self.keep_links();
-        let (links, services) = (self.config.links.len(), self.config.services.len());
-        tracing::info!(links, services, "configuration reloaded");
-        Ok(())
-    }
-
     /// Makes slots, diallers and the list of known neighbours those of the configuration.
-    fn keep_links(&mut self) {
+    pub(super) fn keep_links(&mut self) {
         let mut known = BTreeMap::new();
         for link in &self.config.links {
             let id = self.ids.id(&link.peer).expect("ids know every link of the configuration");
@@ -497,6 +477,7 @@ impl Control {
         match arrival {
             Arrival::Message { link, number, message, read } if self.is_current(link, number) => {
                 self.read.push(read);
+                self.counters.received(&message);
                 self.feed(Input::Message { link, message });
             }
             Arrival::Ended { link, number, why } if self.is_current(link, number) => {
@@ -618,7 +599,7 @@ pub(super) fn unix_millis() -> u64 {
 
 /// What the node is told. A program that has the ends of its channels itself takes any number of them at
 /// every service, whatever address the configuration has for it.
-fn node_config(config: &Config, ids: &LinkIds, own_ends: bool) -> NodeConfig {
+pub(super) fn node_config(config: &Config, ids: &LinkIds, own_ends: bool) -> NodeConfig {
     let mut node = config.node_config_after(ids);
     if own_ends {
         node.services.iter_mut().for_each(|service| service.kind = ServiceKind::Deliver);

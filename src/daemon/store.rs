@@ -5,10 +5,10 @@
 //! process, so a crash leaves nothing to clean up.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::limits;
@@ -100,12 +100,24 @@ pub fn socket_path(state_dir: &Path) -> Result<PathBuf, StoreError> {
 /// Replaces the content of `path`, or leaves it as it was: a new file beside it (mode 0600) is written,
 /// synced, and renamed. One writer a path at a time; what an interrupted one left is thrown away.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, None)
+}
+
+/// The same for a file that a person wrote: it must be there and may be written, keeps its mode and, where
+/// that is allowed, its owner, and a symbolic link stays one.
+pub fn rewrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let path = fs::canonicalize(path)?;
+    let old = OpenOptions::new().write(true).open(&path)?.metadata()?;
+    replace(&path, bytes, Some(&old))
+}
+
+fn replace(path: &Path, bytes: &[u8], like: Option<&Metadata>) -> io::Result<()> {
     let temporary = temporary(path)?;
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let written = write_new(&temporary, bytes)
+    let written = write_new(&temporary, bytes, like)
         .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| sync_folder_of(path));
     if written.is_err() {
@@ -135,8 +147,13 @@ fn temporary(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(temporary))
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_new(path: &Path, bytes: &[u8], like: Option<&Metadata>) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    if let Some(old) = like {
+        // Only root may give a file away.
+        let _ = fchown(&file, Some(old.uid()), Some(old.gid()));
+        file.set_permissions(old.permissions())?;
+    }
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -219,6 +236,20 @@ mod tests {
         assert!(path.is_dir());
         assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 1);
         assert!(write_atomic(Path::new("/"), b"new").is_err());
+    }
+
+    #[test]
+    fn a_persons_file_keeps_its_mode_and_its_place() {
+        let folder = folder();
+        let (path, link) = (folder.path().join("a.toml"), folder.path().join("link.toml"));
+        fs::write(&path, b"old").expect("write");
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("chmod");
+        std::os::unix::fs::symlink(&path, &link).expect("link");
+        rewrite(&link, b"new").expect("write");
+        assert_eq!(fs::read(&path).expect("read"), b"new");
+        assert_eq!(fs::metadata(&path).expect("metadata").mode() & 0o777, 0o644);
+        assert!(link.is_symlink());
+        assert!(rewrite(&folder.path().join("none.toml"), b"new").is_err(), "there is none");
     }
 
     #[test]

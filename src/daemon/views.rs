@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::api::dto::{
-    ChannelRow, Distribution, EdgeRow, EventLine, FactsStatus, FitAnswer, FitReply, GraphLink,
-    GraphPeer, GraphReply, LedgerRow, LedgerWorker, LimitReply, LinkRow, MeasureReply,
+    self, ChannelRow, Distribution, EdgeRow, EventLine, FactsStatus, FitAnswer, FitReply,
+    GraphLink, GraphPeer, GraphReply, LedgerRow, LedgerWorker, LimitReply, LinkRow, MeasureReply,
     MeasureTrain, MeasureWay, OpenReply, PeerRow, QueueRow, RefusedPath, ServiceRow, ShortRow,
     TreeReply, VerifyReply,
 };
@@ -20,14 +20,15 @@ use crate::proto::view::{
     ChannelView, GraphLinkView, GraphPeerView, GraphView, LinkView, PeerView, TreeView, WaitingView,
 };
 use crate::proto::{
-    Event, Fit, Limit as WidthLimit, Measured, MeasuredWay, Opened, Purpose, Refused, Rejection,
-    Side,
+    Collected, Event, Fit, Limit as WidthLimit, Measured, MeasuredWay, Opened, Purpose, Refused,
+    Rejection, Side,
 };
 use crate::sim::check;
 use crate::stats::histogram::Reading;
 use crate::stats::{ChannelStats, DropReason, WorkerStats};
-use crate::types::{Bandwidth, ChannelId, EdgeKey, PeerName, Reject};
+use crate::types::{Bandwidth, ChannelId, EdgeKey, PeerName, Reject, Time};
 use crate::wire::control::ServiceInfo;
+use crate::wire::course::{Course, Step};
 use crate::wire::frame;
 use crate::wire::queue::{Scarce, Shortage};
 
@@ -63,6 +64,47 @@ pub(crate) fn tree_reply(view: TreeView) -> TreeReply {
         parent: view.parent,
         next_hops: view.next_hops.into_iter().collect(),
     }
+}
+
+/// How the computation of the last session goes.
+pub(crate) fn computation((course, since): &(Course, Time), now: Time) -> dto::Computation {
+    let last = course.steps.last();
+    dto::Computation {
+        session: course.session.to_string(),
+        running: !course.complete,
+        level: last.map_or(0, |step| step.level),
+        fragment: last.and_then(|step| step.fragment.as_ref()).map(ends),
+        since_ms: millis(now.since(*since)),
+    }
+}
+
+/// What each peer did; nothing of those that answered and cannot tell.
+pub(crate) fn courses(collected: Collected) -> BTreeMap<PeerName, dto::Course> {
+    let mut courses: BTreeMap<_, _> =
+        collected.peers.into_iter().map(|(peer, _)| (peer, course(None))).collect();
+    let told = collected.courses.into_iter();
+    courses.extend(told.map(|(peer, steps)| (peer, course(Some(steps)))));
+    courses
+}
+
+pub(crate) fn course(course: Option<Course>) -> dto::Course {
+    let Some(course) = course else { return dto::Course::default() };
+    let step = |step: Step| dto::CourseStep {
+        at_us: step.at_us,
+        what: step.what.as_str().to_owned(),
+        level: step.level,
+        fragment: step.fragment.as_ref().map(ends),
+        neighbour: step.neighbour,
+    };
+    dto::Course {
+        session: Some(course.session.to_string()),
+        complete: course.complete,
+        steps: course.steps.into_iter().map(step).collect(),
+    }
+}
+
+fn ends(edge: &EdgeKey) -> [PeerName; 2] {
+    [edge.lower.clone(), edge.higher.clone()]
 }
 
 pub(crate) fn graph_reply(view: GraphView) -> GraphReply {

@@ -184,6 +184,11 @@ impl Computation {
         self.level
     }
 
+    /// None below level 1.
+    pub fn fragment(&self) -> Option<&FragmentName> {
+        self.fragment.as_ref()
+    }
+
     /// Most messages that were deferred at the same time: at most one an edge.
     pub fn deferred_max(&self) -> usize {
         self.deferred_max

@@ -45,6 +45,7 @@ use crate::types::{
     RequestId, ServiceName, SessionId, WorkerId,
 };
 use crate::wire::control::{LinkInfo, Message, ServiceInfo};
+use crate::wire::course::Course;
 use crate::wire::heartbeat::HeartbeatKey;
 use crate::wire::measure::{Arrived, Train};
 
@@ -183,7 +184,10 @@ pub enum Request {
         peer: PeerName,
     },
     /// Links and branches of every reachable peer, from each peer itself (A10).
-    CollectLinks,
+    CollectLinks {
+        /// And what each did in the last computation.
+        course: bool,
+    },
     /// What the link to this neighbour carries.
     Measure(MeasureRequest),
     /// Start a tree computation now.
@@ -381,6 +385,8 @@ pub struct Collected {
     pub peers: Vec<(PeerName, Vec<LinkInfo>)>,
     /// Peers that somebody has a link to and that did not answer.
     pub silent: Vec<PeerName>,
+    /// Of those that were asked and know what they did.
+    pub courses: Vec<(PeerName, Course)>,
 }
 
 /// Where a frame goes from here.

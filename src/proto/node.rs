@@ -32,6 +32,7 @@ use crate::types::{
     Bandwidth, Incarnation, Label, LinkId, PeerName, Reject, RequestId, SessionId, Time, WorkerId,
 };
 use crate::wire::control::{Hello, LinkInfo, Message, ServiceInfo};
+use crate::wire::course::Course;
 use crate::wire::heartbeat::HeartbeatKey;
 
 /// What the queries may see while they are borrowed themselves.
@@ -398,8 +399,8 @@ impl Node {
             Request::Recompute => Answer::Recomputing(self.sessions.recompute(now, out)),
             Request::Services { peer } => return self.ask_services(now, id, &peer, out),
             Request::Measure(wanted) => return self.ask_measure(now, id, &wanted, out),
-            Request::CollectLinks => {
-                return self.queries.collect(now, id, &myself!(self), out);
+            Request::CollectLinks { course } => {
+                return self.queries.collect(now, id, course, &myself!(self), out);
             }
             Request::Open(request) => match self.whole(&request.choice) {
                 Ok(()) => return self.channels.open(now, id, request, &ways!(self), out),
@@ -700,6 +701,10 @@ impl Here for Myself<'_> {
             })
         };
         self.links.values().filter_map(info).collect()
+    }
+
+    fn course(&self) -> Option<Course> {
+        self.sessions.course().map(|(course, _)| course)
     }
 }
 

@@ -1,5 +1,5 @@
 //! Questions to other peers, routed along a path that the asker chose, and the walk over the whole
-//! component behind `spanway verify` (A10).
+//! component behind `spanway verify` (A10) and `spanway tree --course`.
 //!
 //! Neighbours pass a question on along its path; the last peer answers; the answer takes the path
 //! backwards. Nobody's picture of somebody else is used: the walk asks each peer once, for its own
@@ -15,6 +15,7 @@ use super::{Action, Answer, Collected, Rejection, Timer};
 use crate::limits;
 use crate::types::{LinkId, PeerName, Reject, RequestId, Time};
 use crate::wire::control::{LinkInfo, Message, Routed, RoutedBody, ServiceInfo};
+use crate::wire::course::Course;
 
 /// What this peer knows of itself; lent by [`super::node`].
 pub trait Here {
@@ -24,6 +25,8 @@ pub trait Here {
     fn services(&self) -> Vec<ServiceInfo>;
     /// Own links that are up, and which are branches of the committed tree.
     fn links(&self) -> Vec<LinkInfo>;
+    /// What this peer did in its session.
+    fn course(&self) -> Option<Course>;
 }
 
 /// A question of ours that is under way.
@@ -34,13 +37,14 @@ struct Question {
     deadline: Time,
     /// Pieces of an answer in several.
     links: Vec<LinkInfo>,
+    course: Option<Course>,
     about: About,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum About {
     Services,
-    Links,
+    Links { course: bool },
 }
 
 /// One walk over the component.
@@ -51,13 +55,17 @@ struct Walk {
     /// To be asked, nearest first.
     queue: VecDeque<(PeerName, Vec<PeerName>)>,
     asked: usize,
+    /// Each peer is asked what it did in the last computation, too.
+    course: bool,
+    /// Steps that were told.
+    steps: usize,
 }
 
 #[derive(Debug)]
 enum Found {
     /// Not answered yet, or never.
     Silent,
-    Answered(Vec<LinkInfo>),
+    Answered(Vec<LinkInfo>, Option<Course>),
 }
 
 /// All questions of one peer, and those it passes on.
@@ -94,11 +102,12 @@ impl Queries {
         }
     }
 
-    /// Asks every peer that can be reached for its own links.
+    /// Asks every peer that can be reached for its own links, and on request for its last `course`.
     pub fn collect(
         &mut self,
         now: Time,
         request: RequestId,
+        course: bool,
         here: &impl Here,
         out: &mut Vec<Action>,
     ) {
@@ -111,8 +120,11 @@ impl Queries {
             found: BTreeMap::new(),
             queue: VecDeque::new(),
             asked: 0,
+            course,
+            steps: 0,
         };
-        walk.learn(here.name().clone(), &[here.name().clone()], here.links());
+        let own = course.then(|| here.course()).flatten();
+        walk.learn(here.name().clone(), &[here.name().clone()], here.links(), own);
         self.walks.insert(request, walk);
         self.go_on(now, request, here, out);
     }
@@ -131,7 +143,7 @@ impl Queries {
         if routed.path.get(position) != Some(here.name()) || expected != Some(from) {
             return Err("a routed message that is not on its path");
         }
-        let question = matches!(routed.body, RoutedBody::AskServices | RoutedBody::AskLinks);
+        let question = matches!(routed.body, RoutedBody::AskServices | RoutedBody::AskLinks { .. });
         if position + 1 < routed.path.len() {
             pass_on(routed, question, here, out);
         } else if question {
@@ -192,12 +204,13 @@ impl Queries {
         let id = self.rng.next_u64();
         let body = match about {
             About::Services => RoutedBody::AskServices,
-            About::Links => RoutedBody::AskLinks,
+            About::Links { course } => RoutedBody::AskLinks { course },
         };
         let routed = Routed { id, path: path.clone(), position: 1, body };
         out.push(Action::Send { link, message: Message::Routed(routed) });
         let deadline = now + limits::QUERY_DEADLINE;
-        self.questions.insert(id, Question { request, path, deadline, links: Vec::new(), about });
+        let (links, course) = (Vec::new(), None);
+        self.questions.insert(id, Question { request, path, deadline, links, course, about });
         true
     }
 
@@ -213,11 +226,13 @@ impl Queries {
                 self.questions.remove(&routed.id);
                 out.push(Action::Answer { id: request, answer: Answer::Services(services) });
             }
-            RoutedBody::Links { links, last } if whole && question.about == About::Links => {
-                question.links.extend(links);
-                if question.links.len() > limits::LINKS_MAX {
+            RoutedBody::Links { links, last, course }
+                if whole && matches!(question.about, About::Links { .. }) =>
+            {
+                question.take(links, course);
+                if question.is_too_much() {
                     let question = self.questions.remove(&routed.id).expect("found just now");
-                    let why = "it names more links than a peer may have".into();
+                    let why = "it names more links or steps than a peer may have".into();
                     self.unanswered(now, &question, Reject::Unreachable, why, here, out);
                     return;
                 }
@@ -226,7 +241,7 @@ impl Queries {
                     let walk = self.walks.get_mut(&question.request).expect("walks end last");
                     walk.asked -= 1;
                     let peer = question.path.last().expect("a path has peers").clone();
-                    walk.learn(peer, &question.path, question.links);
+                    walk.learn(peer, &question.path, question.links, question.course);
                     self.go_on(now, question.request, here, out);
                 }
             }
@@ -238,7 +253,7 @@ impl Queries {
             | RoutedBody::Links { .. }
             | RoutedBody::Unanswered(_)
             | RoutedBody::AskServices
-            | RoutedBody::AskLinks => {}
+            | RoutedBody::AskLinks { .. } => {}
         }
     }
 
@@ -253,7 +268,7 @@ impl Queries {
     ) {
         match question.about {
             About::Services => out.push(rejected(question.request, reason, detail)),
-            About::Links => {
+            About::Links { .. } => {
                 let walk = self.walks.get_mut(&question.request).expect("walks end last");
                 walk.asked -= 1;
                 self.go_on(now, question.request, here, out);
@@ -267,7 +282,8 @@ impl Queries {
             && walk.asked < limits::QUESTIONS_MAX
             && let Some((_, path)) = walk.queue.pop_front()
         {
-            if self.ask(now, request, path, About::Links, here, out) {
+            let about = About::Links { course: walk.course };
+            if self.ask(now, request, path, about, here, out) {
                 self.walks.get_mut(&request).expect("it is there").asked += 1;
             }
         }
@@ -282,7 +298,10 @@ impl Queries {
         let mut collected = Collected::default();
         for (peer, found) in walk.found {
             match found {
-                Found::Answered(links) => collected.peers.push((peer, links)),
+                Found::Answered(links, course) => {
+                    collected.courses.extend(course.map(|course| (peer.clone(), course)));
+                    collected.peers.push((peer, links));
+                }
                 Found::Silent => collected.silent.push(peer),
             }
         }
@@ -290,9 +309,32 @@ impl Queries {
     }
 }
 
+impl Question {
+    /// A piece of the answer.
+    fn take(&mut self, links: Vec<LinkInfo>, course: Option<Course>) {
+        self.links.extend(links);
+        match (&mut self.course, course) {
+            (Some(begun), Some(piece)) => begun.steps.extend(piece.steps),
+            (begun @ None, piece) => *begun = piece,
+            (Some(_), None) => {}
+        }
+    }
+
+    fn is_too_much(&self) -> bool {
+        let steps = self.course.as_ref().map_or(0, |course| course.steps.len());
+        self.links.len() > limits::LINKS_MAX || steps > limits::COURSE_STEPS_MAX
+    }
+}
+
 impl Walk {
     /// `peer`, reached by `path`, named its links: whoever is new is asked next.
-    fn learn(&mut self, peer: PeerName, path: &[PeerName], links: Vec<LinkInfo>) {
+    fn learn(
+        &mut self,
+        peer: PeerName,
+        path: &[PeerName],
+        links: Vec<LinkInfo>,
+        course: Option<Course>,
+    ) {
         for info in &links {
             let full = self.found.len() >= limits::PEERS_MAX;
             if info.peer == peer || full || self.found.contains_key(&info.peer) {
@@ -304,7 +346,9 @@ impl Walk {
                 self.queue.push_back((info.peer.clone(), path));
             }
         }
-        self.found.insert(peer, Found::Answered(links));
+        self.steps += course.as_ref().map_or(0, |course| course.steps.len());
+        let course = course.filter(|_| self.course && self.steps <= limits::COURSES_STEPS_MAX);
+        self.found.insert(peer, Found::Answered(links, course));
     }
 }
 
@@ -322,18 +366,29 @@ fn pass_on(mut routed: Routed, question: bool, here: &impl Here, out: &mut Vec<A
 }
 
 fn answer(routed: &Routed, here: &impl Here, out: &mut Vec<Action>) {
-    if routed.body == RoutedBody::AskServices {
+    let RoutedBody::AskLinks { course } = routed.body else {
         reply(routed, RoutedBody::Services(here.services()), here, out);
         return;
-    }
-    let links = here.links();
-    let count = links.len().div_ceil(limits::LINKS_PER_PIECE).max(1);
-    for piece in 0..count {
-        let from = piece * limits::LINKS_PER_PIECE;
-        let to = (from + limits::LINKS_PER_PIECE).min(links.len());
-        let body = RoutedBody::Links { links: links[from..to].to_vec(), last: piece + 1 == count };
+    };
+    let (links, course) = (here.links(), course.then(|| here.course()).flatten());
+    let steps = course.as_ref().map_or(&[][..], |course| &course.steps);
+    let pieces = links.len().div_ceil(limits::LINKS_PER_PIECE);
+    let pieces = pieces.max(steps.len().div_ceil(limits::STEPS_PER_PIECE)).max(1);
+    for piece in 0..pieces {
+        let course = course.as_ref().map(|course| Course {
+            session: course.session.clone(),
+            complete: course.complete,
+            steps: nth(steps, piece, limits::STEPS_PER_PIECE),
+        });
+        let links = nth(&links, piece, limits::LINKS_PER_PIECE);
+        let body = RoutedBody::Links { links, last: piece + 1 == pieces, course };
         reply(routed, body, here, out);
     }
+}
+
+/// One piece of a list; empty behind its end.
+fn nth<T: Clone>(items: &[T], piece: usize, size: usize) -> Vec<T> {
+    items.chunks(size).nth(piece).map(<[T]>::to_vec).unwrap_or_default()
 }
 
 /// Back to the asker, over the peers that the question came by.
@@ -359,7 +414,8 @@ mod tests {
     use rand_core::SeedableRng;
 
     use super::*;
-    use crate::types::Bandwidth;
+    use crate::types::{Bandwidth, SessionId};
+    use crate::wire::course::{Step, StepKind};
 
     struct Peer {
         name: PeerName,
@@ -387,6 +443,19 @@ mod tests {
                 branch: true,
             };
             self.up.iter().map(info).collect()
+        }
+
+        fn course(&self) -> Option<Course> {
+            let step = |at_us| Step {
+                at_us,
+                what: StepKind::Woke,
+                level: 0,
+                fragment: None,
+                neighbour: None,
+            };
+            let session = SessionId { counter: 1, initiator: name("a") };
+            let most = u32::try_from(limits::COURSE_STEPS_MAX).unwrap();
+            Some(Course { session, complete: true, steps: (0..most).map(step).collect() })
         }
     }
 
@@ -422,12 +491,12 @@ mod tests {
     #[test]
     fn a_question_goes_along_its_path_and_its_answer_back() {
         let (here, mut out) = (peer("b", "a c"), Vec::new());
-        let question = routed("a b c", 1, RoutedBody::AskLinks);
+        let question = routed("a b c", 1, RoutedBody::AskLinks { course: false });
         queries().handle(T, &name("a"), question, &here, &mut out).unwrap();
-        assert_eq!(*sent(&out), routed("a b c", 2, RoutedBody::AskLinks));
+        assert_eq!(*sent(&out), routed("a b c", 2, RoutedBody::AskLinks { course: false }));
         let (last, mut answer) = (peer("c", "b"), Vec::new());
         queries().handle(T, &name("b"), sent(&out).clone(), &last, &mut answer).unwrap();
-        let body = RoutedBody::Links { links: last.links(), last: true };
+        let body = RoutedBody::Links { links: last.links(), last: true, course: None };
         assert_eq!(*sent(&answer), routed("c b a", 1, body));
     }
 
@@ -444,7 +513,7 @@ mod tests {
     fn a_routed_message_that_is_not_on_its_path_is_a_protocol_error() {
         let here = peer("b", "a c");
         for (from, position) in [("c", 1), ("a", 2), ("a", 9)] {
-            let question = routed("a b c", position, RoutedBody::AskLinks);
+            let question = routed("a b c", position, RoutedBody::AskLinks { course: false });
             let result = queries().handle(T, &name(from), question, &here, &mut Vec::new());
             assert!(result.is_err(), "{from} {position}");
         }
@@ -465,7 +534,10 @@ mod tests {
         };
         assert!(forge(id ^ 1, "c b a", 2, services()).is_empty());
         assert!(forge(id, "b a", 1, services()).is_empty());
-        assert!(forge(id, "c b a", 2, RoutedBody::Links { links: vec![], last: true }).is_empty());
+        assert!(
+            forge(id, "c b a", 2, RoutedBody::Links { links: vec![], last: true, course: None })
+                .is_empty()
+        );
         let answer = Answer::Services(Vec::new());
         assert_eq!(
             forge(id, "c b a", 2, services()),
@@ -477,12 +549,12 @@ mod tests {
     #[test]
     fn a10_a_silent_peer_is_listed_and_does_not_hold_the_walk_up() {
         let (here, mut queries, mut out) = (peer("a", "b c"), queries(), Vec::new());
-        queries.collect(T, RequestId(1), &here, &mut out);
+        queries.collect(T, RequestId(1), false, &here, &mut out);
         assert_eq!(out.len(), 2);
         queries.invariants();
         let Action::Send { message: Message::Routed(question), .. } = &out[0] else { panic!() };
         let links = peer("b", "a d").links();
-        let body = RoutedBody::Links { links: links.clone(), last: true };
+        let body = RoutedBody::Links { links: links.clone(), last: true, course: None };
         let answer = Routed { id: question.id, ..routed("b a", 1, body) };
         out.clear();
         queries.handle(T, &name("b"), answer, &here, &mut out).unwrap();
@@ -493,9 +565,42 @@ mod tests {
         let collected = Collected {
             peers: vec![(name("a"), here.links()), (name("b"), links)],
             silent: vec![name("c"), name("d")],
+            courses: Vec::new(),
         };
         let answer = Answer::Links(collected);
         assert_eq!(out, [Action::Answer { id: RequestId(1), answer }]);
         assert_eq!(queries.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a24_steps_come_in_pieces_and_an_older_peer_has_none() {
+        let (here, mut queries, mut out) = (peer("a", "b c"), queries(), Vec::new());
+        queries.collect(T, RequestId(1), true, &here, &mut out);
+        let ids = out.iter().map(|action| match action {
+            Action::Send { message: Message::Routed(asked), .. } => {
+                assert_eq!(asked.body, RoutedBody::AskLinks { course: true });
+                asked.id
+            }
+            other => panic!("{other:?}"),
+        });
+        let ids: Vec<u64> = ids.collect();
+        let (told, mut pieces) = (peer("b", "a"), Vec::new());
+        let question =
+            Routed { id: ids[0], ..routed("a b", 1, RoutedBody::AskLinks { course: true }) };
+        queries.handle(T, &name("a"), question, &told, &mut pieces).unwrap();
+        assert_eq!(pieces.len(), limits::COURSE_STEPS_MAX.div_ceil(limits::STEPS_PER_PIECE));
+        out.clear();
+        for piece in pieces {
+            let Action::Send { message: Message::Routed(piece), .. } = piece else { panic!() };
+            assert!(Message::Routed(piece.clone()).emit().len() <= limits::MESSAGE_BYTES_MAX);
+            queries.handle(T, &name("b"), piece, &here, &mut out).unwrap();
+        }
+        let body = RoutedBody::Links { links: peer("c", "a").links(), last: true, course: None };
+        let old = Routed { id: ids[1], ..routed("c a", 1, body) };
+        queries.handle(T, &name("c"), old, &here, &mut out).unwrap();
+        let [Action::Answer { answer: Answer::Links(collected), .. }] = &out[..] else { panic!() };
+        assert_eq!((collected.peers.len(), collected.silent.len()), (3, 0));
+        let course = here.course().unwrap();
+        assert_eq!(collected.courses, ["a", "b"].map(|peer| (name(peer), course.clone())));
     }
 }

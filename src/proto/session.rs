@@ -10,6 +10,7 @@
 //! its peers after that peer's last event. Nothing on the way may drop a START for good: one that must
 //! wait is kept, one that is refused costs its link, and the new connection's Hello clears it.
 
+mod course;
 mod outline;
 
 use std::cmp::Ordering;
@@ -20,6 +21,7 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
+use self::course::Steps;
 use super::ghs::Computation;
 use super::link::Misconduct;
 use super::overlay::Overlay;
@@ -30,6 +32,7 @@ use crate::limits;
 use crate::mutant::{self, Mutant};
 use crate::types::{Bandwidth, EdgeKey, Incarnation, LinkId, PeerName, PublicKey, SessionId, Time};
 use crate::wire::control::{Ghs, Message, Start};
+use crate::wire::course::Course;
 
 /// What happened so far, for `status` and tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +98,8 @@ struct Run {
     watchdog: Time,
     edges: BTreeMap<LinkId, Edge>,
     phase: Phase,
+    /// For people.
+    steps: Steps,
 }
 
 /// When the next session of our own starts, and how quickly they may follow each other (rule 8).
@@ -180,6 +185,17 @@ impl Sessions {
     pub fn frozen(&self, link: LinkId, incarnation: Incarnation) -> Option<Bandwidth> {
         let (of, key) = self.frozen.get(&link)?;
         (*of == incarnation).then_some(key.capacity)
+    }
+
+    /// What this peer did in its session so far, and when it adopted it.
+    pub fn course(&self) -> Option<(Course, Time)> {
+        let run = self.run.as_ref()?;
+        let course = Course {
+            session: run.signed.session.clone(),
+            complete: matches!(run.phase, Phase::Committed),
+            steps: run.steps.all().to_vec(),
+        };
+        Some((course, run.adopted))
     }
 
     pub fn counters(&self) -> Counters {
@@ -455,8 +471,8 @@ impl Sessions {
             edges.insert(link, Edge { peer, incarnation, capacity, key, dead: false });
         }
         let watchdog = now + self.watchdog_time();
-        self.run =
-            Some(Run { signed, adopted: now, watchdog, edges, phase: Phase::Gate(Vec::new()) });
+        let (phase, steps) = (Phase::Gate(Vec::new()), Steps::default());
+        self.run = Some(Run { signed, adopted: now, watchdog, edges, phase, steps });
         if self.links.is_empty() || mutant::on(Mutant::NoGate) {
             self.pass_gate(now, out).expect("nothing was held");
         }
@@ -528,11 +544,13 @@ impl Sessions {
         let mut computation = Computation::new(self.me.clone(), edges);
         let mut sent = Vec::new();
         computation.wake(&mut sent);
+        run.steps.woke(now.since(run.adopted));
+        run.steps.look(now.since(run.adopted), &self.me, &computation, &sent);
         let phase = std::mem::replace(&mut run.phase, Phase::Computing(computation));
         let Phase::Gate(held) = phase else { unreachable!("only a gate is passed") };
         run.send_ghs(sent, out);
         for (link, body) in held {
-            self.on_ghs(link, body, out)?;
+            self.on_ghs(now, link, body, out)?;
         }
         self.check_halt(now, out);
         Ok(())
@@ -546,7 +564,7 @@ impl Sessions {
         out: &mut Vec<Action>,
     ) -> Result<(), Misconduct> {
         if let Message::Ghs { body, .. } = message {
-            self.on_ghs(link, body, out)?;
+            self.on_ghs(now, link, body, out)?;
             self.check_halt(now, out);
             Ok(())
         } else if let Message::Members { edges, last, .. } = message {
@@ -562,7 +580,13 @@ impl Sessions {
         }
     }
 
-    fn on_ghs(&mut self, link: LinkId, body: Ghs, out: &mut Vec<Action>) -> Result<(), Misconduct> {
+    fn on_ghs(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        body: Ghs,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Misconduct> {
         let run = self.run.as_mut().expect("a session is running");
         match &mut run.phase {
             Phase::Gate(held) => {
@@ -575,6 +599,7 @@ impl Sessions {
             Phase::Computing(computation) => {
                 let mut sent = Vec::new();
                 computation.handle(link, body, &mut sent)?;
+                run.steps.look(now.since(run.adopted), &self.me, computation, &sent);
                 run.send_ghs(sent, out);
                 Ok(())
             }
@@ -617,6 +642,7 @@ impl Sessions {
         let branches: Vec<_> =
             computation.branches().map(|(link, key)| (link, key.clone())).collect();
         let mut sent = Vec::new();
+        run.steps.done(now.since(run.adopted));
         let session = run.signed.session.clone();
         let (wave, progress) = Wave::begin(session, &self.me, parent, branches, &mut sent);
         run.phase = Phase::Wave(Box::new(wave), computation);

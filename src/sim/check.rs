@@ -467,6 +467,7 @@ mod tests {
                 (name(2), vec![info(0, 10, false), info(1, 20, true)]),
             ],
             silent: vec![],
+            courses: vec![],
         }
     }
 

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::ParseError;
 use super::codec::{Reader, Writer};
+use super::course::Course;
 use super::facts::Gossip;
 use super::heartbeat::HeartbeatKey;
 use super::measure::Measure;
@@ -190,11 +191,15 @@ pub enum RoutedBody {
     AskServices,
     Services(Vec<ServiceInfo>),
     /// "Which links are up at your end, and which are branches of your tree?" (A10)
-    AskLinks,
+    AskLinks {
+        /// "And what did you do in the last computation?" A version that does not know this says nothing.
+        course: bool,
+    },
     /// In pieces; `last` marks the final one.
     Links {
         links: Vec<LinkInfo>,
         last: bool,
+        course: Option<Course>,
     },
     /// A peer on the way, or the asked one, cannot answer; the text says why.
     Unanswered(String),
@@ -314,6 +319,7 @@ mod field {
     pub(super) const OPENED: u16 = 2;
     pub(super) const FAILED: u16 = 1;
     pub(super) const TOWARDS: u16 = 1;
+    pub(super) const COURSE: u16 = 1;
 }
 
 impl Message {
@@ -685,8 +691,13 @@ fn emit_routed(w: &mut Writer, routed: &Routed) {
                 w.bool(service.busy);
             });
         }
-        RoutedBody::AskLinks => head(w, kind::ASK_LINKS),
-        RoutedBody::Links { links, last } => {
+        RoutedBody::AskLinks { course } => {
+            head(w, kind::ASK_LINKS);
+            if *course {
+                w.optional_field(field::COURSE, |_| {});
+            }
+        }
+        RoutedBody::Links { links, last, course } => {
             head(w, kind::LINKS);
             w.bool(*last);
             w.list(links, |w, link| {
@@ -694,6 +705,9 @@ fn emit_routed(w: &mut Writer, routed: &Routed) {
                 w.bandwidth(link.capacity);
                 w.bool(link.branch);
             });
+            if let Some(course) = course {
+                w.optional_field(field::COURSE, |w| course.emit(w));
+            }
         }
         RoutedBody::Unanswered(why) => {
             head(w, kind::UNANSWERED);
@@ -714,7 +728,9 @@ fn parse_routed(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
                 busy: r.bool("service busy")?,
             })
         })?),
-        kind::ASK_LINKS => RoutedBody::AskLinks,
+        kind::ASK_LINKS => RoutedBody::AskLinks {
+            course: r.optional_field(field::COURSE, "ask course", |_| Ok(()))?.is_some(),
+        },
         kind::LINKS => {
             let last = r.bool("links last")?;
             let links = r.list(limits::LINKS_PER_PIECE, "links", |r| {
@@ -724,7 +740,8 @@ fn parse_routed(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
                     branch: r.bool("link branch")?,
                 })
             })?;
-            RoutedBody::Links { links, last }
+            let course = r.optional_field(field::COURSE, "links course", Course::parse)?;
+            RoutedBody::Links { links, last, course }
         }
         kind::UNANSWERED => RoutedBody::Unanswered(r.text("unanswered")?),
         _ => return Err(ParseError::new("message type", 0)),

@@ -3,7 +3,7 @@
 //! Pure: no clock, no socket, and no heap for frames. [`frame`] is the data plane's header,
 //! [`heartbeat`] the sign of life between neighbours, [`control`] the messages of a link's TCP
 //! connection, [`queue`] those of requests that wait for room, [`measure`] what both ends say about the
-//! capacity of a link, [`facts`] what peers tell each other about the whole overlay, [`codec`] the small
+//! capacity of a link, [`course`] what a peer did in a tree computation, [`facts`] what peers tell each other about the whole overlay, [`codec`] the small
 //! reader and writer the control messages share.
 //!
 //! Versions: a frame carries the format version in its first four bits; a link agrees in Hello on one
@@ -12,10 +12,12 @@
 
 pub mod codec;
 pub mod control;
+pub mod course;
 pub mod facts;
 pub mod frame;
 pub mod heartbeat;
 pub mod measure;
+mod names;
 pub mod queue;
 
 /// What could not be read, and at which byte.

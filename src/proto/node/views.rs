@@ -9,6 +9,7 @@ use crate::proto::view::{
     ChannelView, GraphView, LinkView, PeerState, PeerView, TreeView, WaitingView,
 };
 use crate::types::{Bandwidth, ChannelId, PeerName, Time, Way};
+use crate::wire::course::Course;
 
 impl Node {
     pub fn links(&self) -> Vec<LinkView> {
@@ -75,6 +76,11 @@ impl Node {
             parent: tree.and_then(|tree| tree.parent().cloned()),
             next_hops: tree.map(|tree| tree.next_hops().map(hop).collect()).unwrap_or_default(),
         }
+    }
+
+    /// What this peer did in the session it is in, and since when it is.
+    pub fn course(&self) -> Option<(Course, Time)> {
+        self.sessions.course()
     }
 
     /// The picture of the whole overlay.

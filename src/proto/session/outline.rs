@@ -49,7 +49,7 @@ impl Sessions {
 
 impl Run {
     fn outline(&self, committed: Option<&Overlay>, into: &mut impl Hasher) {
-        let Self { signed, adopted: _, watchdog: _, edges, phase } = self;
+        let Self { signed, adopted: _, watchdog: _, edges, phase, steps: _ } = self;
         (&signed.session, edges).hash(into);
         match phase {
             Phase::Gate(held) => (0, held).hash(into),
