@@ -44,6 +44,9 @@ export function choose(id) {
   tell();
 }
 
+/** When the daemon counted what it sent last: what comes late over the network is no other rate. */
+export const clock = () => now("status")?.uptime_ms ?? 0;
+
 /** @returns {any[]} */
 const rows = () => now("channels") ?? [];
 
@@ -68,7 +71,7 @@ export function start() {
   });
   on("channels", (list) => {
     taken = performance.now();
-    history.take(list, taken);
+    history.take(list, clock());
     const states = list.filter((/** @type {any} */ row) => row.state !== "open").length;
     write(by("channels-note"), `${many(list.length, "channel")}${states ? `, ${count(states)} not open` : ""}`);
     tell();
@@ -76,7 +79,7 @@ export function start() {
   // What stays the same is not sent again: no news means that nothing flows.
   on("status", () => setTimeout(() => {
     if (performance.now() - taken < IDLE_MS) return;
-    history.take(rows(), performance.now());
+    history.take(rows(), clock());
     tell();
   }, IDLE_MS / 2));
   setInterval(() => void askTimes(), TIMES_MS);

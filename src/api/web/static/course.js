@@ -31,23 +31,42 @@ export async function start() {
 
 /** All steps in order of time, or null where the daemon keeps none. @returns {Promise<Step[] | null>} */
 async function read() {
-  let told;
+  /** @type {[string, any][]} */
+  let courses;
   try {
-    told = await get("computation");
+    courses = Object.entries(await get("computation"));
   } catch {
     return null;
   }
-  /** @type {Step[]} */
-  const steps = [];
-  for (const [peer, course] of Object.entries(told?.peers ?? told ?? {})) {
-    for (const step of /** @type {any} */ (course)?.steps ?? []) {
-      steps.push({
-        peer, at: step.at_us ?? 1000 * step.at_ms, level: step.level ?? 0, what: String(step.what ?? ""),
-        fragment: typeof step.fragment === "string" ? step.fragment : JSON.stringify(step.fragment ?? [peer]),
-      });
-    }
+  // A peer may still tell of the one before.
+  const latest = newest(courses.map(([, course]) => course.session).filter(Boolean));
+  return courses
+    .filter(([, course]) => course.session === latest)
+    .flatMap(([peer, course]) => course.steps.map((/** @type {any} */ step) => ({
+      peer, at: step.at_us, level: step.level, what: words(step),
+      // A peer without a core is a fragment of its own.
+      fragment: JSON.stringify(step.fragment ?? [peer]),
+    })))
+    .sort((one, other) => one.at - other.at);
+}
+
+/** The greatest of sessions like `12@peer`. @param {string[]} sessions */
+function newest(sessions) {
+  return sessions.sort((one, other) => parseInt(other, 10) - parseInt(one, 10) || (one < other ? 1 : -1))[0];
+}
+
+/** @param {any} step a CourseStep */
+function words(step) {
+  const other = step.neighbour ? clip(step.neighbour) : "";
+  switch (step.what) {
+    case "woke": return "woke up";
+    case "chose": return `chose the edge to ${other}, the best that leads out of its fragment`;
+    case "merged": return `two fragments became one over the edge to ${other}`;
+    case "joined": return "its fragment is part of another one now";
+    case "absorbed": return `took in the fragment behind ${other}`;
+    case "done": return "has the whole tree";
+    default: return clip(step.what);
   }
-  return steps.sort((one, other) => one.at - other.at);
 }
 
 /** Where everybody is at a time. @param {Step[]} steps @param {number} until */
@@ -68,7 +87,7 @@ function tell(at, last) {
   const fragments = new Set([...at.values()].map((piece) => piece.fragment)).size;
   const level = Math.max(0, ...[...at.values()].map((piece) => piece.level));
   write(by("course-words"), `${fragments} ${fragments === 1 ? "fragment" : "fragments"}, highest level ${level}`
-    + (last ? `. ${clip(last.peer)}: ${clip(last.what)}` : ""));
+    + (last ? `. ${clip(last.peer)} ${last.what}` : ""));
 }
 
 /** In slow motion. */

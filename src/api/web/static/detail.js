@@ -1,7 +1,7 @@
 // Everything of one channel: what was promised, what it carries, where frames are dropped, how long they
 // take, hop by hop.
 
-import { history, latency, onChosen, choose } from "./channels.js";
+import { choose, clock, history, latency, onChosen } from "./channels.js";
 import { by, clip, el, put } from "./dom.js";
 import { count, micros, path, rate } from "./format.js";
 import { histogram, lines } from "./plot.js";
@@ -97,7 +97,7 @@ function ways(times) {
 /** Samples as lists for a plot: seconds before now, then one list for each reading. @param {string} id @param {((sample: any) => number | null)[]} readings */
 function over(id, readings) {
   const samples = history.samples(id);
-  const end = performance.now();
+  const end = clock();
   return [samples.map((sample) => (sample.at - end) / 1000), ...readings.map((reading) => samples.map(reading))];
 }
 
@@ -128,7 +128,7 @@ function listDrops(place, row) {
     el("caption", { class: "unseen" }, "Frames dropped at this peer, by reason"),
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Reason"), el("th", { scope: "col", class: "number" }, "Frames"))),
     el("tbody", {}, ...drops.map(([reason, number]) => el("tr", {},
-      el("th", { scope: "row" }, el("code", {}, clip(reason)), el("p", { class: "help" }, DROPS[reason] ?? "")),
+      el("th", { scope: "row" }, el("code", {}, clip(reason)), el("p", { class: "help" }, DROPS.get(reason) ?? "")),
       el("td", { class: "number" }, count(Number(number)))))))));
 }
 
@@ -139,7 +139,7 @@ function listTimes(place, times) {
   return put(place, el("h3", {}, "Latency"), el("div", { class: "scroll" }, el("table", {},
     el("caption", { class: times.clocks_differ ? "" : "unseen" }, times.clocks_differ
       ? "The clocks of the hosts differ: one-way times are those above the least." : "Percentiles of times"),
-    el("thead", {}, el("tr", {}, ...["", "p50", "p90", "p99", "max", "frames"].map((title, at) =>
+    el("thead", {}, el("tr", {}, ...["Time", "p50", "p90", "p99", "max", "frames"].map((title, at) =>
       el("th", { scope: "col", class: at ? "number" : null }, title)))),
     el("tbody", {}, ...rows.map(({ title, way, scale }) => el("tr", {},
       el("th", { scope: "row" }, title),

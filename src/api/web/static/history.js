@@ -18,13 +18,15 @@ export class History {
   #past = new Map();
   #kept = 0;
 
-  /** @param {any[]} rows ChannelRows @param {number} at ms of a clock that does not jump */
+  /** @param {any[]} rows ChannelRows @param {number} at ms of the daemon's clock when it counted */
   take(rows, at) {
     /** @type {Map<string, Past>} */
     const next = new Map();
     let kept = 0;
     for (const row of rows) {
       const past = this.#past.get(row.id) ?? { at, row, rates: null, samples: null };
+      // The daemon has started again.
+      if (at < past.at) Object.assign(past, { at, row, samples: past.samples && [] });
       if (past.samples === null && this.#kept + kept < KEPT_MAX && !this.#past.has(row.id)) past.samples = [];
       if (at - past.at >= STEP_MS) {
         past.rates = rates(past.row, row, at, (at - past.at) / 1000);

@@ -35,7 +35,8 @@ export function table(place, plan) {
   // The roles are said because a narrow page lays the table out as a list, and browsers drop them then.
   const body = el("tbody", { role: "rowgroup" });
   const head = el("tr", { role: "row" }, ...plan.columns.map((column) =>
-    el("th", { scope: "col", role: "columnheader", class: column.number ? "number" : null }, column.title)));
+    el("th", { scope: "col", role: "columnheader", class: column.number ? "number" : null },
+      column.title || el("span", { class: "unseen" }, "Action"))));
   const search = /** @type {HTMLInputElement} */ (el("input", {
     type: "search", "aria-label": `Filter: ${plan.about}`, placeholder: "Filter", input: () => draw(),
   }));

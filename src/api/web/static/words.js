@@ -3,8 +3,8 @@
 import { clip, el } from "./dom.js";
 import { many, path, percent, rate, span } from "./format.js";
 
-/** What a rejection means, and what one can do. @type {Record<string, string>} */
-const REASONS = {
+/** What a rejection means, and what one can do. @type {Map<string, string>} */
+const REASONS = new Map(Object.entries({
   no_such_peer: "No peer of that name is in this overlay.",
   no_such_service: "The peer has no service of that name.",
   service_busy: "The service takes one channel at a time and has one.",
@@ -18,7 +18,7 @@ const REASONS = {
   busy: "A bound of a peer is reached. Try again later.",
   cancelled: "It was taken back.",
   broken: "It was open and could not be kept.",
-};
+}));
 
 /** @param {any} reply an OpenReply @returns {import("./said.js").Said} */
 export function opened(reply) {
@@ -35,7 +35,7 @@ export function opened(reply) {
   if (reply.outcome === "queued") return { kind: "wait", title: "It stands in line for room.", lines: [reply.detail] };
   return {
     kind: "bad",
-    title: `Rejected: ${REASONS[reply.reason] ?? clip(reply.reason ?? "")}`,
+    title: `Rejected: ${REASONS.get(reply.reason) ?? clip(reply.reason ?? "")}`,
     lines: [reply.detail, ...refused(reply), ...limit(reply.limit)].filter(Boolean),
   };
 }
@@ -84,8 +84,8 @@ export function blocked(short, named) {
 /** How much of its frames a channel lost here, in words. @param {number | null} share */
 export const loss = (share) => (share === null ? "–" : share === 0 ? "none" : percent(share));
 
-/** Why frames were dropped. @type {Record<string, string>} */
-export const DROPS = {
+/** Why frames were dropped. @type {Map<string, string>} */
+export const DROPS = new Map(Object.entries({
   hop_limit: "had no hops left",
   too_big: "larger than the channel's largest payload",
   policed: "above the channel's bandwidth: sent faster than was asked for",
@@ -101,7 +101,7 @@ export const DROPS = {
   truncated: "larger than any buffer",
   control_truncated: "the kernel had no room to say where a datagram ends",
   ring_full: "the ring to another worker was full",
-};
+}));
 
 /** @param {string} state of a channel @returns {"good" | "wait" | ""} */
 export const tone = (state) => (state === "open" ? "good" : state === "moving" || state === "queued" ? "wait" : "");
