@@ -12,7 +12,6 @@ use bytes::Bytes;
 
 use crate::api::dto::{EventLine, Received};
 use crate::config::ServiceAddress;
-use crate::daemon::asks::Asking;
 use crate::daemon::connection::{Connection, SendQueue};
 use crate::daemon::control::{Control, Slot};
 use crate::daemon::ends::{EndPlan, NewEnd, other_files};
@@ -360,13 +359,14 @@ impl Control {
             self.tell_watchers(&self.event_line(event));
         }
         if let Event::ChannelQueued { channel, .. } = event {
-            self.tell_asker(channel);
+            self.tell_standing(channel);
         }
         let (channel, line) = match event {
             Event::StreamFinished { channel, frames } => {
                 (channel, Received::Finished { frames: *frames })
             }
             Event::ChannelClosed { channel, why, .. } => {
+                self.kept.ended(self.now(), channel, why);
                 (channel, Received::Closed { why: why.clone() })
             }
             Event::LinkUp { .. }
@@ -385,17 +385,6 @@ impl Control {
         let receiver = self.receivers.values().find(|r| r.channel.as_ref() == Some(channel));
         if let Some(receiver) = receiver {
             receiver.answers.ok(&line);
-        }
-    }
-
-    /// Who asked for a channel, that it stands in line.
-    fn tell_asker(&self, channel: &ChannelId) {
-        let waiting = self.node.waiting(self.now());
-        let Some(view) = waiting.into_iter().find(|view| view.id == *channel) else { return };
-        if let Some(Asking::Open { answers, .. }) = self.asking.get(&view.request)
-            && answers.told()
-        {
-            answers.ok(&views::queue_row(view));
         }
     }
 

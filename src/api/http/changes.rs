@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -14,10 +14,13 @@ use super::App;
 use super::ask::shape;
 use super::error::{ApiError, Json, Raw};
 use super::openapi::Errors;
+use super::routes::peer_of;
 use super::{body, requests};
-use crate::api::dto::{ChannelRow, FitReply, Open, OpenReply, QueueRow, Request, WouldFit};
+use crate::api::dto::{
+    AddLink, ChannelRow, FitReply, LinkReply, LinkRow, Open, OpenReply, QueueRow, Request, WouldFit,
+};
 use crate::limits;
-use crate::types::Reject;
+use crate::types::{PeerName, Reject};
 
 /// What was done, in words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -42,12 +45,26 @@ pub(super) enum Opened {
 
 /// Asks for a channel: 201 it is open, 202 it stands in line.
 #[utoipa::path(post, path = "/api/channels", tag = "channels", request_body = Open,
+    params(("Idempotency-Key" = Option<String>, Header, description = "As `idempotency_key`")),
     responses(
         (status = 201, body = OpenReply, headers(("location" = String))),
         (status = 202, body = QueueRow, headers(("location" = String))),
         Errors))]
-pub(super) async fn open(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, ApiError> {
-    let answer = ask_to_open(&app, body::parse(&body)?).await?;
+pub(super) async fn open(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let mut open: Open = body::parse(&body)?;
+    if let Some(key) = headers.get("idempotency-key") {
+        let key =
+            key.to_str().map_err(|_| ApiError::usage("Idempotency-Key: visible ASCII only"))?;
+        if open.idempotency_key.replace(key.to_owned()).is_some_and(|other| other != key) {
+            let text = "Idempotency-Key and `idempotency_key` differ: one of them is enough";
+            return Err(ApiError::usage(text));
+        }
+    }
+    let answer = ask_to_open(&app, open).await?;
     let (place, mut response) = match answer {
         Opened::Open(reply) => {
             let id = reply.channel.clone().unwrap_or_default();
@@ -136,6 +153,35 @@ pub(super) async fn cancel(
     }
     close_channel(&app, &id).await?;
     Ok(done(format!("{id} stands in line no more")))
+}
+
+/// Gains a link, now and after a restart: it is written into the configuration file. The neighbour needs one
+/// to this peer.
+#[utoipa::path(post, path = "/api/links", tag = "peer", request_body = AddLink,
+    responses((status = 200, body = LinkReply), Errors))]
+pub(super) async fn add_link(State(app): State<Arc<App>>, body: Bytes) -> Result<Raw, ApiError> {
+    app.daemon.ask(&Request::AddLink(body::parse(&body)?)).await.map(Raw)
+}
+
+/// Drops a link, now and after a restart.
+#[utoipa::path(delete, path = "/api/links/{peer}", tag = "peer",
+    params(("peer" = PeerName, Path, description = "The neighbour")),
+    responses((status = 200, body = LinkReply), Errors))]
+pub(super) async fn remove_link(
+    State(app): State<Arc<App>>,
+    Path(peer): Path<String>,
+) -> Result<Json<LinkReply>, ApiError> {
+    drop_link(&app, peer_of(&peer)?).await.map(|reply| Json(StatusCode::OK, reply))
+}
+
+pub(super) async fn drop_link(app: &App, peer: PeerName) -> Result<LinkReply, ApiError> {
+    let removed = app.daemon.read(&Request::RemoveLink { peer: peer.clone() }).await;
+    let Err(error) = removed else { return removed };
+    let rows: Vec<LinkRow> = app.daemon.read(&Request::Links).await?;
+    if rows.iter().any(|row| row.peer == peer) {
+        return Err(error);
+    }
+    Err(ApiError::unknown(error.message()))
 }
 
 /// Starts a new computation of the tree.

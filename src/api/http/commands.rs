@@ -1,7 +1,7 @@
 //! `POST /api/command`: the JSON commands of the original system, with typed results (A26).
 //!
-//! One route for programs that speak them. `new_peer` and `rem_peer` join here when the daemon knows links
-//! that change at run time.
+//! One route for programs that speak them. A *peer* of `new_peer` and `rem_peer` is a link of this one: nothing
+//! here starts or stops the daemon of another host.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::body;
-use super::changes::{Opened, ask_to_open, close_channel};
+use super::changes::{Opened, ask_to_open, close_channel, drop_link};
 use super::error::{ApiError, Json};
 use super::openapi::Errors;
 use crate::api::dto::{
-    ChannelRow, LinkRow, NamedPath, Open, OpenReply, PathChoice, PeerRow, QueueRow, Request,
-    StatusReply, TreeReply,
+    AddLink, ChannelRow, LinkReply, LinkRow, NamedPath, Open, OpenReply, PathChoice, PeerRow,
+    QueueRow, Request, StatusReply, TreeReply,
 };
 use crate::limits;
 use crate::types::{Bandwidth, PeerName, Reject, ServiceName};
@@ -35,6 +35,10 @@ pub(super) enum Command {
     ReqConn(ReqConn),
     /// Close a channel, by id or name.
     CloseConn { channel: String },
+    /// Gain a link to a neighbour.
+    NewPeer(AddLink),
+    /// Drop the link to a neighbour.
+    RemPeer { peer: PeerName },
     /// Send one datagram into a channel that was asked for here.
     SendData(SendData),
     /// Everything this peer knows.
@@ -57,6 +61,8 @@ pub(super) struct ReqConn {
     /// Stand in line for room until the deadline.
     #[serde(default)]
     wait: bool,
+    /// The same request under the same key is one reservation.
+    idempotency_key: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
@@ -96,6 +102,10 @@ pub(super) enum CommandResult {
     State {
         state: Box<PeerState>,
     },
+    /// A link was added, removed or is there already.
+    Link {
+        link: LinkReply,
+    },
     Started {
         session: String,
     },
@@ -122,6 +132,13 @@ pub(super) async fn command(
         Command::ReqConn(asked) => req_conn(&app, asked).await,
         Command::CloseConn { channel } => {
             close_channel(&app, &channel).await.map(|()| CommandResult::Closed { channel })
+        }
+        Command::NewPeer(link) => {
+            let link = app.daemon.read(&Request::AddLink(link)).await;
+            link.map(|link| CommandResult::Link { link })
+        }
+        Command::RemPeer { peer } => {
+            drop_link(&app, peer).await.map(|link| CommandResult::Link { link })
         }
         Command::SendData(data) => send_data(&app, data).await,
         Command::GetState => get_state(&app).await,
@@ -150,6 +167,8 @@ async fn req_conn(app: &Arc<App>, asked: ReqConn) -> Result<CommandResult, ApiEr
         wait: asked.wait,
         protect: false,
         shape: false,
+        keep: false,
+        idempotency_key: asked.idempotency_key,
     };
     match ask_to_open(app, open).await {
         Ok(Opened::Open(channel)) => Ok(CommandResult::Open { channel }),

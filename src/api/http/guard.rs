@@ -105,7 +105,9 @@ impl Guard {
             Some(inner) => format!("/{inner}"),
             None => return Err(ApiError::unknown("nothing is here: see `[api] base_path`")),
         };
-        inner.parse().map_err(|_| ApiError::usage("the path of the request is not one"))
+        let wrong = || ApiError::usage("the path of the request is not one");
+        let uri: Uri = inner.parse().map_err(|_| wrong())?;
+        if is_text(uri.path()) { Ok(uri) } else { Err(wrong()) }
     }
 
     /// The base path without the slash at its end: the slash matters to relative links.
@@ -225,6 +227,26 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "usage", text))
 }
 
+/// Whether what is written with `%` is text without control characters.
+fn is_text(path: &str) -> bool {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&first, behind)) = rest.split_first() {
+        let byte;
+        (byte, rest) = match (first, behind) {
+            (b'%', [high, low, behind @ ..]) => {
+                let digit = |digit: u8| char::from(digit).to_digit(16);
+                let (Some(high), Some(low)) = (digit(*high), digit(*low)) else { return false };
+                (u8::try_from(high * 16 + low).unwrap_or_default(), behind)
+            }
+            (b'%', _) => return false,
+            _ => (first, behind),
+        };
+        bytes.push(byte);
+    }
+    std::str::from_utf8(&bytes).is_ok_and(|text| !text.contains(char::is_control))
+}
+
 fn forbidden(text: String) -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, "forbidden", text)
 }
@@ -339,6 +361,10 @@ mod tests {
         assert_eq!(status(&guard, "GET", "/spanway/api/status", &here), 401);
         assert_eq!(status(&guard, "GET", "/api/status", &here), 404);
         assert_eq!(status(&guard, "GET", "/spanwayapi/status", &here), 404);
+        for path in ["/spanway/%zz", "/spanway/%", "/spanway/%ff", "/spanway/%00", "/spanway/a%0ab"]
+        {
+            assert_eq!(status(&guard, "GET", path, &here), 400, "{path}");
+        }
         let redirect = |path: &'static str| guard.lacks_slash(&Uri::from_static(path));
         assert_eq!(redirect("/spanway"), Some("/spanway/"));
         assert_eq!(redirect("/spanway/"), None);

@@ -15,22 +15,24 @@ use super::openapi::Errors;
 use super::requests::RequestReply;
 use super::{changes, commands, live, openapi, web};
 use crate::api::dto::{
-    ChannelRow, GraphReply, Latency, LedgerReply, LinkRow, PeerRow, QueueRow, RelayTimes, Request,
-    ServiceRow, StatusReply, TreeReply, VerifyReply,
+    ChannelRow, Course, GraphReply, Latency, LedgerReply, LinkRow, PeerRow, QueueRow, RelayTimes,
+    Request, ServiceRow, StatisticsReply, StatusReply, TreeReply, VerifyReply,
 };
 use crate::limits;
+use crate::types::PeerName;
 
 type Answer = Result<Raw, ApiError>;
 
-/// All routes; `POST /api/links`, `DELETE /api/links/{peer}` and `/api/channels/{id}/why` join here when
-/// the daemon knows them.
+/// All routes.
 pub(super) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/api/status", get(status))
         .route("/api/peers", get(peers))
         .route("/api/peers/{peer}/services", get(services))
-        .route("/api/links", get(links))
+        .route("/api/links", get(links).post(changes::add_link))
+        .route("/api/links/{peer}", delete(changes::remove_link))
         .route("/api/tree", get(tree))
+        .route("/api/computation", get(computation))
         .route("/api/graph", get(graph))
         .route("/api/verify", get(verify))
         .route("/api/channels", get(channels).post(changes::open))
@@ -42,6 +44,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/api/queue/{id}", delete(changes::cancel))
         .route("/api/ledger", get(ledger))
         .route("/api/times", get(times))
+        .route("/api/statistics", get(statistics))
         .route("/api/recompute", post(changes::recompute))
         .route("/api/reload", post(changes::reload))
         .route("/api/leave", post(changes::leave))
@@ -71,12 +74,10 @@ pub(super) async fn peers(State(app): State<Arc<App>>) -> Answer {
 
 /// The services of a peer.
 #[utoipa::path(get, path = "/api/peers/{peer}/services", tag = "look",
-    params(("peer" = crate::types::PeerName, Path, description = "Whose services")),
+    params(("peer" = PeerName, Path, description = "Whose services")),
     responses((status = 200, body = Vec<ServiceRow>), Errors))]
 pub(super) async fn services(State(app): State<Arc<App>>, Path(peer): Path<String>) -> Answer {
-    let peer = peer.parse().map_err(|error: crate::types::NameError| {
-        ApiError::usage(format!("the peer of the path: {error}"))
-    })?;
+    let peer = peer_of(&peer)?;
     app.daemon.ask_for(limits::OPEN_DEADLINE, &Request::Services { peer }).await.map(Raw)
 }
 
@@ -92,6 +93,13 @@ pub(super) async fn links(State(app): State<Arc<App>>) -> Answer {
     responses((status = 200, body = TreeReply), Errors))]
 pub(super) async fn tree(State(app): State<Arc<App>>) -> Answer {
     app.daemon.ask(&Request::Tree).await.map(Raw)
+}
+
+/// What each peer did in the last tree computation, by its name.
+#[utoipa::path(get, path = "/api/computation", tag = "look",
+    responses((status = 200, body = BTreeMap<String, Course>), Errors))]
+pub(super) async fn computation(State(app): State<Arc<App>>) -> Answer {
+    app.daemon.ask_for(limits::OPEN_DEADLINE, &Request::Computation { all: true }).await.map(Raw)
 }
 
 /// The whole overlay as this peer knows it.
@@ -187,6 +195,18 @@ pub(super) async fn ledger(State(app): State<Arc<App>>) -> Answer {
     responses((status = 200, body = RelayTimes), Errors))]
 pub(super) async fn times(State(app): State<Arc<App>>) -> Answer {
     app.daemon.ask(&Request::RelayTimes).await.map(Raw)
+}
+
+/// What the control lane counted since this peer started.
+#[utoipa::path(get, path = "/api/statistics", tag = "look",
+    responses((status = 200, body = StatisticsReply), Errors))]
+pub(super) async fn statistics(State(app): State<Arc<App>>) -> Answer {
+    app.daemon.ask(&Request::Statistics).await.map(Raw)
+}
+
+/// A peer that a path names.
+pub(super) fn peer_of(text: &str) -> Result<PeerName, ApiError> {
+    PeerName::new(text).map_err(|error| ApiError::usage(format!("the peer of the path: {error}")))
 }
 
 pub(super) async fn unknown(uri: Uri) -> ApiError {
