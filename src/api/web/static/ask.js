@@ -84,6 +84,7 @@ function wanted() {
     wait,
     protect: by("protect").checked,
     shape: by("shape").checked,
+    keep: by("keep").checked,
   };
 }
 

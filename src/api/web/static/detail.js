@@ -109,6 +109,7 @@ function describe(place, row) {
     ["Id", clip(row.id)],
     ["Other end", `${clip(row.peer)}/${clip(row.service)}, ${row.role === "relay" ? "relayed here" : `this peer is the ${clip(row.role)}`}`],
     ["Path", path(row.path)],
+    ["Kept", row.keep ? "asked for again until it is closed here" : null],
     ["If it breaks", row.standby ? `reserved: ${path(row.standby)}` : row.second ? `would try first: ${path(row.second)}` : null],
     ["Bandwidth", `${rate(row.bandwidth_bps)}, ${row.bandwidth_back_bps ? `${rate(row.bandwidth_back_bps)} back` : "one way"}; payload ${rate(row.payload_bps)} in datagrams of 1316 bytes`],
     ["Programs send to", row.listen && `${clip(row.listen)}, at most ${row.max_payload_bytes} bytes a datagram`],

@@ -11,6 +11,9 @@ export const PEERS_MAX = 150;
 const LINKS_MAX = 500;
 /** With more links than this the figures beside them would lie on each other. */
 const FIGURES_MAX = 40;
+/** With more peers than this they are drawn smaller; with more than that most names are left out. */
+const DENSE = 24;
+const CROWDED = 60;
 /** Longest name below a peer. */
 const NAME_MAX = 22;
 
@@ -69,6 +72,8 @@ export class Picture {
     const links = this.#scene.links.filter((link) => names.has(link.a) && names.has(link.b))
       .sort((one, other) => Number(other.tree) - Number(one.tree)).slice(0, LINKS_MAX);
     if (width < 20 || height < 20) return { peers: names.size, links: links.length };
+    this.#root.classList.toggle("dense", peers.length > DENSE);
+    this.#root.classList.toggle("crowded", peers.length > CROWDED);
     this.#root.setAttribute("viewBox", `0 0 ${Math.round(width)} ${Math.round(height)}`);
     const places = this.#layout.place([...names], links.map((link) => [link.a, link.b, link.tree]), width, height);
     keep(this.#drawnEdges, links, (link) => JSON.stringify([link.a, link.b]), this.#edges, makeEdge,
@@ -92,7 +97,7 @@ export class Picture {
     const [one, other] = [this.#pieces?.get(link.a), this.#pieces?.get(link.b)];
     const branch = link.tree && one && other && one.fragment === other.fragment;
     const load = Math.max(link.ab, link.ba);
-    const wide = width(link.capacity);
+    const wide = width(link.capacity) * (this.#drawnNodes.size > CROWDED ? 0.6 : 1);
     edge.group.setAttribute("class", `edge ${link.gone ? "gone" : link.tree ? "tree" : "other"}${at >= 0 ? " lit" : ""}${branch ? " branch" : ""}`);
     edge.wire.setAttribute("class", `wire ${step(load)}`);
     edge.wire.setAttribute("stroke-width", String(link.gone ? 2 : wide));
@@ -111,8 +116,9 @@ export class Picture {
     if (!at) return;
     const piece = this.#pieces?.get(peer.name);
     const lit = this.#scene.path.includes(peer.name);
+    const found = this.#filter !== "" && peer.name.toLowerCase().includes(this.#filter);
     node.group.setAttribute("transform", `translate(${at.x} ${at.y})`);
-    node.group.setAttribute("class", `node ${peer.self ? "self " : ""}${peer.state}${lit ? " lit" : ""}`);
+    node.group.setAttribute("class", `node ${peer.self ? "self " : ""}${peer.state}${lit ? " lit" : ""}${found ? " found" : ""}`);
     node.piece.setAttribute("class", `piece${piece ? ` piece-${piece.color}` : ""}`);
     write(node.name, clip(peer.name, NAME_MAX));
     write(node.note, this.#pieces

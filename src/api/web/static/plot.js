@@ -62,7 +62,7 @@ function plot(place, options, data) {
 /**
  * @typedef {{ label: string, colour: string, key: string, dash?: number[], fill?: boolean }} Series `key` is its class in the style sheet
  * @param {string} title @param {Series[]} series
- * @param {(value: number) => string} words @param {() => number[][]} data seconds before now, then a list for each
+ * @param {(value: number) => string} words @param {() => (number | null)[][]} data seconds before now, then a list for each
  * @param {number} [least] the least top of the scale
  */
 export function lines(title, series, words, data, least = 1) {
