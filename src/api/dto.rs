@@ -469,6 +469,12 @@ pub struct ChannelRow {
     pub tx_frames: u64,
     /// Frames that left the overlay at this end, or that came to this relay.
     pub rx_frames: u64,
+    /// At an end: payload that local programs sent in, dropped or not, and that was delivered to them.
+    pub entered_bytes: u64,
+    pub delivered_bytes: u64,
+    /// At an end: frames of the other end that should have come by now, to judge by their sequence
+    /// numbers, and did not.
+    pub lost_frames: u64,
     pub dropped: BTreeMap<String, u64>,
     /// At an end: what its program sent in the last two thirds of a second, and what was promised to it,
     /// in IP packets of frames; missing until there is something to say.

@@ -209,6 +209,11 @@ pub(crate) fn channel_row(view: ChannelView, here: &Here<'_>) -> ChannelRow {
         deliver: here.deliver,
         tx_frames: count(|stats| load(&stats.sent)),
         rx_frames,
+        entered_bytes: count(|stats| load(&stats.bytes_in)),
+        delivered_bytes: count(|stats| load(&stats.bytes_out)),
+        lost_frames: count(|stats| {
+            load(&stats.next_sequence).saturating_sub(load(&stats.received))
+        }),
         dropped: drops(here.stats.map(ChannelStats::drops).unwrap_or_default()),
         offered_bps: here.offered,
         entry_bps: here.promised,
