@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::types::{Bandwidth, PeerName, Reject, ServiceName};
 
@@ -30,10 +31,14 @@ pub enum Request {
     Channels,
     /// The ledger of frames: [`LedgerReply`].
     Ledger,
+    /// What the control lane counted: [`StatisticsReply`].
+    Statistics,
     Services {
         peer: PeerName,
     },
     Open(Open),
+    /// The same; if it stands in line, a line with its [`QueueRow`] comes before that of the [`OpenReply`].
+    OpenTold(Open),
     /// Requests of this peer that wait for room: [`QueueRow`]s.
     Queue,
     /// Now, later or never: [`FitReply`]. Reserves nothing.
@@ -93,7 +98,7 @@ pub enum Request {
     },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Open {
     pub peer: PeerName,
@@ -103,8 +108,10 @@ pub struct Open {
     pub bandwidth_back_bps: Option<Bandwidth>,
     pub name: Option<ServiceName>,
     /// Missing: a free port on loopback.
+    #[schema(value_type = Option<String>)]
     pub listen: Option<SocketAddr>,
     /// Missing: to the last local sender.
+    #[schema(value_type = Option<String>)]
     pub deliver: Option<SocketAddr>,
     /// Who besides loopback may send to `listen`, as `ADDRESS/BITS`.
     pub from: Option<String>,
@@ -134,14 +141,14 @@ pub struct Open {
 
 /// Which paths may be tried (A13): `"tree"`, `"widest"`, `"tree-then-widest"`, or every peer behind the
 /// asker in order, the destination last.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum PathChoice {
     Named(NamedPath),
     Given(Vec<PeerName>),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NamedPath {
     Tree,
@@ -155,7 +162,7 @@ impl Default for PathChoice {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WouldFit {
     pub peer: PeerName,
@@ -169,11 +176,12 @@ pub struct WouldFit {
 }
 
 /// A link to a neighbour, as `[[link]]` of the configuration file has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddLink {
     pub peer: PeerName,
     /// Missing: only the other end can dial.
+    #[schema(value_type = Option<String>)]
     pub address: Option<SocketAddr>,
     /// 64 hexadecimal digits.
     pub key: String,
@@ -195,6 +203,9 @@ pub struct Failure {
     pub kind: FailureKind,
     /// What is wrong and what to do.
     pub message: String,
+    /// Why the overlay said no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reject>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,17 +215,20 @@ pub enum FailureKind {
     Usage,
     /// It could not be done (exit code 1).
     Failed,
+    /// Nothing here has that id or name (exit code 1).
+    Unknown,
     /// The overlay said no (exit code 3).
     Rejected,
     /// No answer in time (exit code 4).
     Timeout,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatusReply {
     pub name: PeerName,
     pub version: String,
     pub key: String,
+    #[schema(value_type = String)]
     pub listen: SocketAddr,
     pub pid: u32,
     pub uptime_ms: u64,
@@ -244,14 +258,14 @@ pub struct StatusReply {
 }
 
 /// One direction of all links of a host together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BudgetStatus {
     /// What channels may have of it.
     pub usable_bps: Bandwidth,
     pub free_bps: Bandwidth,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ControlStatus {
     /// Where the control thread may run.
     pub cpus: Vec<usize>,
@@ -263,7 +277,7 @@ pub struct ControlStatus {
     pub longest_piece_us: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WorkerStatus {
     pub port: u16,
     pub cpu: Option<usize>,
@@ -278,7 +292,7 @@ pub struct WorkerStatus {
     pub dropped: BTreeMap<String, u64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PeerRow {
     pub name: PeerName,
     /// `self`, `reachable` or `unreachable`.
@@ -287,7 +301,7 @@ pub struct PeerRow {
     pub distance: Option<u32>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LinkRow {
     pub peer: PeerName,
     /// `down`, `greeting` or `up`.
@@ -299,21 +313,21 @@ pub struct LinkRow {
 }
 
 /// What became of a link that was to be added or removed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LinkReply {
     pub peer: PeerName,
     /// `added`, `removed`, or `unchanged` if it was there already, word for word.
     pub change: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EdgeRow {
     pub a: PeerName,
     pub b: PeerName,
     pub capacity_bps: Bandwidth,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TreeReply {
     pub session: Option<String>,
     pub complete: bool,
@@ -323,7 +337,7 @@ pub struct TreeReply {
 }
 
 /// A tree computation as one peer sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Computation {
     pub session: String,
     /// Its tree is not in use here yet.
@@ -336,7 +350,7 @@ pub struct Computation {
 }
 
 /// What one peer did in a tree computation.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Course {
     /// Missing, without steps, of a peer of a version that cannot tell.
     pub session: Option<String>,
@@ -345,7 +359,7 @@ pub struct Course {
     pub steps: Vec<CourseStep>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CourseStep {
     /// Since the session began at that peer.
     pub at_us: u32,
@@ -360,7 +374,7 @@ pub struct CourseStep {
 }
 
 /// The overlay as this peer knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GraphReply {
     /// Sixteen hexadecimal digits, equal at peers whose pictures are.
     pub digest: String,
@@ -371,7 +385,7 @@ pub struct GraphReply {
     pub links: Vec<GraphLink>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GraphPeer {
     pub name: PeerName,
     /// Since it last said that it lives.
@@ -383,7 +397,7 @@ pub struct GraphPeer {
     pub ingress_bps: Option<Bandwidth>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GraphLink {
     pub a: PeerName,
     pub b: PeerName,
@@ -400,7 +414,7 @@ pub struct GraphLink {
 }
 
 /// What happened to facts about the overlay since this peer started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FactsStatus {
     /// Of others: new here, known already, and refused, by reason.
     pub applied: u64,
@@ -417,7 +431,7 @@ pub struct FactsStatus {
     pub summaries: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyReply {
     /// The collected branches are the maximum spanning tree of the collected links.
     pub correct: bool,
@@ -431,7 +445,7 @@ pub struct VerifyReply {
     pub contradictions: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ChannelRow {
     pub id: String,
     pub name: ServiceName,
@@ -451,12 +465,20 @@ pub struct ChannelRow {
     /// Payload rate that fits `bandwidth_bps` at 1316-byte datagrams.
     pub payload_bps: Bandwidth,
     pub max_payload_bytes: u16,
+    #[schema(value_type = Option<String>)]
     pub listen: Option<SocketAddr>,
+    #[schema(value_type = Option<String>)]
     pub deliver: Option<SocketAddr>,
     /// Frames sent to a neighbour: entered at this end, or passed on by this relay.
     pub tx_frames: u64,
     /// Frames that left the overlay at this end, or that came to this relay.
     pub rx_frames: u64,
+    /// At an end: payload that local programs sent in, dropped or not, and that was delivered to them.
+    pub entered_bytes: u64,
+    pub delivered_bytes: u64,
+    /// At an end: frames of the other end that should have come by now, to judge by their sequence
+    /// numbers, and did not.
+    pub lost_frames: u64,
     pub dropped: BTreeMap<String, u64>,
     /// At an end: what its program sent in the last two thirds of a second, and what was promised to it,
     /// in IP packets of frames; missing until there is something to say.
@@ -469,7 +491,7 @@ pub struct ChannelRow {
 }
 
 /// A request that stands in line for room.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct QueueRow {
     pub id: String,
     pub name: ServiceName,
@@ -489,7 +511,7 @@ pub struct QueueRow {
 }
 
 /// What has not enough room at a peer: a link in one direction, or a budget of its host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ShortRow {
     pub at: PeerName,
     /// The neighbour at the other end of the link.
@@ -507,7 +529,7 @@ pub struct ShortRow {
 }
 
 /// Where every frame of this peer is: in one counter, or in flight.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LedgerReply {
     pub peer: PeerName,
     /// Nothing is missing. A daemon says so if nothing is in flight; `channels --ledger` reads again
@@ -519,7 +541,7 @@ pub struct LedgerReply {
 }
 
 /// entered + received = sent + delivered + all of dropped + in_flight.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LedgerRow {
     pub id: String,
     /// From local programs, those the kernel dropped at their socket included.
@@ -536,7 +558,7 @@ pub struct LedgerRow {
 
 /// What came to one worker's sockets, over all channels there were: arrived = frames + heartbeats +
 /// probes + all of dropped + in_flight.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LedgerWorker {
     pub port: u16,
     /// Those the kernel dropped at the worker's own socket included.
@@ -550,7 +572,7 @@ pub struct LedgerWorker {
     pub in_flight: i64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OpenReply {
     /// `open`, `queued` or `rejected`.
     pub outcome: String,
@@ -561,6 +583,7 @@ pub struct OpenReply {
     pub width_bps: Bandwidth,
     pub max_payload_bytes: u16,
     /// Where local programs send to.
+    #[schema(value_type = Option<String>)]
     pub listen: Option<SocketAddr>,
     /// Payload rate that fits the bandwidth at 1316 and 200 bytes a datagram.
     pub payload_1316_bps: Bandwidth,
@@ -572,7 +595,7 @@ pub struct OpenReply {
     pub limit: Option<LimitReply>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RefusedPath {
     pub path: Vec<PeerName>,
     /// Which hop refused, and how much was free.
@@ -580,7 +603,7 @@ pub struct RefusedPath {
 }
 
 /// What one path could carry if nothing were reserved: more is never possible in this overlay.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LimitReply {
     pub width_bps: Bandwidth,
     /// The narrowest link of that path.
@@ -589,7 +612,7 @@ pub struct LimitReply {
     pub session: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FitAnswer {
     Now,
@@ -597,7 +620,7 @@ pub enum FitAnswer {
     Never,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FitReply {
     pub answer: FitAnswer,
     /// In words, if it is not now.
@@ -611,7 +634,7 @@ pub struct FitReply {
     pub limit: Option<LimitReply>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceRow {
     pub name: ServiceName,
     /// The service speaks first.
@@ -619,7 +642,7 @@ pub struct ServiceRow {
     pub busy: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MeasureReply {
     pub peer: PeerName,
     pub took_ms: u64,
@@ -638,7 +661,7 @@ pub struct MeasureReply {
     pub warnings: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MeasureWay {
     /// The highest rate that was carried.
     pub best_bps: Option<Bandwidth>,
@@ -647,7 +670,7 @@ pub struct MeasureWay {
     pub trains: Vec<MeasureTrain>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MeasureTrain {
     /// As it was sent, in IP packets.
     pub rate_bps: Bandwidth,
@@ -657,6 +680,65 @@ pub struct MeasureTrain {
     pub arrived_bps: Option<Bandwidth>,
     /// The longer one that confirms a rate.
     pub long: bool,
+}
+
+/// What the control lane of a peer has counted since its start. Counts never go back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StatisticsReply {
+    pub peer: PeerName,
+    pub uptime_ms: u64,
+    pub recoveries: Recoveries,
+    pub answers: Answers,
+    pub sessions: SessionCounts,
+    /// Control messages of neighbours and to them, by kind.
+    pub messages_received: BTreeMap<String, u64>,
+    pub messages_sent: BTreeMap<String, u64>,
+}
+
+/// Of channels that end at this peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Recoveries {
+    /// They had no path for a while, or went over to one that stood by.
+    pub moved: u64,
+    /// Those of them that went over at once.
+    pub protected: u64,
+    /// They moved while their path still carried: no gap.
+    pub seamless: u64,
+    /// No other path was found in time: they were closed.
+    pub broken: u64,
+    /// Times without a path of those that `moved`.
+    pub gap_us: Distribution,
+}
+
+/// To requests of this peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Answers {
+    pub open: u64,
+    /// Those that had to stand in line for room, whatever became of them.
+    pub queued: u64,
+    /// By reason.
+    pub rejected: BTreeMap<String, u64>,
+    /// How long those stood in line that are open now.
+    pub waited_ms: Distribution,
+}
+
+/// Tree computations as this peer saw them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SessionCounts {
+    /// Begun by this peer.
+    pub started: u64,
+    /// It took part.
+    pub adopted: u64,
+    /// It took the tree into use.
+    pub committed: u64,
+    /// Messages of older sessions that were dropped.
+    pub stale: u64,
+    /// Calls to a session that were refused, and that had to wait because their peer is too fast.
+    pub refused: u64,
+    pub coalesced: u64,
+    /// Sessions that were not over in time, and trees that were complete and wrong: 0 if all is well.
+    pub watchdog: u64,
+    pub alarms: u64,
 }
 
 /// Lines of `receive`.
@@ -680,7 +762,7 @@ pub enum Received {
 }
 
 /// A histogram. The unit is in the name of the field that has it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Distribution {
     pub count: u64,
     /// `null`, as all the others, if nothing was counted.
@@ -695,7 +777,7 @@ pub struct Distribution {
 }
 
 /// One-way times of the frames of a channel, from their entry into the overlay to this peer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Latency {
     pub channel: String,
     /// The peer that measured.
@@ -719,7 +801,7 @@ pub struct Watching {
 }
 
 /// How long things are inside this peer, and how many at a time. Cumulative since it started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RelayTimes {
     pub peer: PeerName,
     pub lanes: Vec<LaneTimes>,
@@ -729,7 +811,7 @@ pub struct RelayTimes {
     pub workers: Vec<WorkerTimes>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LaneTimes {
     /// `data`: frames, from the kernel's receive time to the hand-over of their batch to send;
     /// `control`: messages, from their arrival until they were handled and what follows was sent.
@@ -738,7 +820,7 @@ pub struct LaneTimes {
     pub inside_ns: Distribution,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HopTimes {
     /// Whose time it is.
     pub peer: PeerName,
@@ -747,7 +829,7 @@ pub struct HopTimes {
     pub inside_ns: Distribution,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WorkerTimes {
     /// Its UDP port, as in `status`.
     pub port: u16,
@@ -760,7 +842,7 @@ pub struct WorkerTimes {
 }
 
 /// A channel at every peer of its path.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SurveyReply {
     pub channel: String,
     pub name: ServiceName,
@@ -781,7 +863,7 @@ pub struct SurveyReply {
 }
 
 /// How a channel got to its path.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Story {
     /// Paths that were asked for before it was opened.
     pub refused: Vec<RefusedPath>,
@@ -792,7 +874,7 @@ pub struct Story {
 }
 
 /// What one peer of the path knows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SurveyHop {
     pub peer: PeerName,
     /// Why the rest is empty.
@@ -803,7 +885,7 @@ pub struct SurveyHop {
 }
 
 /// One direction of a channel at one peer. Frames are counted since the channel came there.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SurveyWay {
     /// From a local program, and from a neighbour.
     pub entered: u64,
@@ -823,7 +905,7 @@ pub struct SurveyWay {
 }
 
 /// A histogram in short. The unit is in the name of the field that has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Summary {
     pub count: u64,
     pub p50: u64,
@@ -832,7 +914,7 @@ pub struct Summary {
 }
 
 /// `why`: where the frames of a channel are slow, dropped or lost.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WhyReply {
     /// In words, the most important first.
     pub findings: Vec<String>,
@@ -841,7 +923,7 @@ pub struct WhyReply {
     pub survey: SurveyReply,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LostRow {
     pub from: PeerName,
     pub to: PeerName,
@@ -849,7 +931,7 @@ pub struct LostRow {
     pub of: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventLine {
     pub at_ms: u64,
     /// `link_up`, `link_down`, `session_started`, `session_adopted`, `tree_committed`, `channel_open`,
@@ -867,7 +949,7 @@ pub struct EventLine {
 
 /// What a program sends into a channel above its bandwidth. Rates are IP packets of frames, but for the
 /// one that says payload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Excess {
     /// Frames dropped as `policed` since the line before, in the last second.
     pub dropped: u64,

@@ -268,6 +268,7 @@ impl Control {
         let connection = self.links.get(&link).and_then(|slot| slot.connection.as_ref());
         let Some(connection) = connection else { return };
         let (number, queue) = (connection.number, connection.queue());
+        self.counters.sent(message);
         self.later(Later::Send { link, number, queue, message: message.emit() });
     }
 
@@ -354,7 +355,8 @@ impl Control {
     pub(super) fn room_for_end(&self) -> Result<(), String> {
         let (files, ends) = (self.facts.files, self.channels.sockets);
         let (workers, links) = (self.engine.workers().len(), self.config.links.len());
-        if ends + other_files(workers, links) < files {
+        let web = self.config.api.is_some();
+        if ends + other_files(workers, links, web) < files {
             return Ok(());
         }
         Err(format!(
@@ -384,6 +386,7 @@ impl Control {
     /// To the log, to those who watch, and to the `recv` whose channel it is.
     fn tell_event(&mut self, event: &Event) {
         views::log_event(event);
+        self.counters.event(event);
         if let (Event::StreamFinished { channel, frames }, Some(ends)) =
             (event, self.engine.own_ends())
         {
@@ -394,6 +397,9 @@ impl Control {
         }
         if let Event::ChannelMoving { channel, why } = event {
             self.channels.moves(channel, why);
+        }
+        if let Event::ChannelQueued { channel, .. } = event {
+            self.tell_standing(channel);
         }
         let (channel, line) = match event {
             Event::StreamFinished { channel, frames } => {

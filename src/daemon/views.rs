@@ -12,6 +12,7 @@ use crate::api::dto::{
     MeasureTrain, MeasureWay, OpenReply, PeerRow, QueueRow, RefusedPath, ServiceRow, ShortRow,
     TreeReply, VerifyReply,
 };
+use crate::config::ApiSection;
 use crate::daemon::actions::ChannelHere;
 use crate::limits;
 use crate::proto::graph::{Counters, Refusal};
@@ -25,7 +26,7 @@ use crate::proto::{
 };
 use crate::sim::check;
 use crate::stats::histogram::Reading;
-use crate::stats::{Books, DropReason, WorkerStats};
+use crate::stats::{Books, ChannelStats, DropReason, WorkerStats};
 use crate::types::{Bandwidth, ChannelId, EdgeKey, PeerName, Reject, Time};
 use crate::wire::control::ServiceInfo;
 use crate::wire::course::{Course, Step};
@@ -182,6 +183,7 @@ pub(crate) struct Here<'a> {
 
 pub(crate) fn channel_row(view: ChannelView, here: &Here<'_>) -> ChannelRow {
     let books = here.channel.map(ChannelHere::books).unwrap_or_default();
+    let end = |counter: fn(&ChannelStats) -> u64| here.channel.map_or(0, |of| counter(&of.stats));
     ChannelRow {
         id: view.id.to_string(),
         name: view.name,
@@ -200,6 +202,9 @@ pub(crate) fn channel_row(view: ChannelView, here: &Here<'_>) -> ChannelRow {
         deliver: here.deliver,
         tx_frames: books.sent,
         rx_frames: if view.side.is_some() { books.delivered } else { books.received },
+        entered_bytes: end(|stats| load(&stats.bytes_in)),
+        delivered_bytes: end(|stats| load(&stats.bytes_out)),
+        lost_frames: end(|stats| load(&stats.next_sequence).saturating_sub(load(&stats.received))),
         dropped: drops(books.dropped),
         offered_bps: here.offered,
         entry_bps: here.promised,
@@ -576,6 +581,20 @@ pub(crate) fn ledger_worker(port: u16, stats: &WorkerStats) -> LedgerWorker {
         + dropped.iter().map(|(_, count)| count).sum::<u64>();
     let in_flight = arrived.wrapping_sub(gone).cast_signed();
     LedgerWorker { port, arrived, frames, heartbeats, probes, dropped: drops(dropped), in_flight }
+}
+
+/// Listeners of the web API that other hosts can reach: what is said there is not encrypted.
+pub(super) fn open_api(api: &ApiSection) -> Vec<String> {
+    let listeners = [("listen", Some(api.listen)), ("internal", api.internal)];
+    let open = listeners.into_iter().filter_map(|(key, address)| Some((key, address?)));
+    open.filter(|(_, address)| !address.ip().is_loopback())
+        .map(|(key, address)| {
+            format!(
+                "[api] {key} is {address}: other hosts can reach it, and nothing there is encrypted; listen \
+                 on loopback and put a proxy with TLS in front"
+            )
+        })
+        .collect()
 }
 
 /// What to do about a receive buffer that the kernel cut, if it did.

@@ -18,6 +18,7 @@ pub mod frame;
 pub mod heartbeat;
 pub mod hop;
 pub mod measure;
+mod names;
 pub mod queue;
 
 /// What could not be read, and at which byte.
