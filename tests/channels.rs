@@ -286,7 +286,8 @@ fn a11_a12_a16_a22_calm_overlays_answer_everything_and_sell_nothing_twice() {
                 Answer::Fit(_)
                 | Answer::Services(_)
                 | Answer::Links(_)
-                | Answer::Recomputing(_) | Answer::Hops(_)
+                | Answer::Recomputing(_)
+                | Answer::Hops(_)
                 | Answer::Measured(_)
                 | Answer::Left => panic!("not asked for"),
             };

@@ -21,6 +21,7 @@ use spanway::wire::course::{Course, Step, StepKind};
 use spanway::wire::facts::{Fact, Gossip, LinkFact, OriginDigest, PeerFact, Told};
 use spanway::wire::frame::{self, FrameType, HEADER_BYTES, Header};
 use spanway::wire::heartbeat::{Heartbeat, HeartbeatKey};
+use spanway::wire::hop::{HopFacts, LinkRoom, Times, WayFacts};
 use spanway::wire::measure::{Arrived, Measure, MeasureBody, Probe, Train};
 use spanway::wire::queue::{Claim, Claimed, Queue, QueueBody, Scarce, Shortage};
 
@@ -152,6 +153,8 @@ fn file_of(message: &Message) -> &'static str {
             RoutedBody::Links { course: None, .. } => "links",
             RoutedBody::Links { .. } => "links_course",
             RoutedBody::Unanswered(_) => "unanswered",
+            RoutedBody::AskHop(_) => "ask_hop",
+            RoutedBody::Hop(_) => "hop",
         },
         Message::Queue(Queue { body, .. }) => match body {
             QueueBody::Claim(_) => "claim",
@@ -385,7 +388,7 @@ fn queue() -> [Message; 5] {
     .map(|body| Message::Queue(Queue { tx: tx(2), body }))
 }
 
-fn routed() -> [Message; 7] {
+fn routed() -> [Message; 9] {
     let link = |name, bps, branch| LinkInfo {
         peer: peer(name),
         capacity: Bandwidth::from_bps(bps),
@@ -404,8 +407,28 @@ fn routed() -> [Message; 7] {
         (1, RoutedBody::Links { links, last: true, course: None }),
         (1, RoutedBody::Links { links: Vec::new(), last: false, course: Some(course()) }),
         (1, RoutedBody::Unanswered("no link to tokyo".to_owned())),
+        (2, RoutedBody::AskHop(tx(1).channel)),
+        (1, RoutedBody::Hop(Box::new(hop()))),
     ]
     .map(|(position, body)| Message::Routed(Routed { id: 77, path: path(), position, body }))
+}
+
+fn hop() -> HopFacts {
+    let there = WayFacts {
+        entered: 0,
+        received: 1_000,
+        sent: 990,
+        delivered: 0,
+        dropped: vec![("policed".to_owned(), 10)],
+        one_way: Some(Times { count: 1_000, p50: 150, p99: 900, max: 1_200 }),
+        clocks_differ: false,
+        inside: None,
+        link: Some(LinkRoom {
+            usable: Bandwidth::from_bps(95_000_000),
+            free: Bandwidth::from_bps(9_500_000),
+        }),
+    };
+    HopFacts { there, back: WayFacts { clocks_differ: true, ..WayFacts::default() } }
 }
 
 fn course() -> Course {

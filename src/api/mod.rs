@@ -9,3 +9,4 @@ pub mod dto;
 pub mod http;
 mod schema;
 pub mod server;
+pub mod why;

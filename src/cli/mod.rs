@@ -15,6 +15,7 @@
 //! | [`open`] | `open`, `close`, `reload`, `recompute`, `leave` |
 //! | [`send`], [`recv`] | `send`, `recv` |
 //! | [`watch`] | `open --watch`, and what `send` says meanwhile |
+//! | [`why`] | `why` |
 //! | [`forward`] | `forward` |
 //! | [`manual`] | `completions`, `man` |
 //! | [`demo`] | `demo` |
@@ -50,6 +51,7 @@ mod table;
 mod traffic;
 mod values;
 mod watch;
+mod why;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -161,6 +163,8 @@ enum Command {
     Events(Target),
     /// Show how long frames are inside this peer, or on their way in a channel
     Latency(LatencyArgs),
+    /// Say where a channel is slow, and where its frames are dropped or lost: every peer of its path is asked
+    Why(ChannelArgs),
     /// Stream standard input to a service, at the rate of its channel
     Send(SendArgs),
     /// Write the stream that comes for a service to standard output
@@ -560,6 +564,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::WouldFit(args) => fit::would_fit(args),
         Command::Queue(target) => queue::queue(&target),
         Command::Close(args) => open::close(&args),
+        Command::Why(args) => why::why(&args),
         Command::Measure(args) => measure::measure(&args),
         Command::Reload(target) => open::reload(&target),
         Command::Recompute(target) => open::recompute(&target),

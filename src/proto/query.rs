@@ -454,11 +454,11 @@ mod tests {
         }
 
         fn speaks(&self, _: LinkId, version: u16) -> bool {
-            version <= self.version
+            version <= 4
         }
 
-        fn is_on_path(&self, channel: &ChannelId, _: &PeerName) -> bool {
-            channel.source == self.up[0]
+        fn is_on_path(&self, _: &ChannelId, _: &PeerName) -> bool {
+            false
         }
 
         fn services(&self) -> Vec<ServiceInfo> {

@@ -189,3 +189,159 @@ fn unknown(question: &Routed, here: &impl Here, out: &mut Vec<Action>) {
     let why = format!("{} knows no such channel of {}", here.name(), question.path[0]);
     reply(question, RoutedBody::Unanswered(why), here, out);
 }
+
+#[cfg(test)]
+mod tests {
+    use rand_core::SeedableRng;
+
+    use super::*;
+    use crate::wire::control::{LinkInfo, ServiceInfo};
+    use crate::wire::course::Course;
+    use crate::types::LinkId;
+    use crate::wire::hop;
+
+    /// On the path a b c, with links to its neighbours there.
+    struct Peer {
+        at: usize,
+        version: u16,
+    }
+
+    impl Here for Peer {
+        fn name(&self) -> &PeerName {
+            static NAMES: std::sync::OnceLock<Vec<PeerName>> = std::sync::OnceLock::new();
+            &NAMES.get_or_init(path)[self.at]
+        }
+
+        fn link_to(&self, neighbour: &PeerName) -> Option<LinkId> {
+            let at = path().iter().position(|peer| peer == neighbour)?;
+            (at.abs_diff(self.at) == 1).then(|| LinkId(u16::try_from(at).expect("few")))
+        }
+
+        fn speaks(&self, _: LinkId, version: u16) -> bool {
+            version <= self.version
+        }
+
+        fn services(&self) -> Vec<ServiceInfo> {
+            Vec::new()
+        }
+
+        fn links(&self) -> Vec<LinkInfo> {
+            Vec::new()
+        }
+
+        fn course(&self) -> Option<Course> {
+            None
+        }
+
+        fn is_on_path(&self, of: &ChannelId, peer: &PeerName) -> bool {
+            *of == channel() && path().contains(peer)
+        }
+    }
+
+    fn path() -> Vec<PeerName> {
+        ["a", "b", "c"].map(|name| PeerName::new(name).expect("a name")).into()
+    }
+
+    fn channel() -> ChannelId {
+        ChannelId { source: path()[0].clone(), boot: 1, count: 1 }
+    }
+
+    fn peer(at: usize) -> (Peer, Surveys) {
+        let rng = ChaCha20Rng::from_seed([u8::try_from(at).expect("few"); 32]);
+        (Peer { at, version: hop::VERSION }, Surveys::new(rng))
+    }
+
+    fn sent(out: &mut Vec<Action>) -> Vec<(LinkId, Routed)> {
+        let sent = out.drain(..).map(|action| match action {
+            Action::Send { link, message: Message::Routed(routed) } => (link, routed),
+            other => panic!("{other:?}"),
+        });
+        sent.collect()
+    }
+
+    fn hops(out: &[Action]) -> Vec<(String, bool)> {
+        match out {
+            [Action::Answer { id: RequestId(1), answer: Answer::Hops(hops) }] => {
+                hops.iter().map(|hop| (hop.peer.to_string(), hop.facts.is_ok())).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn told(of: &[(&str, bool)]) -> Vec<(String, bool)> {
+        of.iter().map(|(name, ok)| ((*name).to_owned(), *ok)).collect()
+    }
+
+    /// What `b` and `c` do with a question, until there is an answer for `a`.
+    fn answer(question: Routed) -> Routed {
+        let (b, mut surveys) = peer(1);
+        let mut out = Vec::new();
+        surveys.handle(&path()[0], question, &b, &mut out).expect("on its path");
+        let [action] = &out[..] else { panic!("{out:?}") };
+        let (at, question) = match action {
+            Action::ReadHop { question } => (1, (**question).clone()),
+            Action::Send { message: Message::Routed(passed), .. } => {
+                let (c, mut surveys) = peer(2);
+                let mut out = Vec::new();
+                surveys.handle(&path()[1], passed.clone(), &c, &mut out).expect("on its path");
+                let [Action::ReadHop { question }] = &out[..] else { panic!("{out:?}") };
+                (2, (**question).clone())
+            }
+            other => panic!("{other:?}"),
+        };
+        let (here, surveys) = peer(at);
+        let mut out = Vec::new();
+        surveys.read(&question, Some(HopFacts::default()), &here, &mut out);
+        let mut answer = sent(&mut out).remove(0).1;
+        // `b` passes it on as it is.
+        answer.position = u8::try_from(at).expect("few");
+        answer
+    }
+
+    #[test]
+    fn every_peer_of_the_path_is_asked_and_answers_itself() {
+        let ((a, mut surveys), mut out) = (peer(0), Vec::new());
+        surveys.ask(Time(0), RequestId(1), &channel(), &path(), &a, &mut out);
+        let questions = sent(&mut out);
+        assert_eq!(questions.len(), 2);
+        for (_, question) in questions {
+            surveys.handle(&path()[1], answer(question), &a, &mut out).expect("on its path");
+        }
+        assert_eq!(hops(&out), told(&[("a", false), ("b", true), ("c", true)]));
+        assert_eq!(surveys.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_silent_peer_costs_its_own_answer_only_and_forged_ones_nothing() {
+        let ((a, mut surveys), mut out) = (peer(0), Vec::new());
+        surveys.ask(Time(0), RequestId(1), &channel(), &path(), &a, &mut out);
+        let questions = sent(&mut out);
+        let good = answer(questions[1].1.clone());
+        let forged = Routed { id: good.id ^ 1, ..good.clone() };
+        surveys.handle(&path()[1], forged, &a, &mut out).expect("on its path");
+        surveys.handle(&path()[1], good.clone(), &a, &mut out).expect("on its path");
+        surveys.handle(&path()[1], good, &a, &mut out).expect("on its path");
+        assert_eq!(out, []);
+        let (deadline, _) = surveys.poll_timeout().expect("it waits");
+        surveys.handle_timeout(deadline, &mut out);
+        assert_eq!(hops(&out), told(&[("a", false), ("b", false), ("c", true)]));
+    }
+
+    #[test]
+    fn who_is_not_on_the_path_or_speaks_an_older_version_is_told_so() {
+        let ((c, mut surveys), mut out) = (peer(2), Vec::new());
+        let stranger = ChannelId { boot: 2, ..channel() };
+        let ask = |body| Routed { id: 7, path: path(), position: 2, body };
+        surveys.handle(&path()[1], ask(RoutedBody::AskHop(stranger)), &c, &mut out).expect("taken");
+        let answers = sent(&mut out);
+        assert!(
+            matches!(&answers[0].1.body, RoutedBody::Unanswered(why) if why.contains("no such"))
+        );
+
+        let old = Peer { at: 0, version: hop::VERSION - 1 };
+        surveys.ask(Time(0), RequestId(1), &channel(), &path(), &old, &mut out);
+        assert_eq!(hops(&out), told(&[("a", false), ("b", false), ("c", false)]));
+        let wrong = Routed { position: 1, ..ask(RoutedBody::AskHop(channel())) };
+        assert!(surveys.handle(&path()[1], wrong, &c, &mut Vec::new()).is_err());
+    }
+}

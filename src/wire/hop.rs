@@ -78,17 +78,15 @@ impl WayFacts {
             w.u64(*count);
         });
         w.bool(self.clocks_differ);
-        for times in [self.one_way, self.inside] {
-            w.bool(times.is_some());
-            if let Some(Times { count, p50, p99, max }) = times {
-                [count, p50, p99, max].into_iter().for_each(|value| w.u64(value));
-            }
+        for times in [&self.one_way, &self.inside] {
+            w.option(times.as_ref(), |w, Times { count, p50, p99, max }| {
+                [count, p50, p99, max].into_iter().for_each(|value| w.u64(*value));
+            });
         }
-        w.bool(self.link.is_some());
-        if let Some(link) = self.link {
+        w.option(self.link.as_ref(), |w, link| {
             w.bandwidth(link.usable);
             w.bandwidth(link.free);
-        }
+        });
     }
 
     fn parse(r: &mut Reader<'_>) -> Result<Self, ParseError> {
@@ -98,12 +96,11 @@ impl WayFacts {
             Ok((r.text("drop reason")?, r.u64("drop count")?))
         })?;
         let clocks_differ = r.bool("clocks differ")?;
-        let one_way = times(r)?;
-        let inside = times(r)?;
-        let link = match r.bool("hop link")? {
-            true => Some(LinkRoom { usable: r.bandwidth("usable")?, free: r.bandwidth("free")? }),
-            false => None,
-        };
+        let one_way = r.option("one-way times", times)?;
+        let inside = r.option("times inside", times)?;
+        let link = r.option("link", |r| {
+            Ok(LinkRoom { usable: r.bandwidth("usable")?, free: r.bandwidth("free")? })
+        })?;
         Ok(Self {
             entered,
             received,
@@ -118,12 +115,9 @@ impl WayFacts {
     }
 }
 
-fn times(r: &mut Reader<'_>) -> Result<Option<Times>, ParseError> {
-    if !r.bool("hop times")? {
-        return Ok(None);
-    }
+fn times(r: &mut Reader<'_>) -> Result<Times, ParseError> {
     let (count, p50) = (r.u64("count")?, r.u64("p50")?);
-    Ok(Some(Times { count, p50, p99: r.u64("p99")?, max: r.u64("max")? }))
+    Ok(Times { count, p50, p99: r.u64("p99")?, max: r.u64("max")? })
 }
 
 const _: () = assert!(VERSION <= super::control::VERSIONS.1);

@@ -60,6 +60,7 @@ impl IntoResponses for Errors {
         routes::channels,
         routes::channel,
         routes::latency,
+        routes::why,
         routes::request,
         routes::queue,
         routes::ledger,

@@ -16,8 +16,9 @@ use super::requests::RequestReply;
 use super::{changes, commands, live, openapi, web};
 use crate::api::dto::{
     ChannelRow, Course, GraphReply, Latency, LedgerReply, LinkRow, PeerRow, QueueRow, RelayTimes,
-    Request, ServiceRow, StatisticsReply, StatusReply, TreeReply, VerifyReply,
+    Request, ServiceRow, StatisticsReply, StatusReply, TreeReply, VerifyReply, WhyReply,
 };
+use crate::api::why;
 use crate::limits;
 use crate::types::PeerName;
 
@@ -38,6 +39,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/api/channels", get(channels).post(changes::open))
         .route("/api/channels/{id}", get(channel).delete(changes::close))
         .route("/api/channels/{id}/latency", get(latency))
+        .route("/api/channels/{id}/why", get(why))
         .route("/api/would-fit", post(changes::would_fit))
         .route("/api/requests/{id}", get(request))
         .route("/api/queue", get(queue))
@@ -153,6 +155,20 @@ pub(super) async fn channel(
     responses((status = 200, body = Latency), Errors))]
 pub(super) async fn latency(State(app): State<Arc<App>>, Path(channel): Path<String>) -> Answer {
     app.daemon.ask(&Request::Latency { channel, watch: None }).await.map(Raw)
+}
+
+/// Where a channel is slow, and where its frames are dropped or lost. Takes as long as two looks at its path.
+#[utoipa::path(get, path = "/api/channels/{id}/why", tag = "channels",
+    params(("id" = String, Path, description = "Id or name")),
+    responses((status = 200, body = WhyReply), Errors))]
+pub(super) async fn why(
+    State(app): State<Arc<App>>,
+    Path(channel): Path<String>,
+) -> Result<Json<WhyReply>, ApiError> {
+    let request = Request::Survey { channel };
+    let first = app.daemon.read(&request).await?;
+    tokio::time::sleep(why::BETWEEN).await;
+    Ok(Json(StatusCode::OK, why::why(&first, app.daemon.read(&request).await?)))
 }
 
 /// What became of a request that stood in line.
