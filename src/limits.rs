@@ -338,6 +338,22 @@ pub const SHORT_LINKS_MAX: usize = 24;
 pub const HOLDERS_SHOWN: usize = 4;
 /// Paths that a request tries before it is answered: each refusal names another link.
 pub const OPEN_TRIES: usize = 8;
+/// Channels that a daemon asks for again by itself (`open --keep`).
+pub const KEPT_MAX: usize = 1_024;
+/// The file that lists them: names, addresses and a path of the longest, with room to spare.
+pub const KEPT_BYTES_MAX: usize = 8 << 20;
+/// Wait before such a channel is asked for again: doubled each time from the first to the second.
+pub const KEPT_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How long it may wait for room each time.
+pub const KEPT_DEADLINE_MS: u64 = 60_000;
+/// Idempotency keys a daemon knows: about 1 KiB each, with the answer.
+pub const IDEMPOTENCY_KEYS_MAX: usize = 8_192;
+/// How long after its answer a key is known: longer than anybody retries.
+pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(600);
+/// Bytes of a key: a UUID has 36.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+/// Clients that wait for the answer to one key, besides the first.
+pub const IDEMPOTENCY_CLIENTS_MAX: usize = 16;
 /// Default time within which an `open` is answered.
 pub const OPEN_DEADLINE: Duration = Duration::from_secs(5);
 /// A moving channel is given up after this: as long as the far end keeps its side.
@@ -477,6 +493,8 @@ pub const PACE_LATE_MAX: Duration = Duration::from_millis(10);
 pub const SEND_STALL_MAX: Duration = Duration::from_secs(1);
 /// After FINISH, `recv` waits this long for frames that are still under way.
 pub const RECV_TAIL_MAX: Duration = Duration::from_secs(1);
+/// ... and `send` this long until it closes the channel, if the far end does not do that before.
+pub const SEND_TAIL_MAX: Duration = Duration::from_secs(1);
 /// While a stream runs, `recv` holds later frames back this long for a missing one.
 pub const RECV_GAP_MAX: Duration = Duration::from_millis(200);
 /// Bytes `recv` keeps while standard output is slow, and as many again behind a missing frame.

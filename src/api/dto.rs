@@ -121,6 +121,13 @@ pub struct Open {
     /// What enters above the bandwidth waits for a moment before it is dropped.
     #[serde(default)]
     pub shape: bool,
+    /// Ask for it again after a restart, and when it ended otherwise than by `close` here.
+    #[serde(default)]
+    pub keep: bool,
+    /// The same request under the same key has the same answer, for ten minutes after it was given, and one
+    /// reservation. It stands in line until its deadline even if its client goes away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
 }
 
 /// Which paths may be tried (A13): `"tree"`, `"widest"`, `"tree-then-widest"`, or every peer behind the
@@ -455,6 +462,8 @@ pub struct ChannelRow {
     pub entry_bps: Option<Bandwidth>,
     /// What is offered above that waits for a moment (`open --shape`).
     pub shape: bool,
+    /// It is asked for again until it is closed here (`open --keep`).
+    pub keep: bool,
 }
 
 /// A request that stands in line for room.

@@ -78,6 +78,16 @@ impl Answers {
     }
 }
 
+#[cfg(test)]
+impl Answers {
+    /// Answers of a client, and what it has of them by now.
+    pub(crate) fn of_test() -> (Self, impl Fn() -> Vec<String>) {
+        let lines = Rc::new(Lines::default());
+        let read = Rc::clone(&lines);
+        (Self { lines }, move || read.waiting.borrow().lines.iter().cloned().collect())
+    }
+}
+
 impl Drop for Answers {
     fn drop(&mut self) {
         self.lines.waiting.borrow_mut().ended = true;

@@ -301,6 +301,14 @@ struct OpenArgs {
     /// Let what is above the bandwidth wait for up to 50 ms before it is dropped
     #[arg(long)]
     shape: bool,
+    /// Ask for it again after a restart of the daemon, and whenever it ends otherwise than by `spanway close`
+    /// here
+    #[arg(long)]
+    keep: bool,
+    /// The same request under the same key gets the same answer and one reservation, for ten minutes after it
+    /// was answered; it stands in line until its deadline even if this command ends
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
     /// Stay, and say what happens to the channel: within a second what is dropped and the rate to use.
     /// Ctrl-C ends this command and leaves the channel open
     #[arg(long)]

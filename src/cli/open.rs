@@ -30,6 +30,8 @@ pub(super) fn open(args: OpenArgs) -> Result<(), CliError> {
         wait: args.wait.is_some(),
         protect: args.protect,
         shape: args.shape,
+        keep: args.keep,
+        idempotency_key: args.idempotency_key.clone(),
     });
     if let (Some(wait), false) = (args.wait, args.target.json) {
         say(&format!(

@@ -40,6 +40,8 @@ pub(super) fn send(args: SendArgs) -> Result<(), CliError> {
             wait: false,
             protect: false,
             shape: args.shape,
+            keep: false,
+            idempotency_key: None,
         },
     )?;
     let entry = Entry::of(&reply, rate, args.size)?;
@@ -61,6 +63,9 @@ pub(super) fn send(args: SendArgs) -> Result<(), CliError> {
     }
     watch.into_iter().for_each(Watch::stop);
     let outcome = sent.and_then(|sent| Ok((sent, finish(&daemon, &entry, &sent)?)));
+    if outcome.is_ok() {
+        wait_until_taken(&daemon, &entry.channel);
+    }
     close(&daemon, &entry.channel);
     let (sent, local) = outcome?;
     if args.target.json {
@@ -226,6 +231,18 @@ pub(super) fn finish(daemon: &Daemon, entry: &Entry, sent: &Sent) -> Result<Loca
     let request = Request::Finish { channel: entry.channel.clone(), frames: sent.frames };
     let _: Value = daemon.ask(&request)?;
     Ok(local)
+}
+
+/// The last frames may still be on their way, and a close would overtake them: a receiver that has all of
+/// them closes the channel itself. Where none does, they get that long to arrive.
+fn wait_until_taken(daemon: &Daemon, channel: &str) {
+    let start = clock::now();
+    let is_there = |rows: Vec<ChannelRow>| rows.iter().any(|row| row.id == channel);
+    while start.elapsed() < limits::SEND_TAIL_MAX
+        && daemon.ask(&Request::Channels).is_ok_and(is_there)
+    {
+        clock::sleep(COUNT_POLL);
+    }
 }
 
 /// Closes a channel whose work is done; that it is gone already is no news.
@@ -452,6 +469,7 @@ mod tests {
             offered_bps: None,
             entry_bps: None,
             shape: false,
+            keep: false,
         };
         let moved = row(90, &[(DropReason::Moving, 10), (DropReason::ForeignSender, 5)]);
         let moving = Local { moving: 10, ..Local::default() };

@@ -362,6 +362,7 @@ impl Control {
                 (channel, Received::Finished { frames: *frames })
             }
             Event::ChannelClosed { channel, why, .. } => {
+                self.kept.ended(self.now(), channel, why);
                 (channel, Received::Closed { why: why.clone() })
             }
             Event::LinkUp { .. }

@@ -13,24 +13,23 @@ use crate::api::dto::{self, ControlStatus, FailureKind, Received, StatusReply, W
 use crate::api::server::{Answers, Ask, What};
 use crate::config::ServiceAddress;
 use crate::daemon::control::{Control, Stage};
-use crate::daemon::ends::{self, EndPlan, NewEnd, OpenerAddresses};
+use crate::daemon::kept::Then;
 use crate::daemon::lane;
+use crate::daemon::opens::Opener;
 use crate::daemon::views::{self, Here};
 use crate::limits;
 use crate::proto::view::LinkState;
-use crate::proto::{
-    Answer, Choice, FitRequest, Input, MeasureRequest, OpenRequest, Rejection, Request,
-};
+use crate::proto::{Answer, Choice, FitRequest, Input, MeasureRequest, Rejection, Request};
 use crate::sim::check;
 use crate::types::{Bandwidth, ChannelId, PeerName, Reject, RequestId, ServiceName, Way};
 
 /// A client that waits for the node's answer.
 pub(crate) enum Asking {
-    Open {
-        client: u64,
-        answers: Answers,
-        rate: Bandwidth,
-    },
+    Open(Box<Opener>),
+    /// A channel that is kept: nobody waits for it.
+    Kept,
+    /// `close` of one.
+    CloseKept(Answers),
     Fit(Answers),
     Course(Answers),
     /// `close`, `finish`, `services`, `verify`, `recompute`.
@@ -50,12 +49,13 @@ pub(crate) struct Receiver {
 impl Asking {
     pub(super) fn failed(&self, kind: FailureKind, message: impl Into<String>) {
         match self {
-            Self::Open { answers, .. }
-            | Self::Fit(answers)
+            Self::Open(opener) => opener.answers.failed(kind, message),
+            Self::Fit(answers)
             | Self::Course(answers)
             | Self::Plain(answers)
+            | Self::CloseKept(answers)
             | Self::Leave(Some(answers)) => answers.failed(kind, message),
-            Self::Leave(None) => {}
+            Self::Leave(None) | Self::Kept => {}
         }
     }
 }
@@ -109,15 +109,9 @@ impl Control {
                 }
             }
             dto::Request::Recompute => self.ask(Asking::Plain(answers), Request::Recompute),
-            dto::Request::Open(open) => match self.open(client, open, answers) {
-                Ok(()) => {}
-                Err((answers, kind, message)) => answers.failed(kind, message),
-            },
+            dto::Request::Open(open) => self.open(client, open, answers),
             dto::Request::WouldFit(asked) => self.would_fit(asked, answers),
-            dto::Request::Close { channel } => match self.channel_of(&channel) {
-                Ok(channel) => self.ask(Asking::Plain(answers), Request::Close { channel }),
-                Err(message) => answers.failed(FailureKind::Failed, message),
-            },
+            dto::Request::Close { channel } => self.close(&channel, answers),
             dto::Request::Finish { channel, frames } => match self.channel_of(&channel) {
                 Ok(channel) => {
                     self.ask(Asking::Plain(answers), Request::Finish { channel, frames });
@@ -145,7 +139,7 @@ impl Control {
         }
     }
 
-    fn ask(&mut self, asking: Asking, request: Request) {
+    pub(super) fn ask(&mut self, asking: Asking, request: Request) {
         let id = self.next_request();
         self.asking.insert(id, asking);
         self.feed(Input::Request { id, request });
@@ -154,18 +148,17 @@ impl Control {
     /// The node's one answer to a request.
     pub(super) fn answer(&mut self, id: RequestId, answer: Answer) {
         let Some(asking) = self.asking.remove(&id) else { return };
-        if matches!(asking, Asking::Open { .. }) {
+        if matches!(asking, Asking::Open(_)) {
             self.counters.answered(&answer);
         }
         match (asking, answer) {
-            (Asking::Open { answers, rate, .. }, Answer::Open(opened)) => {
-                let here = self.channels.of(&opened.channel).and_then(|here| here.end.as_ref());
-                let listen = here.and_then(|end| end.listen);
-                let neighbour = opened.path.get(1).and_then(|peer| self.neighbour_address(peer));
-                answers.ok(&views::open_reply(opened, rate, listen, neighbour));
+            (Asking::Open(opener), Answer::Open(opened)) => self.opened(*opener, opened),
+            (Asking::Open(opener), Answer::Rejected(rejection)) => {
+                self.tell(*opener, views::rejected_reply(rejection), Ok(false));
             }
-            (Asking::Open { answers, .. }, Answer::Rejected(rejection)) => {
-                answers.ok(&views::rejected_reply(rejection));
+            (Asking::Kept, Answer::Open(opened)) => self.kept.opened(id, opened.channel),
+            (Asking::Kept, Answer::Rejected(why)) => {
+                self.kept.refused(self.now(), id, &why.detail);
             }
             (Asking::Fit(answers), Answer::Fit(fit)) => answers.ok(&views::fit_reply(*fit)),
             (Asking::Fit(answers), Answer::Rejected(rejection)) => {
@@ -174,6 +167,8 @@ impl Control {
                     None => refuse(&answers, &rejection),
                 }
             }
+            // Whatever the node says, it is gone from the file.
+            (Asking::CloseKept(answers), _) => self.save_kept(Then::Closed(answers)),
             (Asking::Course(answers), Answer::Links(collected)) => {
                 answers.ok(&views::courses(collected));
             }
@@ -201,64 +196,13 @@ impl Control {
                 answers.ok(&());
             }
             (Asking::Plain(_), Answer::Open(_) | Answer::Fit(_))
-            | (Asking::Open { .. } | Asking::Fit(_) | Asking::Course(_), _) => {
+            | (Asking::Open(_) | Asking::Kept | Asking::Fit(_) | Asking::Course(_), _) => {
                 unreachable!("the node answers each request in its own kind")
             }
         }
     }
 
     // --- Channels ---
-
-    fn open(
-        &mut self,
-        client: u64,
-        open: dto::Open,
-        answers: Answers,
-    ) -> Result<(), (Answers, FailureKind, String)> {
-        let addresses = match self.check_open(&open) {
-            Ok(addresses) => addresses,
-            Err(message) => return Err((answers, FailureKind::Usage, message)),
-        };
-        let end = match self.end_of_opener(&addresses) {
-            Ok(end) => end,
-            Err((kind, message)) => return Err((answers, kind, message)),
-        };
-        let rate = open.bandwidth_bps;
-        let request = Request::Open(OpenRequest {
-            peer: open.peer,
-            service: open.service,
-            name: open.name,
-            rate,
-            rate_back: open.bandwidth_back_bps.unwrap_or_else(|| views::default_rate_back(rate)),
-            choice: choice(open.path),
-            avoid: open.avoid,
-            deadline: Duration::from_millis(open.deadline_ms),
-            wait: open.wait,
-            protect: open.protect,
-        });
-        // The node opens the end while it handles the request, or not at all.
-        self.channels.opening = Some(end);
-        self.ask(Asking::Open { client, answers, rate }, request);
-        self.channels.opening = None;
-        Ok(())
-    }
-
-    fn end_of_opener(
-        &mut self,
-        addresses: &OpenerAddresses,
-    ) -> Result<NewEnd, (FailureKind, String)> {
-        if self.engine.own_ends().is_none() {
-            let plan = EndPlan::of_opener(addresses).map_err(|text| (FailureKind::Usage, text))?;
-            self.room_for_end().map_err(|text| (FailureKind::Failed, text))?;
-            return plan.bind().map_err(|text| (FailureKind::Failed, text));
-        }
-        if *addresses != OpenerAddresses::default() {
-            let text = "the program that is this peer sends and receives by itself: leave out \
-                        listen, deliver, from and shape";
-            return Err((FailureKind::Usage, text.to_owned()));
-        }
-        Ok(NewEnd::Own)
-    }
 
     fn would_fit(&mut self, asked: dto::WouldFit, answers: Answers) {
         let dto::WouldFit { peer, bandwidth_bps: rate, bandwidth_back_bps, path, avoid } = asked;
@@ -271,7 +215,7 @@ impl Control {
         self.ask(Asking::Fit(answers), Request::WouldFit(request));
     }
 
-    fn check_way(
+    pub(super) fn check_way(
         &self,
         path: &dto::PathChoice,
         avoid: &[PeerName],
@@ -285,27 +229,6 @@ impl Control {
             dto::PathChoice::Given(path) => check_path(path, &self.config.name, peer),
             dto::PathChoice::Named(_) => Ok(()),
         }
-    }
-
-    fn check_open(&self, open: &dto::Open) -> Result<OpenerAddresses, String> {
-        check_rates(open.bandwidth_bps, open.bandwidth_back_bps)?;
-        if open.peer == self.config.name {
-            return Err(format!(
-                "source and destination are both {}: a channel leads to another peer",
-                open.peer
-            ));
-        }
-        let deadline = Duration::from_millis(open.deadline_ms);
-        if deadline.is_zero() || deadline > limits::OPEN_DEADLINE_MAX {
-            return Err(format!(
-                "a deadline of {deadline:?} is not possible: 1 ms to {:?} are",
-                limits::OPEN_DEADLINE_MAX
-            ));
-        }
-        self.check_way(&open.path, &open.avoid, &open.peer)?;
-        let from = open.from.as_deref().map(ends::parse_prefix).transpose()?;
-        let dto::Open { listen, deliver, shape, .. } = *open;
-        Ok(OpenerAddresses { listen, deliver, from, shape })
     }
 
     /// A channel by its id, or by its name if only one that ends here has it.
@@ -325,6 +248,7 @@ impl Control {
     }
 
     fn channel_rows(&self) -> Vec<dto::ChannelRow> {
+        let kept = self.kept.open();
         rows(self.node.channels(), |view| {
             let channel = self.channels.of(&view.id);
             let end = channel.and_then(|channel| channel.end.as_ref());
@@ -335,6 +259,7 @@ impl Control {
                 offered: end.and_then(|end| end.meter.offered()),
                 promised: end.and_then(|end| end.rate),
                 shape: end.is_some_and(|end| end.shape),
+                keep: kept.contains(&view.id),
                 neighbour: neighbour_of(&view.path, &self.config.name)
                     .and_then(|peer| self.neighbour_address(peer)),
             };
@@ -393,8 +318,9 @@ impl Control {
     fn gone(&mut self, client: u64) {
         self.watchers.remove(&client);
         self.unwatch(client);
+        self.idempotency.gone(client);
         let asked =
-            |asking: &Asking| matches!(asking, Asking::Open { client: c, .. } if *c == client);
+            |asking: &Asking| matches!(asking, Asking::Open(opener) if opener.left_by(client));
         let opens = self.asking.iter().filter(|(_, asking)| asked(asking));
         for open in opens.map(|(id, _)| *id).collect::<Vec<_>>() {
             let id = self.next_request();
@@ -483,7 +409,7 @@ impl Control {
     }
 }
 
-fn choice(path: dto::PathChoice) -> Choice {
+pub(super) fn choice(path: dto::PathChoice) -> Choice {
     match path {
         dto::PathChoice::Named(dto::NamedPath::Tree) => Choice::Tree,
         dto::PathChoice::Named(dto::NamedPath::Widest) => Choice::Widest,
@@ -492,7 +418,7 @@ fn choice(path: dto::PathChoice) -> Choice {
     }
 }
 
-fn check_rates(rate: Bandwidth, rate_back: Option<Bandwidth>) -> Result<(), String> {
+pub(super) fn check_rates(rate: Bandwidth, rate_back: Option<Bandwidth>) -> Result<(), String> {
     for (what, rate) in [("bandwidth", Some(rate)), ("bandwidth back", rate_back)] {
         match rate {
             // The way back may have none.

@@ -27,7 +27,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
@@ -38,7 +39,9 @@ use crate::daemon::actions::{Channels, Later};
 use crate::daemon::asks::{Asking, Receiver};
 use crate::daemon::connection::{Arrival, Connection};
 use crate::daemon::counters::Counters;
+use crate::daemon::idempotency::Idempotency;
 use crate::daemon::identity::Identity;
+use crate::daemon::kept::{Kept, Save};
 use crate::daemon::lane::Lane;
 use crate::daemon::latency::ChannelWatch;
 use crate::daemon::neighbours::{Dial, Neighbours};
@@ -102,7 +105,10 @@ pub(crate) struct Control {
     pub(super) neighbours: Rc<Neighbours>,
     pub(super) ids: LinkIds,
     connections: u64,
-    requests: u64,
+    pub(super) requests: u64,
+    pub(super) kept: Kept,
+    pub(super) idempotency: Idempotency,
+    pub(super) saves: UnboundedSender<Save>,
     closing: Vec<JoinHandle<()>>,
 }
 
@@ -165,6 +171,7 @@ impl Control {
         identity: &Identity,
         mut engine: Box<dyn DataPlane>,
         neighbours: Rc<Neighbours>,
+        (kept, saves): (Kept, UnboundedSender<Save>),
         facts: Facts,
     ) -> io::Result<Self> {
         let mut seed = [0; 32];
@@ -197,6 +204,9 @@ impl Control {
             neighbours,
             connections: 0,
             requests: 0,
+            kept,
+            idempotency: Idempotency::default(),
+            saves,
             closing: Vec::new(),
         };
         control.keep_links();
@@ -453,7 +463,8 @@ impl Control {
             Stage::Leaving(until) => Some(until),
             Stage::Running | Stage::Ended(_) => None,
         };
-        node.into_iter().chain(watch).chain(leaving).chain(self.entry_look).min()
+        let kept = self.kept.next().filter(|_| self.stage == Stage::Running);
+        node.into_iter().chain(watch).chain(leaving).chain(self.entry_look).chain(kept).min()
     }
 
     fn timed_out(&mut self) {
@@ -468,6 +479,9 @@ impl Control {
         } else {
             tracing::warn!("leaving took too long; stopping");
             self.stage = Stage::Ended(Ok(()));
+        }
+        if self.stage == Stage::Running {
+            self.ask_for_kept(now);
         }
     }
 
@@ -561,6 +575,7 @@ impl Control {
         }
         let workers = self.engine.workers().iter();
         warnings.extend(workers.filter_map(|w| views::clipped_buffer(w.port, w.receive_buffer)));
+        warnings.extend(self.kept.missing());
         warnings
     }
 

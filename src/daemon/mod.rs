@@ -23,11 +23,14 @@ mod counters;
 mod ends;
 mod excess;
 pub(crate) mod handshake;
+mod idempotency;
 pub mod identity;
+mod kept;
 mod lane;
 mod latency;
 mod measuring;
 mod neighbours;
+mod opens;
 mod relink;
 pub(crate) mod runtime;
 pub mod store;
@@ -51,6 +54,7 @@ pub(crate) use self::ends::in_words;
 use self::control::{Control, Facts, Inbound, Signals};
 use self::handshake::{Credentials, HandshakeError};
 use self::identity::{Identity, IdentityError};
+use self::kept::Kept;
 use self::lane::Lane;
 use self::neighbours::Neighbours;
 use self::runtime::{Files, Runtime};
@@ -73,6 +77,9 @@ pub enum DaemonError {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Nothing of the file is lost: the daemon does not start.
+    #[error("{path}: {why}: it lists the channels to ask for again; mend it, or move it away", path = .path.display())]
+    Kept { path: PathBuf, why: String },
     #[error("cannot listen on {protocol} {address}: {why}")]
     Listen { protocol: &'static str, address: SocketAddr, why: String },
     #[error(transparent)]
@@ -122,7 +129,7 @@ pub fn run_with(
     let runtime = Runtime::start(uring).map_err(DaemonError::Runtime)?;
     let key = identity.public_key().to_string();
     let facts = Facts { origin, key, runtime: runtime.kind(), lane, files };
-    let learned = (runtime.files(), state.file(addresses::FILE));
+    let learned = (runtime.files(), [addresses::FILE, kept::FILE].map(|name| state.file(name)));
     let result =
         runtime.block_on(serve(config, &identity, engine, (links, clients), learned, facts));
     // The lock is still held, so the socket is this daemon's.
@@ -135,7 +142,7 @@ async fn serve(
     identity: &Identity,
     engine: Box<dyn DataPlane>,
     (links, clients): (TcpListener, UnixListener),
-    (files, learned): (Files, PathBuf),
+    (files, [learned, kept_file]): (Files, [PathBuf; 2]),
     facts: Facts,
 ) -> Result<(), DaemonError> {
     let signals = Signals::new().map_err(DaemonError::Runtime)?;
@@ -147,6 +154,10 @@ async fn serve(
     // Bounded by the number of clients, each of which asks once and goes once.
     let (asks_in, asks) = mpsc::unbounded_channel();
     let addresses = Addresses::load(files, &learned).await;
+    let kept = Kept::load(files, &kept_file).await;
+    let kept = kept.map_err(|why| DaemonError::Kept { path: kept_file.clone(), why })?;
+    // Bounded by the clients: each has one request at a time.
+    let (saves, to_write) = mpsc::unbounded_channel();
     let neighbours = Rc::new(Neighbours::new(
         credentials,
         (config.listen.ip(), config.control.dscp),
@@ -158,8 +169,10 @@ async fn serve(
         let _ = asks_in.send(ask);
     });
     log_start(&config, identity, &*engine, &facts);
-    let control = Control::new(config, identity, engine, Rc::clone(&neighbours), facts)
+    let neighbours_of = Rc::clone(&neighbours);
+    let control = Control::new(config, identity, engine, neighbours_of, (kept, saves), facts)
         .map_err(DaemonError::Runtime)?;
+    let writing = lane::spawn(kept::write(files, kept_file, to_write));
     let keeping = Rc::clone(&neighbours);
     let keeping = lane::spawn(async move { keeping.addresses.keep(files, learned).await });
     let accepting = lane::spawn(neighbours.accept(links));
@@ -169,6 +182,8 @@ async fn serve(
     keeping.abort();
     accepting.abort();
     serving.abort();
+    // What was told is written: nobody tells it more by now.
+    let _ = writing.await;
     result.map_err(DaemonError::Stopped)
 }
 

@@ -174,6 +174,7 @@ pub(crate) struct Here<'a> {
     pub(crate) offered: Option<Bandwidth>,
     pub(crate) promised: Option<Bandwidth>,
     pub(crate) shape: bool,
+    pub(crate) keep: bool,
     /// Address of the first neighbour on the path: IPv4 and IPv6 frames differ in size.
     pub(crate) neighbour: Option<IpAddr>,
 }
@@ -211,6 +212,7 @@ pub(crate) fn channel_row(view: ChannelView, here: &Here<'_>) -> ChannelRow {
         offered_bps: here.offered,
         entry_bps: here.promised,
         shape: here.shape,
+        keep: here.keep,
     }
 }
 

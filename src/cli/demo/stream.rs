@@ -121,6 +121,8 @@ impl Streaming {
                 wait: false,
                 protect: false,
                 shape: false,
+                keep: false,
+                idempotency_key: None,
             },
         )?;
         let entry = Entry::of(&reply, args.bandwidth, PAYLOAD_BYTES)?;

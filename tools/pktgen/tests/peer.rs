@@ -205,6 +205,8 @@ fn local_programs_have_no_place_at_a_peer_that_is_a_program() {
         wait: false,
         protect: false,
         shape: false,
+        keep: false,
+        idempotency_key: None,
         peer: "b".parse().expect("a name"),
         service: "sink".parse().expect("a name"),
         bandwidth_bps: Bandwidth::from_bps(1_000_000),

@@ -282,6 +282,8 @@ fn open(world: &World) -> Outcome<(String, Duration)> {
         wait: false,
         protect: false,
         shape: false,
+        keep: false,
+        idempotency_key: None,
     });
     let start = Instant::now();
     let reply: Value = world.ask(0, &request)?;
