@@ -300,6 +300,11 @@ pub const LEAVE_ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Leaving (channels closed, Bye said) is over after this, whatever is still open; and then as long
 /// again for the neighbours to read it.
 pub const LEAVE_MAX: Duration = Duration::from_secs(2);
+/// How often the service manager is told the state of a peer if it has changed; a person looks at it
+/// with `systemctl status`. Signs of life come more often if its watchdog wants that.
+pub const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// What the service manager has no room for is kept up to this: some fifty lines.
+pub const NOTIFICATION_BYTES_MAX: usize = 2_048;
 /// File of learned addresses: a name and an address for each of 1,024 links.
 pub const ADDRESSES_BYTES_MAX: usize = 256 << 10;
 /// The same complaint about one peer is logged at most once in this time.
@@ -454,6 +459,52 @@ pub const REPLY_BYTES_MAX: usize = 64 << 20;
 /// A daemon answers what it knows itself within this; questions to other peers add their deadline.
 pub const CLIENT_ANSWER_MAX: Duration = Duration::from_secs(10);
 
+// --- Web API ---
+
+/// Connections of one listener at the same time. More, and the one that has sent no complete request for
+/// the longest time is closed.
+pub const HTTP_CONNECTIONS_MAX: usize = 256;
+/// Connections the kernel may hold until the listener takes them: a burst of a thousand.
+pub const HTTP_BACKLOG: i32 = 1_024;
+/// A request, head and body, must be complete within this.
+pub const HTTP_REQUEST_TIME: Duration = Duration::from_secs(5);
+/// Head of a request: some times what a browser sends.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;
+/// Body of a request: as much as the local socket takes.
+pub const HTTP_BODY_BYTES_MAX: usize = REQUEST_BYTES_MAX;
+/// Clients of the local socket that the web API is at the same time, for questions ...
+pub const HTTP_ASKS_MAX: usize = 32;
+/// ... and for requests that stand in line; together well below [`CLIENTS_MAX`], so that the command line
+/// always gets in.
+pub const HTTP_WAITS_MAX: usize = 32;
+/// A question waits this long for one of those places.
+pub const HTTP_PLACE_WAIT: Duration = Duration::from_secs(1);
+/// Final answers of requests that stood in line, kept to be fetched; older ones are forgotten.
+pub const HTTP_ANSWERS_MAX: usize = 256;
+/// Clients of event streams.
+pub const HTTP_STREAMS_MAX: usize = 32;
+/// Messages that wait for one of them; a slower one is let go.
+pub const HTTP_STREAM_MESSAGES_MAX: usize = 256;
+/// How often a page gets everything anew.
+pub const HTTP_LIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// What changes is gathered for this long before it is sent.
+pub const HTTP_LIVE_SETTLE: Duration = Duration::from_millis(100);
+/// Asking for everything may take one part of so many of the time.
+pub const HTTP_LIVE_SHARE: u32 = 5;
+/// Refusals of strangers are logged once in this time, with their number.
+pub const HTTP_LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// The API's thread ends within this when the daemon stops.
+pub const HTTP_STOP_MAX: Duration = Duration::from_secs(1);
+/// `[api] base_path` without its outer slashes, names in `hosts`, and the length of one.
+pub const HTTP_BASE_PATH_MAX: usize = 128;
+pub const HTTP_HOSTS_MAX: usize = 16;
+pub const HTTP_HOST_BYTES_MAX: usize = 260;
+/// Characters of the token: 256 bits.
+pub const HTTP_TOKEN_CHARS: usize = 64;
+/// Descriptors of the web API: both listeners with their connections, its clients, its runtime.
+pub const HTTP_FILES: u64 =
+    2 * HTTP_CONNECTIONS_MAX as u64 + 2 * (HTTP_ASKS_MAX + HTTP_WAITS_MAX) as u64 + 16;
+
 // --- Open files ---
 
 /// Descriptors of a process besides what follows: standard streams, signals, runtime, listeners, state.
@@ -517,6 +568,7 @@ pub const PROXY_EXPIRED_PER_TURN: usize = 32;
 pub const PROXY_FILES: u64 = PROCESS_FILES + WORKER_FILES * WORKERS_MAX as u64;
 
 const _: () = {
+    assert!(2 * (HTTP_ASKS_MAX + HTTP_WAITS_MAX) <= CLIENTS_MAX);
     assert!(EDGES_PER_PIECE * (2 * (NAME_BYTES_MAX + 1) + 8) + 512 <= MESSAGE_BYTES_MAX);
     assert!(
         (FACTS_PER_ANSWER + LINK_FACTS_MAX) * (2 * (NAME_BYTES_MAX + 1) + 128)

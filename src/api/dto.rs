@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::types::{Bandwidth, PeerName, Reject, ServiceName};
 
@@ -36,6 +37,8 @@ pub enum Request {
         peer: PeerName,
     },
     Open(Open),
+    /// The same; if it stands in line, a line with its [`QueueRow`] comes before that of the [`OpenReply`].
+    OpenTold(Open),
     /// Requests of this peer that wait for room: [`QueueRow`]s.
     Queue,
     /// Now, later or never: [`FitReply`]. Reserves nothing.
@@ -91,7 +94,7 @@ pub enum Request {
     },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Open {
     pub peer: PeerName,
@@ -101,8 +104,10 @@ pub struct Open {
     pub bandwidth_back_bps: Option<Bandwidth>,
     pub name: Option<ServiceName>,
     /// Missing: a free port on loopback.
+    #[schema(value_type = Option<String>)]
     pub listen: Option<SocketAddr>,
     /// Missing: to the last local sender.
+    #[schema(value_type = Option<String>)]
     pub deliver: Option<SocketAddr>,
     /// Who besides loopback may send to `listen`, as `ADDRESS/BITS`.
     pub from: Option<String>,
@@ -132,14 +137,14 @@ pub struct Open {
 
 /// Which paths may be tried (A13): `"tree"`, `"widest"`, `"tree-then-widest"`, or every peer behind the
 /// asker in order, the destination last.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum PathChoice {
     Named(NamedPath),
     Given(Vec<PeerName>),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NamedPath {
     Tree,
@@ -153,7 +158,7 @@ impl Default for PathChoice {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WouldFit {
     pub peer: PeerName,
@@ -167,11 +172,12 @@ pub struct WouldFit {
 }
 
 /// A link to a neighbour, as `[[link]]` of the configuration file has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddLink {
     pub peer: PeerName,
     /// Missing: only the other end can dial.
+    #[schema(value_type = Option<String>)]
     pub address: Option<SocketAddr>,
     /// 64 hexadecimal digits.
     pub key: String,
@@ -193,6 +199,9 @@ pub struct Failure {
     pub kind: FailureKind,
     /// What is wrong and what to do.
     pub message: String,
+    /// Why the overlay said no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reject>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,17 +211,20 @@ pub enum FailureKind {
     Usage,
     /// It could not be done (exit code 1).
     Failed,
+    /// Nothing here has that id or name (exit code 1).
+    Unknown,
     /// The overlay said no (exit code 3).
     Rejected,
     /// No answer in time (exit code 4).
     Timeout,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatusReply {
     pub name: PeerName,
     pub version: String,
     pub key: String,
+    #[schema(value_type = String)]
     pub listen: SocketAddr,
     pub pid: u32,
     pub uptime_ms: u64,
@@ -242,14 +254,14 @@ pub struct StatusReply {
 }
 
 /// One direction of all links of a host together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BudgetStatus {
     /// What channels may have of it.
     pub usable_bps: Bandwidth,
     pub free_bps: Bandwidth,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ControlStatus {
     /// Where the control thread may run.
     pub cpus: Vec<usize>,
@@ -261,7 +273,7 @@ pub struct ControlStatus {
     pub longest_piece_us: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WorkerStatus {
     pub port: u16,
     pub cpu: Option<usize>,
@@ -276,7 +288,7 @@ pub struct WorkerStatus {
     pub dropped: BTreeMap<String, u64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PeerRow {
     pub name: PeerName,
     /// `self`, `reachable` or `unreachable`.
@@ -285,7 +297,7 @@ pub struct PeerRow {
     pub distance: Option<u32>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LinkRow {
     pub peer: PeerName,
     /// `down`, `greeting` or `up`.
@@ -297,21 +309,21 @@ pub struct LinkRow {
 }
 
 /// What became of a link that was to be added or removed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LinkReply {
     pub peer: PeerName,
     /// `added`, `removed`, or `unchanged` if it was there already, word for word.
     pub change: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EdgeRow {
     pub a: PeerName,
     pub b: PeerName,
     pub capacity_bps: Bandwidth,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TreeReply {
     pub session: Option<String>,
     pub complete: bool,
@@ -321,7 +333,7 @@ pub struct TreeReply {
 }
 
 /// A tree computation as one peer sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Computation {
     pub session: String,
     /// Its tree is not in use here yet.
@@ -334,7 +346,7 @@ pub struct Computation {
 }
 
 /// What one peer did in a tree computation.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Course {
     /// Missing, without steps, of a peer of a version that cannot tell.
     pub session: Option<String>,
@@ -343,7 +355,7 @@ pub struct Course {
     pub steps: Vec<CourseStep>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CourseStep {
     /// Since the session began at that peer.
     pub at_us: u32,
@@ -358,7 +370,7 @@ pub struct CourseStep {
 }
 
 /// The overlay as this peer knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GraphReply {
     /// Sixteen hexadecimal digits, equal at peers whose pictures are.
     pub digest: String,
@@ -369,7 +381,7 @@ pub struct GraphReply {
     pub links: Vec<GraphLink>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GraphPeer {
     pub name: PeerName,
     /// Since it last said that it lives.
@@ -381,7 +393,7 @@ pub struct GraphPeer {
     pub ingress_bps: Option<Bandwidth>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GraphLink {
     pub a: PeerName,
     pub b: PeerName,
@@ -398,7 +410,7 @@ pub struct GraphLink {
 }
 
 /// What happened to facts about the overlay since this peer started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FactsStatus {
     /// Of others: new here, known already, and refused, by reason.
     pub applied: u64,
@@ -415,7 +427,7 @@ pub struct FactsStatus {
     pub summaries: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyReply {
     /// The collected branches are the maximum spanning tree of the collected links.
     pub correct: bool,
@@ -429,7 +441,7 @@ pub struct VerifyReply {
     pub contradictions: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ChannelRow {
     pub id: String,
     pub name: ServiceName,
@@ -449,12 +461,20 @@ pub struct ChannelRow {
     /// Payload rate that fits `bandwidth_bps` at 1316-byte datagrams.
     pub payload_bps: Bandwidth,
     pub max_payload_bytes: u16,
+    #[schema(value_type = Option<String>)]
     pub listen: Option<SocketAddr>,
+    #[schema(value_type = Option<String>)]
     pub deliver: Option<SocketAddr>,
     /// Frames sent to a neighbour: entered at this end, or passed on by this relay.
     pub tx_frames: u64,
     /// Frames that left the overlay at this end, or that came to this relay.
     pub rx_frames: u64,
+    /// At an end: payload that local programs sent in, dropped or not, and that was delivered to them.
+    pub entered_bytes: u64,
+    pub delivered_bytes: u64,
+    /// At an end: frames of the other end that should have come by now, to judge by their sequence
+    /// numbers, and did not.
+    pub lost_frames: u64,
     pub dropped: BTreeMap<String, u64>,
     /// At an end: what its program sent in the last two thirds of a second, and what was promised to it,
     /// in IP packets of frames; missing until there is something to say.
@@ -467,7 +487,7 @@ pub struct ChannelRow {
 }
 
 /// A request that stands in line for room.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct QueueRow {
     pub id: String,
     pub name: ServiceName,
@@ -487,7 +507,7 @@ pub struct QueueRow {
 }
 
 /// What has not enough room at a peer: a link in one direction, or a budget of its host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ShortRow {
     pub at: PeerName,
     /// The neighbour at the other end of the link.
@@ -505,7 +525,7 @@ pub struct ShortRow {
 }
 
 /// Where every frame of this peer is: in one counter, or in flight.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LedgerReply {
     pub peer: PeerName,
     /// Nothing is missing. A daemon says so if nothing is in flight; `channels --ledger` reads again
@@ -517,7 +537,7 @@ pub struct LedgerReply {
 }
 
 /// entered + received = sent + delivered + all of dropped + in_flight.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LedgerRow {
     pub id: String,
     /// From local programs, those the kernel dropped at their socket included.
@@ -534,7 +554,7 @@ pub struct LedgerRow {
 
 /// What came to one worker's sockets, over all channels there were: arrived = frames + heartbeats +
 /// probes + all of dropped + in_flight.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LedgerWorker {
     pub port: u16,
     /// Those the kernel dropped at the worker's own socket included.
@@ -548,7 +568,7 @@ pub struct LedgerWorker {
     pub in_flight: i64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OpenReply {
     /// `open`, `queued` or `rejected`.
     pub outcome: String,
@@ -559,6 +579,7 @@ pub struct OpenReply {
     pub width_bps: Bandwidth,
     pub max_payload_bytes: u16,
     /// Where local programs send to.
+    #[schema(value_type = Option<String>)]
     pub listen: Option<SocketAddr>,
     /// Payload rate that fits the bandwidth at 1316 and 200 bytes a datagram.
     pub payload_1316_bps: Bandwidth,
@@ -570,7 +591,7 @@ pub struct OpenReply {
     pub limit: Option<LimitReply>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RefusedPath {
     pub path: Vec<PeerName>,
     /// Which hop refused, and how much was free.
@@ -578,7 +599,7 @@ pub struct RefusedPath {
 }
 
 /// What one path could carry if nothing were reserved: more is never possible in this overlay.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LimitReply {
     pub width_bps: Bandwidth,
     /// The narrowest link of that path.
@@ -587,7 +608,7 @@ pub struct LimitReply {
     pub session: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FitAnswer {
     Now,
@@ -595,7 +616,7 @@ pub enum FitAnswer {
     Never,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FitReply {
     pub answer: FitAnswer,
     /// In words, if it is not now.
@@ -609,7 +630,7 @@ pub struct FitReply {
     pub limit: Option<LimitReply>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceRow {
     pub name: ServiceName,
     /// The service speaks first.
@@ -617,7 +638,7 @@ pub struct ServiceRow {
     pub busy: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MeasureReply {
     pub peer: PeerName,
     pub took_ms: u64,
@@ -636,7 +657,7 @@ pub struct MeasureReply {
     pub warnings: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MeasureWay {
     /// The highest rate that was carried.
     pub best_bps: Option<Bandwidth>,
@@ -645,7 +666,7 @@ pub struct MeasureWay {
     pub trains: Vec<MeasureTrain>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MeasureTrain {
     /// As it was sent, in IP packets.
     pub rate_bps: Bandwidth,
@@ -658,7 +679,7 @@ pub struct MeasureTrain {
 }
 
 /// What the control lane of a peer has counted since its start. Counts never go back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatisticsReply {
     pub peer: PeerName,
     pub uptime_ms: u64,
@@ -671,7 +692,7 @@ pub struct StatisticsReply {
 }
 
 /// Of channels that end at this peer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Recoveries {
     /// They had no path for a while, or went over to one that stood by.
     pub moved: u64,
@@ -686,7 +707,7 @@ pub struct Recoveries {
 }
 
 /// To requests of this peer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Answers {
     pub open: u64,
     /// Those that had to stand in line for room, whatever became of them.
@@ -698,7 +719,7 @@ pub struct Answers {
 }
 
 /// Tree computations as this peer saw them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SessionCounts {
     /// Begun by this peer.
     pub started: u64,
@@ -737,7 +758,7 @@ pub enum Received {
 }
 
 /// A histogram. The unit is in the name of the field that has it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Distribution {
     pub count: u64,
     /// `null`, as all the others, if nothing was counted.
@@ -752,7 +773,7 @@ pub struct Distribution {
 }
 
 /// One-way times of the frames of a channel, from their entry into the overlay to this peer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Latency {
     pub channel: String,
     /// The peer that measured.
@@ -776,7 +797,7 @@ pub struct Watching {
 }
 
 /// How long things are inside this peer, and how many at a time. Cumulative since it started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RelayTimes {
     pub peer: PeerName,
     pub lanes: Vec<LaneTimes>,
@@ -786,7 +807,7 @@ pub struct RelayTimes {
     pub workers: Vec<WorkerTimes>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LaneTimes {
     /// `data`: frames, from the kernel's receive time to the hand-over of their batch to send;
     /// `control`: messages, from their arrival until they were handled and what follows was sent.
@@ -795,7 +816,7 @@ pub struct LaneTimes {
     pub inside_ns: Distribution,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HopTimes {
     /// Whose time it is.
     pub peer: PeerName,
@@ -804,7 +825,7 @@ pub struct HopTimes {
     pub inside_ns: Distribution,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WorkerTimes {
     /// Its UDP port, as in `status`.
     pub port: u16,
@@ -816,7 +837,7 @@ pub struct WorkerTimes {
     pub send_segments: Distribution,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventLine {
     pub at_ms: u64,
     /// `link_up`, `link_down`, `session_started`, `session_adopted`, `tree_committed`, `channel_open`,
@@ -834,7 +855,7 @@ pub struct EventLine {
 
 /// What a program sends into a channel above its bandwidth. Rates are IP packets of frames, but for the
 /// one that says payload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Excess {
     /// Frames dropped as `policed` since the line before, in the last second.
     pub dropped: u64,

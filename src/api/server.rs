@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::dto::{Failure, FailureKind, Reply, Request};
 use crate::limits;
+use crate::types::Reject;
 
 /// One thing a client wants.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub enum What {
 #[derive(Debug)]
 pub struct Answers {
     lines: Rc<Lines>,
+    /// A line that it stands in line is wanted, too.
+    told: bool,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +69,15 @@ impl Answers {
         self.push(&failure(kind, message));
     }
 
+    pub fn refused(&self, failure: Failure) {
+        self.push(&Reply::<()>::Error(failure));
+    }
+
+    /// Whether more than the last line of an `open` is wanted.
+    pub fn told(&self) -> bool {
+        self.told
+    }
+
     fn push<T: Serialize>(&self, reply: &Reply<T>) {
         let mut waiting = self.lines.waiting.borrow_mut();
         if waiting.lines.len() < limits::CLIENT_LINES_MAX {
@@ -84,7 +96,7 @@ impl Answers {
     pub(crate) fn of_test() -> (Self, impl Fn() -> Vec<String>) {
         let lines = Rc::new(Lines::default());
         let read = Rc::clone(&lines);
-        (Self { lines }, move || read.waiting.borrow().lines.iter().cloned().collect())
+        (Self { lines, told: false }, move || read.waiting.borrow().lines.iter().cloned().collect())
     }
 }
 
@@ -154,7 +166,12 @@ impl Clients {
             let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
                 let text = format!("{} clients are connected already", limits::CLIENTS_MAX);
                 // One short line into an empty socket buffer: it fits, or the client is gone.
-                let _ = stream.try_write(line(&failure(FailureKind::Failed, text)).as_bytes());
+                let busy = Failure {
+                    kind: FailureKind::Failed,
+                    message: text,
+                    reason: Some(Reject::Busy),
+                };
+                let _ = stream.try_write(line(&Reply::<()>::Error(busy)).as_bytes());
                 continue;
             };
             client += 1;
@@ -188,10 +205,11 @@ async fn serve_one(stream: UnixStream, client: u64, ask: &dyn Fn(Ask)) {
     };
     let lasting =
         matches!(request, Request::Receive { .. } | Request::Events | Request::Watch { .. });
+    let told = matches!(request, Request::OpenTold(_));
     // Who stands in line for somebody that is gone keeps others waiting.
-    let waits = matches!(&request, Request::Open(open) if open.wait);
+    let waits = matches!(&request, Request::Open(open) | Request::OpenTold(open) if open.wait);
     let lines = Rc::new(Lines::default());
-    let answers = Answers { lines: Rc::clone(&lines) };
+    let answers = Answers { lines: Rc::clone(&lines), told };
     ask(Ask { client, what: What::Request(request, answers) });
     tokio::select! {
         () = write_lines(&lines, &mut write) => {}
@@ -233,7 +251,9 @@ enum Unread {
 }
 
 async fn read_request(read: &mut OwnedReadHalf) -> Result<Request, Unread> {
-    let usage = |message: String| Unread::Wrong(Failure { kind: FailureKind::Usage, message });
+    let usage = |message: String| {
+        Unread::Wrong(Failure { kind: FailureKind::Usage, message, reason: None })
+    };
     let mut bytes = Vec::new();
     loop {
         let mut piece = [0; 4_096];
@@ -267,7 +287,7 @@ fn parse_request(line: &[u8]) -> Result<Request, String> {
 }
 
 fn failure(kind: FailureKind, message: impl Into<String>) -> Reply<()> {
-    Reply::Error(Failure { kind, message: message.into() })
+    Reply::Error(Failure { kind, message: message.into(), reason: None })
 }
 
 fn line<T: Serialize>(reply: &Reply<T>) -> String {

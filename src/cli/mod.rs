@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`setup`] | `run`, `init`, `key`, `config` |
 //! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify`, `events` |
+//! | [`page`] | `page` |
 //! | [`graph`] | `graph` |
 //! | [`course`] | `tree --course` |
 //! | [`latency`] | `latency` |
@@ -15,6 +16,7 @@
 //! | [`send`], [`recv`] | `send`, `recv` |
 //! | [`watch`] | `open --watch`, and what `send` says meanwhile |
 //! | [`forward`] | `forward` |
+//! | [`manual`] | `completions`, `man` |
 //! | [`demo`] | `demo` |
 //!
 //! [`screen`] holds what they share: the error with its exit code, standard output, colours;
@@ -32,8 +34,10 @@ mod interrupt;
 mod latency;
 mod ledger;
 mod link;
+mod manual;
 mod measure;
 mod open;
+mod page;
 mod queue;
 mod read;
 mod recv;
@@ -52,7 +56,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::api::dto::PathChoice;
 use crate::config::values::address;
@@ -80,6 +84,11 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The whole command line as its parser has it, for pages that are made from it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 #[derive(Debug, Parser)]
 #[command(
     name = "spanway",
@@ -104,7 +113,7 @@ enum Command {
     Init(InitArgs),
     /// Print the public key of a peer, or make a key file
     Key(KeyArgs),
-    /// Check a configuration file, or print a commented one
+    /// Check a configuration file, print a commented one or its schema
     Config {
         #[command(subcommand)]
         action: ConfigAction,
@@ -146,6 +155,8 @@ enum Command {
     Reload(Target),
     /// Start a new computation of the tree
     Recompute(Target),
+    /// Print the address of this peer's web pages, with the token they ask for
+    Page(Target),
     /// Show what happens, as it happens
     Events(Target),
     /// Show how long frames are inside this peer, or on their way in a channel
@@ -158,6 +169,31 @@ enum Command {
     Forward(forward::ForwardArgs),
     /// Leave the overlay once its channels have moved, and stop the daemon
     Leave(LeaveArgs),
+    /// Print what a shell needs to complete commands and options
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one a command
+    Man(ManArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  source <(spanway completions bash)
+  spanway completions fish > ~/.config/fish/completions/spanway.fish")]
+struct CompletionsArgs {
+    /// For which shell
+    shell: manual::KnownShell,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  spanway man | man -l -
+  spanway man ~/.local/share/man/man1")]
+struct ManArgs {
+    /// Where a page for each command goes [default: the program's own to standard output]
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
 }
 
 /// Which daemon, and how to print.
@@ -220,9 +256,20 @@ struct KeyArgs {
 #[derive(Debug, Subcommand)]
 enum ConfigAction {
     /// Check a configuration file without starting anything
-    Check(Target),
+    Check(CheckArgs),
     /// Print a configuration file with every key explained
     PrintDefault,
+    /// Print the JSON Schema of configuration files, for editors
+    Schema,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Show every key with the value that holds, and whether it is the file's or the default
+    #[arg(long)]
+    show: bool,
+    #[command(flatten)]
+    target: Target,
 }
 
 #[derive(Debug, Subcommand)]
@@ -506,8 +553,9 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Run(args) => setup::run(args),
         Command::Init(args) => setup::init(&args),
         Command::Key(args) => setup::key(&args),
-        Command::Config { action: ConfigAction::Check(target) } => setup::check(&target),
+        Command::Config { action: ConfigAction::Check(args) } => setup::check(&args),
         Command::Config { action: ConfigAction::PrintDefault } => setup::print_default(),
+        Command::Config { action: ConfigAction::Schema } => setup::schema(),
         Command::Open(args) => open::open(args),
         Command::WouldFit(args) => fit::would_fit(args),
         Command::Queue(target) => queue::queue(&target),
@@ -528,11 +576,14 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Statistics(target) => statistics::statistics(&target),
         Command::Services(args) => read::services(args),
         Command::Verify(target) => read::verify(&target),
+        Command::Page(target) => page::page(&target),
         Command::Events(target) => read::events(&target),
         Command::Latency(args) => latency::latency(args),
         Command::Send(args) => send::send(args),
         Command::Recv(args) => recv::recv(args),
         Command::Forward(args) => forward::forward(&args),
+        Command::Completions(args) => manual::completions(args.shell),
+        Command::Man(args) => manual::man(&args),
     }
 }
 

@@ -69,7 +69,7 @@ impl From<ClientError> for CliError {
             ClientError::TimedOut(_) => Fail::Later,
             ClientError::Refused(failure) => match failure.kind {
                 FailureKind::Usage => Fail::Usage,
-                FailureKind::Failed => Fail::Failure,
+                FailureKind::Failed | FailureKind::Unknown => Fail::Failure,
                 FailureKind::Rejected => Fail::Rejected,
                 FailureKind::Timeout => Fail::Later,
             },
@@ -228,7 +228,7 @@ mod tests {
             (FailureKind::Rejected, Fail::Rejected),
             (FailureKind::Timeout, Fail::Later),
         ] {
-            let failure = Failure { kind, message: "why".to_owned() };
+            let failure = Failure { kind, message: "why".to_owned(), reason: None };
             let error = CliError::from(ClientError::Refused(failure));
             assert_eq!((error.code, error.text.as_str()), (code, "why"));
         }

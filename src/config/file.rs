@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use super::api;
 use super::document::{Item, Section, Source};
 use super::error::ConfigError;
 use super::{Config, ControlSection, EngineSection, HostSection, Link, Service, ServiceAddress};
@@ -31,6 +32,7 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
         "control",
         "recovery",
         "trust",
+        "api",
     ])?;
     let name: PeerName = root
         .required("name", "name = \"peer-01\", unique in the overlay")?
@@ -39,9 +41,11 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
     let listen = listen_item.address("an address, as in \"192.0.2.1:7000\"")?;
     let engine = engine(&root)?;
     let own = OwnPorts::new(&listen_item, listen, engine.cpus.len().max(1))?;
+    let key_file = path(&root, "key_file", &name)?;
     Ok(Config {
+        api: api::section(&root, &own, &name, &key_file)?,
         state_dir: path(&root, "state_dir", &name)?,
-        key_file: path(&root, "key_file", &name)?,
+        key_file,
         links: links(&root, &name, &own)?,
         services: services(&root, &own)?,
         engine,
@@ -71,7 +75,7 @@ fn path(root: &Section<'_>, key: &str, name: &PeerName) -> Result<PathBuf, Confi
 }
 
 /// The ports a peer keeps for itself: control and worker 0 on the first, one more a worker.
-struct OwnPorts {
+pub(super) struct OwnPorts {
     listen: SocketAddr,
     last: u16,
 }
@@ -97,7 +101,7 @@ impl OwnPorts {
     }
 
     /// Would a socket on `address` want one of them?
-    fn has(&self, address: SocketAddr) -> bool {
+    pub(super) fn has(&self, address: SocketAddr) -> bool {
         let (own, other) = (self.listen.ip(), address.ip());
         let same_host = own == other || own.is_unspecified() || other.is_unspecified();
         same_host && (self.listen.port()..=self.last).contains(&address.port())
@@ -110,7 +114,7 @@ impl OwnPorts {
         (ip == self.listen.ip() || ip.is_loopback()) && self.has(address)
     }
 
-    fn range(&self) -> String {
+    pub(super) fn range(&self) -> String {
         match self.listen.port() {
             first if first == self.last => format!("port {first}"),
             first => format!("ports {first} to {}", self.last),
@@ -428,7 +432,7 @@ fn is_broadcast(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V4(v4) if v4.is_broadcast())
 }
 
-fn same_socket(one: SocketAddr, other: SocketAddr) -> bool {
+pub(super) fn same_socket(one: SocketAddr, other: SocketAddr) -> bool {
     let same_host =
         one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
     same_host && one.port() == other.port()

@@ -193,6 +193,7 @@ impl PeerFile {
     pub fn config_text(&self, keys: &BTreeMap<PeerName, PublicKey>) -> String {
         let Self { name, listen, links } = self;
         let deliver = self.example_address();
+        let [api, internal] = self.api_addresses();
         let mut text = format!(
             "# A peer of an overlay on this host, made by `spanway init`.\n\
              # Start it with `spanway run --config {name}.toml`.\n\
@@ -206,7 +207,12 @@ impl PeerFile {
              deliver = \"{deliver}\"\n\
              \n\
              # Taken by `spanway recv inbox --config {name}.toml`.\n\
-             [service.inbox]\n"
+             [service.inbox]\n\
+             \n\
+             # `spanway page --config {name}.toml` prints the address to open.\n\
+             [api]\n\
+             listen = \"{api}\"\n\
+             internal = \"{internal}\"\n"
         );
         for PeerLink { peer, address, capacity } in links {
             let key = keys.get(peer).expect("keys are made for all peers before the files");
@@ -219,6 +225,12 @@ impl PeerFile {
             .expect("writing to a text does not fail");
         }
         text
+    }
+
+    /// Web API, and metrics with health: the two ports before [`Self::example_address`].
+    fn api_addresses(&self) -> [SocketAddr; 2] {
+        let last = self.example_address();
+        [1, 2].map(|before| SocketAddr::new(last.ip(), last.port() - before))
     }
 
     /// The last of the peer's ports, which no worker uses: a program can listen there at once.

@@ -4,15 +4,19 @@
 //! Parse, don't validate: a `Config` in hand is one a daemon can start with. Reading files is the only
 //! I/O here (and writing them in [`init`]); no clock, no sockets.
 //!
-//! Files: `document` tables and values with their places, `file` the keys and their rules, [`values`]
-//! addresses and durations, `error` the one line a person gets, [`edit`] links put into a file and taken out,
-//! [`init`] `spanway init`.
+//! Files: `document` tables and values with their places, `file` the keys and their rules, `api` those of
+//! `[api]`, [`values`] addresses and durations, `error` the one line a person gets, [`edit`] links put into a
+//! file and taken out, [`init`] `spanway init`, [`schema`] the keys for other programs, [`settings`] what
+//! holds and why.
 
+mod api;
 mod document;
 pub mod edit;
 mod error;
 mod file;
 pub mod init;
+pub mod schema;
+pub mod settings;
 pub mod values;
 
 use std::collections::BTreeMap;
@@ -49,6 +53,8 @@ pub struct Config {
     pub control: ControlSection,
     /// `[recovery] mode`
     pub recovery: Recovery,
+    /// Missing: no web API.
+    pub api: Option<ApiSection>,
     /// Fingerprints or keys of peers that may join without a `[[link]]`; accepted, not used yet.
     pub trust: Vec<PublicKey>,
 }
@@ -109,6 +115,21 @@ pub struct ControlSection {
     pub cpus: Vec<usize>,
     /// How the connections of links are marked.
     pub dscp: Dscp,
+}
+
+/// Where programs and pages of this host find the web API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiSection {
+    /// REST and pages.
+    pub listen: SocketAddr,
+    /// What every request has to show; made at the first start.
+    pub token_file: PathBuf,
+    /// Path in front of all others; begins and ends with a slash.
+    pub base_path: String,
+    /// Names besides those of loopback that a request may call this host by, in small letters.
+    pub hosts: Vec<String>,
+    /// Metrics and health, without a token.
+    pub internal: Option<SocketAddr>,
 }
 
 impl Default for ControlSection {
@@ -213,6 +234,7 @@ impl Config {
             ("control.cpus", self.control.cpus != new.control.cpus),
             ("control.dscp", self.control.dscp != new.control.dscp),
             ("engine.latency", self.engine.latency != new.engine.latency),
+            ("api", self.api != new.api),
         ];
         match fixed.iter().find(|(_, changed)| *changed) {
             None => Ok(()),

@@ -318,7 +318,8 @@ impl Control {
     pub(super) fn room_for_end(&self) -> Result<(), String> {
         let (files, ends) = (self.facts.files, self.channels.sockets);
         let (workers, links) = (self.engine.workers().len(), self.config.links.len());
-        if ends + other_files(workers, links) < files {
+        let web = self.config.api.is_some();
+        if ends + other_files(workers, links, web) < files {
             return Ok(());
         }
         Err(format!(
@@ -356,6 +357,9 @@ impl Control {
         }
         if !self.watchers.is_empty() {
             self.tell_watchers(&self.event_line(event));
+        }
+        if let Event::ChannelQueued { channel, .. } = event {
+            self.tell_standing(channel);
         }
         let (channel, line) = match event {
             Event::StreamFinished { channel, frames } => {

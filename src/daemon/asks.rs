@@ -47,14 +47,17 @@ pub(crate) struct Receiver {
 }
 
 impl Asking {
-    pub(super) fn failed(&self, kind: FailureKind, message: impl Into<String>) {
+    /// The daemon ends before the answer.
+    pub(super) fn stopped(&self) {
+        let (kind, message) = (FailureKind::Failed, "the daemon stops".to_owned());
+        let failure = dto::Failure { kind, message, reason: Some(Reject::ShuttingDown) };
         match self {
-            Self::Open(opener) => opener.answers.failed(kind, message),
+            Self::Open(opener) => opener.answers.refused(failure),
             Self::Fit(answers)
             | Self::Course(answers)
             | Self::Plain(answers)
             | Self::CloseKept(answers)
-            | Self::Leave(Some(answers)) => answers.failed(kind, message),
+            | Self::Leave(Some(answers)) => answers.refused(failure),
             Self::Leave(None) | Self::Kept => {}
         }
     }
@@ -109,14 +112,16 @@ impl Control {
                 }
             }
             dto::Request::Recompute => self.ask(Asking::Plain(answers), Request::Recompute),
-            dto::Request::Open(open) => self.open(client, open, answers),
+            dto::Request::Open(open) | dto::Request::OpenTold(open) => {
+                self.open(client, open, answers)
+            }
             dto::Request::WouldFit(asked) => self.would_fit(asked, answers),
             dto::Request::Close { channel } => self.close(&channel, answers),
             dto::Request::Finish { channel, frames } => match self.channel_of(&channel) {
                 Ok(channel) => {
                     self.ask(Asking::Plain(answers), Request::Finish { channel, frames });
                 }
-                Err(message) => answers.failed(FailureKind::Failed, message),
+                Err(failure) => answers.refused(failure),
             },
             dto::Request::Receive { service, address } => {
                 self.receive(client, service, address, answers);
@@ -232,18 +237,24 @@ impl Control {
     }
 
     /// A channel by its id, or by its name if only one that ends here has it.
-    pub(super) fn channel_of(&self, text: &str) -> Result<ChannelId, String> {
+    pub(super) fn channel_of(&self, text: &str) -> Result<ChannelId, dto::Failure> {
         if let Ok(id) = text.parse() {
             return Ok(id);
         }
+        let failure = |kind, message| dto::Failure { kind, message, reason: None };
         let mut named = self.node.ends_named(text);
         match (named.pop(), named.is_empty()) {
             (Some(id), true) => Ok(id),
-            (Some(id), false) => Err(format!(
-                "{} channels are named {text} here; take the id, as in {id}",
-                named.len() + 1
-            )),
-            (None, _) => Err(format!("no channel {text} ends here: `spanway channels` lists them")),
+            (Some(id), false) => {
+                let many = named.len() + 1;
+                let message =
+                    format!("{many} channels are named {text} here; take the id, as in {id}");
+                Err(failure(FailureKind::Failed, message))
+            }
+            (None, _) => {
+                let message = format!("no channel {text} ends here: `spanway channels` lists them");
+                Err(failure(FailureKind::Unknown, message))
+            }
         }
     }
 
@@ -498,7 +509,8 @@ fn tell<T: Serialize>(answers: &Answers, result: Result<T, (FailureKind, String)
 fn refuse(answers: &Answers, rejection: &Rejection) {
     let late = rejection.reason == Reject::Timeout;
     let kind = if late { FailureKind::Timeout } else { FailureKind::Rejected };
-    answers.failed(kind, format!("{}: {}", rejection.reason, rejection.detail));
+    let message = format!("{}: {}", rejection.reason, rejection.detail);
+    answers.refused(dto::Failure { kind, message, reason: Some(rejection.reason) });
 }
 
 #[cfg(test)]

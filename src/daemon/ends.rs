@@ -138,10 +138,11 @@ impl EndPlan {
 
 /// Open files that no channel end may take: neighbours and local clients must still be able to connect, or
 /// nobody could close a channel any more.
-pub(crate) fn other_files(workers: usize, links: usize) -> u64 {
+pub(crate) fn other_files(workers: usize, links: usize, web: bool) -> u64 {
     let clients = limits::CLIENTS_MAX + limits::HALF_OPEN_MAX;
     let lasting = limits::WORKER_FILES * workers as u64 + limits::LINK_FILES * links as u64;
-    limits::PROCESS_FILES + clients as u64 + lasting
+    let web = if web { limits::HTTP_FILES } else { 0 };
+    limits::PROCESS_FILES + web + clients as u64 + lasting
 }
 
 /// An error of bind or listen as a sentence with what to do.

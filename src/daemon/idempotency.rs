@@ -108,6 +108,16 @@ impl Idempotency {
         }
     }
 
+    /// Clients that wait for the answer besides the first.
+    pub(crate) fn waiting(&self, key: Option<&str>) -> impl Iterator<Item = &(u64, Answers)> {
+        let entry = key.and_then(|key| self.keys.get(key));
+        let clients = entry.map(|entry| match &entry.stage {
+            Stage::Waiting(clients) => clients.as_slice(),
+            Stage::Answered(..) => &[],
+        });
+        clients.unwrap_or_default().iter()
+    }
+
     /// This client went away.
     pub(crate) fn gone(&mut self, client: u64) {
         for entry in self.keys.values_mut() {

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::dto::{
-    Distribution, FailureKind, HopTimes, LaneTimes, Latency, RelayTimes, Watching, WorkerTimes,
+    Distribution, Failure, FailureKind, HopTimes, LaneTimes, Latency, RelayTimes, Watching,
+    WorkerTimes,
 };
 use crate::api::server::Answers;
 use crate::daemon::actions::Later;
@@ -40,7 +41,7 @@ impl Control {
         };
         let (id, resolution, one_way) = match found {
             Ok(found) => found,
-            Err(message) => return answers.failed(FailureKind::Failed, message),
+            Err(failure) => return answers.refused(failure),
         };
         answers.ok(&Latency {
             channel: channel.to_owned(),
@@ -52,25 +53,25 @@ impl Control {
         });
     }
 
-    fn watched(&self, number: u64) -> Result<(ChannelId, &'static str, OneWayReading), String> {
+    fn watched(&self, number: u64) -> Result<(ChannelId, &'static str, OneWayReading), Failure> {
         let Some(watch) = self.watches.get(&number) else {
-            return Err(format!("there is no watch {number} (any more)"));
+            return Err(unknown(format!("there is no watch {number} (any more)")));
         };
         let mut sum = OneWayReading::default();
         watch.full.iter().for_each(|full| sum.merge(&full.read()));
         Ok((watch.channel.clone(), "full", sum))
     }
 
-    fn counted(&self, channel: &str) -> Result<(ChannelId, &'static str, OneWayReading), String> {
+    fn counted(&self, channel: &str) -> Result<(ChannelId, &'static str, OneWayReading), Failure> {
         let (id, stats) = self.stats_of(channel)?;
         Ok((id, "log2", stats.one_way.read()))
     }
 
-    fn stats_of(&self, channel: &str) -> Result<(ChannelId, Arc<ChannelStats>), String> {
+    fn stats_of(&self, channel: &str) -> Result<(ChannelId, Arc<ChannelStats>), Failure> {
         let id = self.channel_of(channel)?;
         match self.channels.of(&id) {
             Some(here) => Ok((id, Arc::clone(&here.stats))),
-            None => Err(format!("no channel {channel} ends here or crosses this peer")),
+            None => Err(unknown(format!("no channel {channel} ends here or crosses this peer"))),
         }
     }
 
@@ -143,7 +144,7 @@ impl Control {
         }
         let (channel, stats) = match self.stats_of(channel) {
             Ok(found) => found,
-            Err(message) => return answers.failed(FailureKind::Failed, message),
+            Err(failure) => return answers.refused(failure),
         };
         let made = RefCell::new(Vec::new());
         self.broadcast(|| {
@@ -178,4 +179,8 @@ impl Control {
             self.unwatch(client);
         }
     }
+}
+
+fn unknown(message: String) -> Failure {
+    Failure { kind: FailureKind::Unknown, message, reason: None }
 }

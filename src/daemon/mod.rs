@@ -5,6 +5,7 @@
 //! | thread | runs | waits in |
 //! | --- | --- | --- |
 //! | main | control lane: [`control`] loop, connections of links, local clients, signals | the runtime's epoll |
+//! | `spanway-api` | web API, if configured: a client of the local socket ([`crate::api::http`]) | its epoll |
 //! | `spanway-wN` | worker N of the engine, pinned if configured; forwards frames | its io_uring or epoll |
 //! | blocking pool | file writes where io_uring is not allowed | - |
 //!
@@ -30,6 +31,7 @@ mod lane;
 mod latency;
 mod measuring;
 mod neighbours;
+mod notify;
 mod opens;
 mod relink;
 pub(crate) mod runtime;
@@ -59,8 +61,9 @@ use self::lane::Lane;
 use self::neighbours::Neighbours;
 use self::runtime::{Files, Runtime};
 use self::store::{StateDir, StoreError};
+use crate::api::http::{Bound, Http, HttpError};
 use crate::api::server::Clients;
-use crate::config::{Config, ConfigError};
+use crate::config::{ApiSection, Config, ConfigError};
 use crate::engine::{BackendChoice, DataPlane, Engine, EngineConfig, EngineError};
 use crate::types::Dscp;
 use crate::{limits, net, trace};
@@ -86,6 +89,8 @@ pub enum DaemonError {
     Engine(EngineError),
     #[error("cannot make the local socket {path}: {error}", path = .path.display())]
     LocalSocket { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Web(HttpError),
     #[error("cannot start the control lane: {0}")]
     Runtime(io::Error),
     #[error(
@@ -123,15 +128,19 @@ pub fn run_with(
     let files = raise_open_files(&config);
     let links = listen_tcp(config.listen, config.control.dscp)?;
     let engine = start_data_plane(&config, origin, start)?;
+    let web = config.api.clone().map(listen_http).transpose()?;
     let lane = enter_lane(&config)?;
     let clients = listen_local(state.socket_path())?;
     let uring = config.engine.backend != BackendChoice::Mmsg;
     let runtime = Runtime::start(uring).map_err(DaemonError::Runtime)?;
     let key = identity.public_key().to_string();
     let facts = Facts { origin, key, runtime: runtime.kind(), lane, files };
+    // Behind the local socket, which it asks, and on the CPUs of the control lane.
+    let web = web.map(|bound| start_http(bound, state.socket_path())).transpose()?;
     let learned = (runtime.files(), [addresses::FILE, kept::FILE].map(|name| state.file(name)));
     let result =
         runtime.block_on(serve(config, &identity, engine, (links, clients), learned, facts));
+    drop(web);
     // The lock is still held, so the socket is this daemon's.
     let _ = std::fs::remove_file(state.socket_path());
     result
@@ -188,6 +197,7 @@ async fn serve(
 }
 
 fn log_start(config: &Config, identity: &Identity, engine: &dyn DataPlane, facts: &Facts) {
+    config.api.iter().flat_map(views::open_api).for_each(|what| tracing::warn!("{what}"));
     let (backend, why) = engine.backend();
     tracing::info!(
         name = %config.name,
@@ -220,7 +230,8 @@ fn log_start(config: &Config, identity: &Identity, engine: &dyn DataPlane, facts
 /// Room for as many channels as may end here, if the system allows it; most allow a process 1,024 open
 /// files until it asks for more. Before the workers, whose rings have tables of that size.
 fn raise_open_files(config: &Config) -> u64 {
-    let others = ends::other_files(config.engine_workers().len(), config.links.len());
+    let (workers, links) = (config.engine_workers().len(), config.links.len());
+    let others = ends::other_files(workers, links, config.api.is_some());
     net::raise_open_files(others + limits::CHANNELS_MAX as u64)
 }
 
@@ -276,6 +287,19 @@ fn start_data_plane(
         | EngineError::Start { .. }
         | EngineError::Files { .. } => DaemonError::Engine(error),
     })
+}
+
+fn listen_http(section: ApiSection) -> Result<Bound, DaemonError> {
+    Bound::new(section).map_err(|error| match error {
+        HttpError::Listen { address, source } => {
+            DaemonError::Listen { protocol: "TCP", address, why: in_words(&source) }
+        }
+        HttpError::Token(_) | HttpError::Thread(_) => DaemonError::Web(error),
+    })
+}
+
+fn start_http(bound: Bound, local_socket: &Path) -> Result<Http, DaemonError> {
+    bound.start(local_socket.to_owned()).map_err(DaemonError::Web)
 }
 
 /// The socket for local clients; a dead daemon's is replaced (the lock says that it is dead).

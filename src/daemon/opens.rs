@@ -47,7 +47,7 @@ impl Control {
     pub(super) fn open(&mut self, client: u64, open: dto::Open, answers: Answers) {
         let answers = match self.idempotency.look(self.now(), client, &open, answers) {
             Seen::New(answers) => answers,
-            Seen::Again => return,
+            Seen::Again => return self.tell_again(client, &open),
             Seen::Wrong(answers, why) => return answers.failed(FailureKind::Usage, why),
         };
         match self.end_for(&open) {
@@ -58,6 +58,34 @@ impl Control {
                 self.ask_open(id, Asking::Open(Box::new(opener)), open, end);
             }
             Err((kind, why)) => answers.failed(kind, why),
+        }
+    }
+
+    /// Who asked for a channel, that it stands in line.
+    pub(super) fn tell_standing(&self, channel: &ChannelId) {
+        let waiting = self.node.waiting(self.now());
+        let Some(view) = waiting.into_iter().find(|view| view.id == *channel) else { return };
+        let Some(Asking::Open(opener)) = self.asking.get(&view.request) else { return };
+        let key = opener.asked.idempotency_key.as_deref();
+        let others = self.idempotency.waiting(key).map(|(_, answers)| answers);
+        let row = views::queue_row(view);
+        let told = others.chain([&opener.answers]).filter(|answers| answers.told());
+        told.for_each(|answers| answers.ok(&row));
+    }
+
+    /// The same to a client that asks again under the same key meanwhile.
+    fn tell_again(&self, client: u64, open: &dto::Open) {
+        let is_same = |request: &RequestId| {
+            let asking = self.asking.get(request);
+            matches!(asking, Some(Asking::Open(opener)) if opener.asked == *open)
+        };
+        let waiting = self.node.waiting(self.now());
+        let Some(view) = waiting.into_iter().find(|view| is_same(&view.request)) else { return };
+        let mut clients = self.idempotency.waiting(open.idempotency_key.as_deref());
+        if let Some((_, answers)) = clients.find(|(waiting, _)| *waiting == client)
+            && answers.told()
+        {
+            answers.ok(&views::queue_row(view));
         }
     }
 
@@ -166,7 +194,7 @@ impl Control {
             Ok(channel) => self.ask(Asking::Plain(answers), Request::Close { channel }),
             // Not open at the moment, and from now on not asked for.
             Err(_) if self.kept.forget_named(channel) => self.save_kept(Then::Closed(answers)),
-            Err(message) => answers.failed(FailureKind::Failed, message),
+            Err(failure) => answers.refused(failure),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::api::dto::{
     MeasureTrain, MeasureWay, OpenReply, PeerRow, QueueRow, RefusedPath, ServiceRow, ShortRow,
     TreeReply, VerifyReply,
 };
+use crate::config::ApiSection;
 use crate::limits;
 use crate::proto::graph::{Counters, Refusal};
 use crate::proto::measure::{Limit, Point};
@@ -208,6 +209,11 @@ pub(crate) fn channel_row(view: ChannelView, here: &Here<'_>) -> ChannelRow {
         deliver: here.deliver,
         tx_frames: count(|stats| load(&stats.sent)),
         rx_frames,
+        entered_bytes: count(|stats| load(&stats.bytes_in)),
+        delivered_bytes: count(|stats| load(&stats.bytes_out)),
+        lost_frames: count(|stats| {
+            load(&stats.next_sequence).saturating_sub(load(&stats.received))
+        }),
         dropped: drops(here.stats.map(ChannelStats::drops).unwrap_or_default()),
         offered_bps: here.offered,
         entry_bps: here.promised,
@@ -576,6 +582,20 @@ pub(crate) fn ledger_worker(port: u16, stats: &WorkerStats) -> LedgerWorker {
         + dropped.iter().map(|(_, count)| count).sum::<u64>();
     let in_flight = arrived.wrapping_sub(gone).cast_signed();
     LedgerWorker { port, arrived, frames, heartbeats, probes, dropped: drops(dropped), in_flight }
+}
+
+/// Listeners of the web API that other hosts can reach: what is said there is not encrypted.
+pub(super) fn open_api(api: &ApiSection) -> Vec<String> {
+    let listeners = [("listen", Some(api.listen)), ("internal", api.internal)];
+    let open = listeners.into_iter().filter_map(|(key, address)| Some((key, address?)));
+    open.filter(|(_, address)| !address.ip().is_loopback())
+        .map(|(key, address)| {
+            format!(
+                "[api] {key} is {address}: other hosts can reach it, and nothing there is encrypted; listen \
+                 on loopback and put a proxy with TLS in front"
+            )
+        })
+        .collect()
 }
 
 /// What to do about a receive buffer that the kernel cut, if it did.

@@ -516,22 +516,26 @@ pub struct DataLink {
 /// What happened, for the log, `spanway events` and those who wait for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// A neighbour has greeted: the link is in use, at this capacity.
     LinkUp {
         peer: PeerName,
         capacity: Bandwidth,
     },
+    /// The link is out of use, and why.
     LinkDown {
         peer: PeerName,
         why: String,
     },
-    /// Why a session was started here.
+    /// A new computation of the tree was started here, and why.
     SessionStarted {
         session: SessionId,
         why: String,
     },
+    /// A session that a neighbour began, newer than the one here, is taken part in.
     SessionAdopted {
         session: SessionId,
     },
+    /// The tree of a session is complete and in use.
     TreeCommitted {
         session: SessionId,
         peers: usize,
@@ -551,7 +555,7 @@ pub enum Event {
         channel: ChannelId,
         why: String,
     },
-    /// Another path is asked for.
+    /// A path is asked for, to be used or to stand by.
     ChannelTrying {
         channel: ChannelId,
         path: Vec<PeerName>,
@@ -573,6 +577,7 @@ pub enum Event {
         channel: ChannelId,
         path: Vec<PeerName>,
     },
+    /// It has ended: closed by an end, or broken with a reason.
     ChannelClosed {
         channel: ChannelId,
         reason: Option<Reject>,

@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use crate::proto::Side;
-use crate::types::{Bandwidth, ChannelId, EdgeKey, LinkId, PeerName, ServiceName, SessionId};
+use crate::types::{
+    Bandwidth, ChannelId, EdgeKey, LinkId, PeerName, RequestId, ServiceName, SessionId,
+};
 use crate::wire::queue::Shortage;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -131,6 +133,8 @@ pub struct ChannelView {
 /// A request of this peer that stands in line for room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitingView {
+    /// The request that is not answered yet.
+    pub request: RequestId,
     pub id: ChannelId,
     pub name: ServiceName,
     pub peer: PeerName,

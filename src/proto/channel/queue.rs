@@ -91,6 +91,7 @@ impl Source {
         let Waiting { since, path, short, .. } = self.waiting.as_ref()?;
         let Stage::Reserving(reserving) = &self.stage else { return None };
         Some(WaitingView {
+            request: reserving.request,
             id: self.id.clone(),
             name: self.name.clone(),
             peer: self.peer.clone(),
