@@ -9,6 +9,7 @@ mod long;
 mod mutants;
 mod perf;
 mod recovery;
+mod schemathesis;
 mod sim;
 
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ enum Command {
     Instructions(instructions::Arguments),
     /// Measure the relay beside its rivals; compare revisions; profile.
     Perf(Box<perf::Arguments>),
+    /// Ask the web API thousands of generated questions.
+    Schemathesis(schemathesis::Arguments),
     /// Measure how long streams stand still when a relay or a link dies.
     Recovery(Box<recovery::Arguments>),
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),
+        Command::Schemathesis(arguments) => schemathesis::run(&arguments),
         Command::Recovery(arguments) => recovery::run(&arguments),
     };
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
