@@ -11,6 +11,7 @@ mod package;
 mod perf;
 mod recovery;
 mod reference;
+mod schemathesis;
 mod sim;
 
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ enum Command {
     Perf(Box<perf::Arguments>),
     /// Write docs/reference from the code.
     Reference(reference::Arguments),
+    /// Ask the web API thousands of generated questions.
+    Schemathesis(schemathesis::Arguments),
     /// Measure how long streams stand still when a relay or a link dies.
     Recovery(Box<recovery::Arguments>),
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Package(arguments) => package::run(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),
         Command::Reference(arguments) => reference::run(&arguments),
+        Command::Schemathesis(arguments) => schemathesis::run(&arguments),
         Command::Recovery(arguments) => recovery::run(&arguments),
     };
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
