@@ -87,6 +87,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("api::dto", &["types", "limits", "stats"]),
     ("api", &["config", "stats", "types", "limits"]),
     ("cli", &["api", "config", "daemon", "wire::frame", "stats", "types", "limits"]),
+    // Asks the kernel as a daemon would, before there is one.
+    (
+        "cli::doctor",
+        &["cli", "api", "config", "daemon", "engine::BackendChoice", "net", "types", "limits"],
+    ),
     // A proxy has no daemon: the command starts the engine itself.
     ("cli::forward", &["cli", "daemon::in_words", "engine", "stats", "types", "limits"]),
     ("main", &["cli", "api", "config", "daemon", "types", "limits"]),

@@ -312,6 +312,17 @@ pub struct LinkRow {
     pub free_out_bps: Bandwidth,
     pub free_in_bps: Bandwidth,
     pub tree: bool,
+    /// Last round trip of a heartbeat, while the link is up.
+    pub rtt_us: Option<u64>,
+    /// Since a heartbeat of the neighbour was heard last; missing if none ever was.
+    pub heard_ms: Option<u64>,
+    /// Where frames go while the link is up, the configured address otherwise.
+    #[schema(value_type = Option<String>)]
+    pub address: Option<SocketAddr>,
+    /// While connected: `dialled` by this peer, or `accepted`.
+    pub connection: Option<String>,
+    /// Why the last attempt to connect failed or the last connection ended, however long ago.
+    pub last_failure: Option<String>,
 }
 
 /// What became of a link that was to be added or removed.
@@ -660,12 +671,29 @@ pub enum Received {
     },
 }
 
+/// Every kind of event.
+pub const EVENTS: [&str; 15] = [
+    "link_up",
+    "link_down",
+    "session_started",
+    "session_adopted",
+    "tree_committed",
+    "channel_open",
+    "channel_queued",
+    "channel_moving",
+    "channel_trying",
+    "channel_moved",
+    "channel_protected",
+    "channel_policed",
+    "channel_closed",
+    "stream_finished",
+    "ignored",
+];
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventLine {
     pub at_ms: u64,
-    /// `link_up`, `link_down`, `session_started`, `session_adopted`, `tree_committed`, `channel_open`,
-    /// `channel_queued`, `channel_moving`, `channel_trying`, `channel_moved`, `channel_protected`,
-    /// `channel_policed`, `channel_closed`, `stream_finished`, `ignored`.
+    /// One of [`EVENTS`].
     pub event: String,
     pub text: String,
     /// Of whom it tells, if of one channel.

@@ -4,7 +4,8 @@
 //! | file | commands |
 //! | --- | --- |
 //! | [`setup`] | `run`, `init`, `key`, `config` |
-//! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify`, `events` |
+//! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify` |
+//! | [`events`] | `events` |
 //! | [`page`] | `page` |
 //! | [`graph`] | `graph` |
 //! | [`course`] | `tree --course` |
@@ -16,6 +17,8 @@
 //! | [`send`], [`recv`] | `send`, `recv` |
 //! | [`watch`] | `open --watch`, and what `send` says meanwhile |
 //! | [`forward`] | `forward` |
+//! | [`doctor`] | `doctor` |
+//! | [`top`] | `top` |
 //! | [`manual`] | `completions`, `man` |
 //! | [`demo`] | `demo` |
 //!
@@ -26,8 +29,12 @@
 mod clock;
 mod course;
 mod demo;
+mod doctor;
 mod drawing;
+mod events;
 mod fit;
+#[cfg(test)]
+mod fixtures;
 mod forward;
 mod graph;
 mod interrupt;
@@ -38,6 +45,7 @@ mod manual;
 mod measure;
 mod open;
 mod page;
+mod progress;
 mod queue;
 mod read;
 mod recv;
@@ -47,6 +55,7 @@ mod send;
 mod setup;
 mod statistics;
 mod table;
+mod top;
 mod traffic;
 mod values;
 mod watch;
@@ -58,7 +67,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use crate::api::dto::PathChoice;
+use crate::api::dto::{self, PathChoice};
 use crate::config::values::address;
 use crate::limits;
 use crate::types::{Bandwidth, PeerName, ServiceName};
@@ -145,6 +154,10 @@ enum Command {
     Status(Target),
     /// Show what was counted: recoveries and their gaps, answers, computations, messages
     Statistics(Target),
+    /// Look for trouble on this host, in the configuration and with the neighbours, and say what to do
+    Doctor(Target),
+    /// Watch channels, links and drops on the whole terminal
+    Top(TopArgs),
     /// List the services of a peer
     Services(ServicesArgs),
     /// Check the tree against an independent computation
@@ -158,7 +171,7 @@ enum Command {
     /// Print the address of this peer's web pages, with the token they ask for
     Page(Target),
     /// Show what happens, as it happens
-    Events(Target),
+    Events(EventsArgs),
     /// Show how long frames are inside this peer, or on their way in a channel
     Latency(LatencyArgs),
     /// Stream standard input to a service, at the rate of its channel
@@ -205,6 +218,16 @@ struct Target {
     /// Print JSON, as README describes it
     #[arg(long)]
     json: bool,
+    /// Print whole lines: nothing is shortened to fit 80 columns
+    #[arg(long, conflicts_with = "json")]
+    wide: bool,
+}
+
+#[derive(Debug, Args)]
+struct TopArgs {
+    /// The daemon's configuration file: it says where the daemon listens
+    #[arg(long, value_name = "FILE", env = "SPANWAY_CONFIG")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -212,6 +235,12 @@ struct RunArgs {
     /// The peer's configuration file
     #[arg(long, value_name = "FILE", env = "SPANWAY_CONFIG")]
     config: Option<PathBuf>,
+    /// Log more: every connection and what the machines think
+    #[arg(long, short, conflicts_with = "quiet")]
+    verbose: bool,
+    /// Log only what a person should look at
+    #[arg(long, short)]
+    quiet: bool,
     /// Never wait for more frames before passing on what has come: less delay for more CPU
     #[arg(long)]
     latency: bool,
@@ -488,6 +517,26 @@ struct GraphArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  spanway events --follow                         also over a restart of the daemon
+  spanway events --channel film
+  spanway events --kind link_up,link_down --json")]
+struct EventsArgs {
+    /// Wait for the daemon when it stops, and go on when it is back
+    #[arg(long)]
+    follow: bool,
+    /// Only what happens to this channel, by its id or name
+    #[arg(long, value_name = "CHANNEL")]
+    channel: Option<String>,
+    /// Only events of these kinds
+    #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = dto::EVENTS)]
+    kind: Vec<String>,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
 struct ServicesArgs {
     /// Whose services
     peer: PeerName,
@@ -574,10 +623,12 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Graph(args) => graph::graph(&args),
         Command::Status(target) => read::status(&target),
         Command::Statistics(target) => statistics::statistics(&target),
+        Command::Doctor(target) => doctor::doctor(&target),
+        Command::Top(args) => top::top(&args),
         Command::Services(args) => read::services(args),
         Command::Verify(target) => read::verify(&target),
         Command::Page(target) => page::page(&target),
-        Command::Events(target) => read::events(&target),
+        Command::Events(args) => events::events(&args),
         Command::Latency(args) => latency::latency(args),
         Command::Send(args) => send::send(args),
         Command::Recv(args) => recv::recv(args),
@@ -616,6 +667,30 @@ mod tests {
     #[test]
     fn the_definitions_hold_together() {
         Cli::command().debug_assert();
+    }
+
+    /// Every command that ends in an answer has it as JSON. The others print a program's text or bytes,
+    /// a file in a form of its own, or draw.
+    #[test]
+    fn every_command_that_tells_something_has_json() {
+        const WITHOUT: [&str; 7] =
+            ["run", "init", "top", "completions", "man", "config print-default", "config schema"];
+        fn walk(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+            for command in command.get_subcommands() {
+                let path = format!("{path} {}", command.get_name()).trim_start().to_owned();
+                let json = command.get_arguments().any(|arg| arg.get_long() == Some("json"));
+                if !command.has_subcommands() && !json {
+                    found.push(path.clone());
+                }
+                walk(command, &path, found);
+            }
+        }
+        let mut without = Vec::new();
+        walk(&Cli::command(), "", &mut without);
+        let mut expected = WITHOUT.map(str::to_owned);
+        without.sort();
+        expected.sort();
+        assert_eq!(without, expected);
     }
 
     #[test]

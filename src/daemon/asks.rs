@@ -76,7 +76,7 @@ impl Control {
         match request {
             dto::Request::Status => answers.ok(&self.status()),
             dto::Request::Peers => answers.ok(&rows(self.node.peers(), views::peer_row)),
-            dto::Request::Links => answers.ok(&rows(self.node.links(), views::link_row)),
+            dto::Request::Links => answers.ok(&self.link_rows()),
             dto::Request::Tree => answers.ok(&views::tree_reply(self.node.tree())),
             dto::Request::Graph => {
                 answers.ok(&views::graph_reply(self.node.graph_view(self.now())));
