@@ -52,32 +52,51 @@ function draw() {
 function scene(graph) {
   const at = performance.now();
   const self = now("status")?.name;
-  const leaving = new Set(graph.peers.filter((/** @type {any} */ peer) => peer.leaving).map((/** @type {any} */ peer) => peer.name));
+  const leaving = new Set(
+    graph.peers.filter((/** @type {any} */ peer) => peer.leaving).map((/** @type {any} */ peer) => peer.name),
+  );
   for (const peer of graph.peers) seen.set(peer.name, at);
   for (const name of states.keys()) if (!seen.has(name)) seen.set(name, at);
-  for (const [name, when] of seen) if (at - when > GONE_MS && states.get(name) === undefined) seen.delete(name);
+  for (const [name, when] of seen)
+    if (at - when > GONE_MS && states.get(name) === undefined) seen.delete(name);
   const inGraph = new Set(graph.peers.map((/** @type {any} */ peer) => peer.name));
   const gone = (/** @type {string} */ name) =>
-    name !== self && (states.get(name) === "unreachable" || (states.size > 0 && !states.has(name) && !inGraph.has(name)));
+    name !== self &&
+    (states.get(name) === "unreachable" || (states.size > 0 && !states.has(name) && !inGraph.has(name)));
   /** @type {import("./picture.js").Peer[]} */
   const peers = [...seen.keys()].sort().map((name) => ({
-    name, self: name === self, state: gone(name) ? "gone" : leaving.has(name) ? "leaving" : "here",
+    name,
+    self: name === self,
+    state: gone(name) ? "gone" : leaving.has(name) ? "leaving" : "here",
   }));
   return { peers, links: linksOf(graph, gone), path: chosen?.path ?? [] };
 }
 
-/** Those that are up, and those that an unreachable peer had. @param {any} graph @param {(name: string) => boolean} gone */
+/**
+ * Those that are up, and those that an unreachable peer had.
+ * @param {any} graph
+ * @param {(name: string) => boolean} gone
+ */
 function linksOf(graph, gone) {
   const up = new Set();
   for (const link of graph.links) {
     const { ab, ba } = shares(link);
     const key = JSON.stringify([link.a, link.b]);
     up.add(key);
-    links.set(key, { a: link.a, b: link.b, capacity: link.capacity_bps, ab, ba, tree: link.tree, gone: false });
+    links.set(key, {
+      a: link.a,
+      b: link.b,
+      capacity: link.capacity_bps,
+      ab,
+      ba,
+      tree: link.tree,
+      gone: false,
+    });
   }
   for (const [key, link] of links) {
     if (!up.has(key)) link.gone = true;
-    if (link.gone && !((gone(link.a) || gone(link.b)) && seen.has(link.a) && seen.has(link.b))) links.delete(key);
+    if (link.gone && !((gone(link.a) || gone(link.b)) && seen.has(link.a) && seen.has(link.b)))
+      links.delete(key);
   }
   return [...links.values()].map((link) => ({ ...link, tree: link.tree && !link.gone }));
 }
@@ -88,12 +107,23 @@ function describe(shown) {
   const gone = [...states].filter(([, state]) => state === "unreachable").map(([name]) => name);
   const all = seen.size;
   by("overlay-filter").hidden = all <= 25 && by("overlay-filter").value === "";
-  write(by("overlay-note"), shown.peers < all
-    ? `${count(shown.peers)} of ${many(all, "peer")} and ${many(shown.links, "link")} are drawn${all > PEERS_MAX ? "; find others by name" : ""}`
-    : `${many(graph.peers.length, "peer")}, ${many(graph.links.length, "link")}`);
-  const words = [`${many(graph.peers.length, "peer")} and ${many(graph.links.length, "link")}, `
-    + `${many(graph.links.filter((/** @type {any} */ link) => link.tree).length, "of them", "of them")} in the tree.`];
-  if (gone.length > 0) words.push(`Unreachable: ${gone.slice(0, 20).map((name) => clip(name)).join(", ")}.`);
+  write(
+    by("overlay-note"),
+    shown.peers < all
+      ? `${count(shown.peers)} of ${many(all, "peer")} and ${many(shown.links, "link")} are drawn${all > PEERS_MAX ? "; find others by name" : ""}`
+      : `${many(graph.peers.length, "peer")}, ${many(graph.links.length, "link")}`,
+  );
+  const words = [
+    `${many(graph.peers.length, "peer")} and ${many(graph.links.length, "link")}, ` +
+      `${many(graph.links.filter((/** @type {any} */ link) => link.tree).length, "of them", "of them")} in the tree.`,
+  ];
+  if (gone.length > 0)
+    words.push(
+      `Unreachable: ${gone
+        .slice(0, 20)
+        .map((name) => clip(name))
+        .join(", ")}.`,
+    );
   if (chosen) words.push(`Channel ${clip(chosen.name)} takes ${path(chosen.path)}.`);
   words.push("The table of links has the load of each.");
   write(by("overlay-words"), words.join(" "));
@@ -101,10 +131,21 @@ function describe(shown) {
 
 /** @param {HTMLElement} place */
 function legend(place) {
-  const line = (/** @type {string} */ kind) => svg("svg", { viewBox: "0 0 30 14", "aria-hidden": "true" },
-    svg("line", { x1: 3, y1: 7, x2: 27, y2: 7, class: kind }));
+  const line = (/** @type {string} */ kind) =>
+    svg(
+      "svg",
+      { viewBox: "0 0 30 14", "aria-hidden": "true" },
+      svg("line", { x1: 3, y1: 7, x2: 27, y2: 7, class: kind }),
+    );
   const item = (/** @type {string} */ kind, /** @type {string} */ words) => el("li", {}, line(kind), words);
-  put(place, item("tree", "in the tree"), item("other", "not in the tree"), item("path", "path of the channel"),
-    ...WORDS.map((words, at) => item(`load-${at}`, at === 0 ? "nothing reserved" : at === 4 ? "above 95 %" : words)),
-    el("li", {}, "wider: more capacity"));
+  put(
+    place,
+    item("tree", "in the tree"),
+    item("other", "not in the tree"),
+    item("path", "path of the channel"),
+    ...WORDS.map((words, at) =>
+      item(`load-${at}`, at === 0 ? "nothing reserved" : at === 4 ? "above 95 %" : words),
+    ),
+    el("li", {}, "wider: more capacity"),
+  );
 }
