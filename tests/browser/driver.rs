@@ -89,8 +89,10 @@ impl Browser {
 
     /// What is seen of the first element of this selector; empty if there is none.
     pub(crate) fn text(&self, selector: &str) -> String {
-        let found =
-            self.run(&format!("return document.querySelector({selector:?})?.innerText ?? ''"));
+        let found = self.run(&format!(
+            "const one = document.querySelector({selector:?}); \
+             return one?.checkVisibility() ? one.innerText ?? one.textContent : ''"
+        ));
         found.as_str().unwrap_or_default().to_owned()
     }
 

@@ -22,7 +22,7 @@ export class Layout {
    * @returns {Map<string, { x: number, y: number }>}
    */
   place(names, edges, width, height) {
-    const key = JSON.stringify([names, edges.map(([a, b]) => [a, b])]);
+    const key = JSON.stringify([[...names].sort(), edges.map(([a, b]) => JSON.stringify([a, b])).sort()]);
     if (key !== this.#key) this.#run(names, edges);
     this.#key = key;
     return fit([...this.#nodes.values()], width, height);
