@@ -16,6 +16,11 @@ const GONE_MS = 120_000;
 let picture;
 /** @type {Map<string, string>} by name: the state in PeerRow */
 let states = new Map();
+/**
+ * Those that no link leads to.
+ * @type {string[]}
+ */
+let lost = [];
 /** When each peer was last listed. @type {Map<string, number>} */
 const seen = new Map();
 /** Links as they were while both ends were here. @type {Map<string, any>} */
@@ -59,10 +64,9 @@ function scene(graph) {
   for (const name of states.keys()) if (!seen.has(name)) seen.set(name, at);
   for (const [name, when] of seen)
     if (at - when > GONE_MS && states.get(name) === undefined) seen.delete(name);
-  const inGraph = new Set(graph.peers.map((/** @type {any} */ peer) => peer.name));
-  const gone = (/** @type {string} */ name) =>
-    name !== self &&
-    (states.get(name) === "unreachable" || (states.size > 0 && !states.has(name) && !inGraph.has(name)));
+  const reached = from(self, graph.links);
+  const gone = (/** @type {string} */ name) => !reached.has(name);
+  lost = [...seen.keys()].filter(gone);
   /** @type {import("./picture.js").Peer[]} */
   const peers = [...seen.keys()].sort().map((name) => ({
     name,
@@ -70,6 +74,29 @@ function scene(graph) {
     state: gone(name) ? "gone" : leaving.has(name) ? "leaving" : "here",
   }));
   return { peers, links: linksOf(graph, gone), path: chosen?.path ?? [] };
+}
+
+/**
+ * Everybody that links lead to, whoever says what of whom.
+ * @param {string} self
+ * @param {any[]} graphLinks GraphLinks
+ */
+function from(self, graphLinks) {
+  /** @type {Map<string, string[]>} */
+  const beside = new Map();
+  const add = (/** @type {string} */ one, /** @type {string} */ other) => {
+    const known = beside.get(one);
+    if (known) known.push(other);
+    else beside.set(one, [other]);
+  };
+  for (const { a, b } of graphLinks) {
+    add(a, b);
+    add(b, a);
+  }
+  // A set that grows while it is walked.
+  const reached = new Set([self]);
+  for (const name of reached) for (const next of beside.get(name) ?? []) reached.add(next);
+  return reached;
 }
 
 /**
@@ -104,7 +131,6 @@ function linksOf(graph, gone) {
 /** @param {{ peers: number, links: number }} shown */
 function describe(shown) {
   const graph = now("graph");
-  const gone = [...states].filter(([, state]) => state === "unreachable").map(([name]) => name);
   const all = seen.size;
   by("overlay-filter").hidden = all <= 25 && by("overlay-filter").value === "";
   write(
@@ -117,9 +143,9 @@ function describe(shown) {
     `${many(graph.peers.length, "peer")} and ${many(graph.links.length, "link")}, ` +
       `${many(graph.links.filter((/** @type {any} */ link) => link.tree).length, "of them", "of them")} in the tree.`,
   ];
-  if (gone.length > 0)
+  if (lost.length > 0)
     words.push(
-      `Unreachable: ${gone
+      `Unreachable: ${lost
         .slice(0, 20)
         .map((name) => clip(name))
         .join(", ")}.`,
