@@ -117,7 +117,8 @@ function linksOf(graph, gone) {
       ab,
       ba,
       tree: link.tree,
-      gone: false,
+      // Nobody who can be asked says so any more.
+      gone: gone(link.a) || gone(link.b),
     });
   }
   for (const [key, link] of links) {
