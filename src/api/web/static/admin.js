@@ -48,7 +48,7 @@ function figures() {
   const computation = status.computation;
   /** @type {[string, string, boolean?][]} */
   const rows = [
-    ["Peers reached", count(status.peers)],
+    ["Peers known", count(status.peers)],
     ["Links up here", `${count(status.links_up)} of ${count(status.links)}`],
     ["Channels here", count(status.channels)],
     ["In line for room", count(queue.length)],
