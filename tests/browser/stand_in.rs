@@ -1,5 +1,5 @@
-//! A stand-in for the web API below a base path: the real files of the pages, and whatever a test wants the
-//! daemon to say. For texts and numbers that no honest daemon has.
+//! A stand-in for the web API below a base path: the real files of the pages, and whatever a test wants
+//! the daemon to say. For texts and numbers that no honest daemon has.
 //!
 //! Assumes one browser that behaves; bounds nothing.
 
