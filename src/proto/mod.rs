@@ -535,6 +535,7 @@ pub enum Event {
         peers: usize,
         edges: Vec<EdgeKey>,
     },
+    /// Frames pass on this path.
     ChannelOpen {
         channel: ChannelId,
         path: Vec<PeerName>,
