@@ -37,10 +37,7 @@ pub(super) fn check(package: &Path) -> Made<()> {
     // Of the check before; a folder that is not there is gone as well.
     let _ = fs::remove_dir_all(&root);
     make_folder(&root)?;
-    match package.extension().is_some_and(|end| end == "deb") {
-        true => ran(Command::new("dpkg-deb").arg("-x").arg(package).arg(&root))?,
-        false => ran(Command::new("tar").arg("-C").arg(&root).arg("-xzf").arg(package))?,
-    }
+    ran(Command::new("dpkg-deb").arg("-x").arg(package).arg(&root))?;
     let root = root.canonicalize().map_err(|error| wrong(&root, &error))?;
     for file in FILES {
         if !root.join(file).is_file() {
