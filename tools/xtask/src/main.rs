@@ -41,7 +41,7 @@ enum Command {
     Mutants(mutants::Arguments),
     /// Count the instructions of the frame path and compare them with the baseline.
     Instructions(instructions::Arguments),
-    /// Make the Debian package or a static program, and try what is in it.
+    /// Make the Debian package, and try what is in it.
     Package(package::Arguments),
     /// Measure the relay beside its rivals; compare revisions; profile.
     Perf(Box<perf::Arguments>),
