@@ -1,8 +1,8 @@
-//! The two pages in a headless Chromium: with real daemons for what a person does, with a stand-in for what
-//! no honest daemon says.
+//! The two pages in a headless Chromium: with real daemons for what a person does, with a stand-in
+//! for what no honest daemon says.
 //!
 //! Without `chromium` and `chromedriver` the tests say loudly that they skip; with
-//! `SPANWAY_REQUIRE_BROWSER=1` they fail then. `SPANWAY_WRITE_PICTURES=1` writes the pictures of README.
+//! `SPANWAY_REQUIRE_BROWSER=1` they fail then. `SPANWAY_WRITE_PICTURES=1` writes README's pictures.
 
 #![allow(clippy::print_stdout, reason = "a test tells what it skips")]
 
@@ -16,7 +16,6 @@ mod stand_in;
 #[path = "browser/texts.rs"]
 mod texts;
 
-use std::net::SocketAddr;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -30,7 +29,7 @@ use stand_in::{Says, StandIn, TOKEN};
 const TAB: &str = "\u{e004}";
 const ENTER: &str = "\u{e007}";
 const SPACE: &str = "\u{e00d}";
-/// Longest that a page of any size may leave its user without an answer: a tenth of this is good, and a busy
+/// Longest that a page may leave its user without an answer: a tenth of this is good, and a busy
 /// machine of tests gets ten times as long.
 const FREEZE_MAX_MS: f64 = 2_000.0;
 
@@ -222,7 +221,8 @@ fn a25_texts_of_others_do_not_execute() {
             common::program::pass(std::time::Duration::from_millis(600));
             let context = format!("texts {at} of seed {seed} on /{name}");
             assert_eq!(browser.run("return window.hurt ?? null"), Value::Null, "{context}");
-            let foreign = "return document.querySelectorAll('img, iframe, object, embed, [onerror], [onload], \
+            let foreign = "return document.querySelectorAll('img, iframe, object, embed, [onerror], \
+                           [onload], \
                            [onmouseover], body script').length";
             assert_eq!(browser.run(foreign), 0, "{context}: elements made of texts");
             let wide = browser.run("return document.documentElement.scrollWidth - innerWidth");
@@ -327,7 +327,8 @@ fn pages_fit_a_phone_and_everything_that_can_be_used_has_a_name() {
             assert_eq!(twice, json!([]), "/{name}");
             let headless = browser.run(
                 "return [...document.querySelectorAll('table')].filter((one) => \
-                 !one.querySelector('thead th[scope=col]') || !one.querySelector('tbody th[scope=row]')).length",
+                 !one.querySelector('thead th[scope=col]') || \
+                 !one.querySelector('tbody th[scope=row]')).length",
             );
             assert_eq!(headless, 0, "/{name}");
         }
@@ -367,7 +368,6 @@ fn add_link(browser: &Browser, overlay: &Overlay) {
     browser.fill("#link-capacity", "40");
     browser.click("#add-form button");
     browser.reads("#said", |text| text.contains("Added: a link to c"));
-    let _: SocketAddr = text(&a, "listen").parse().expect("an address");
     let arguments = ["link", "add", "a", "--capacity", "40Mbit/s"];
     let mut other: Command = overlay.peer("c").client(&arguments);
     output(other.args(["--key", &text(&a, "key"), "--address", &text(&a, "listen")]));
@@ -396,18 +396,13 @@ fn tab_until(browser: &Browser, script: &str) {
 /// A thousand peers in a ring with chords, ten thousand channels.
 fn crowd() -> Says {
     let name = |n: usize| format!("peer-{:04}", n % 1_000);
-    let peers: Vec<Value> = (0..1_000)
-        .map(|n| json!({"name": name(n), "age_ms": 1, "leaving": false, "egress_bps": null, "ingress_bps": null}))
+    let peers: Vec<Value> = (0..1_000).map(|n| texts::peer(&name(n), false)).collect();
+    let links: Vec<Value> = (0..1_000)
+        .flat_map(|n| [1, 7, 31].map(|step| texts::link(&name(n), &name(n + step), step == 1)))
         .collect();
-    let link = |a: usize, b: usize| {
-        json!({"a": name(a), "b": name(b), "capacity_bps": 1_000_000_000_u64, "free_ab_bps": 500_000_000,
-            "free_ba_bps": 1_000_000_000, "max_payload_bytes": 1400, "tree": b == a + 1, "age_ms": 1})
-    };
-    let links: Vec<Value> =
-        (0..1_000).flat_map(|n| [1, 7, 31].map(|step| link(n, n + step))).collect();
     let mut says = texts::overlay_of(&[name(0), name(1)]);
-    let like =
-        says.live.iter().find(|(kind, _)| kind == "channels").expect("channels").1[1].clone();
+    let channels = says.live.iter().find(|(kind, _)| kind == "channels").expect("channels");
+    let like = channels.1[1].clone();
     let channels: Vec<Value> = (0..10_000)
         .map(|n| {
             let mut row = like.clone();

@@ -471,6 +471,7 @@ fn the_commented_template_is_a_valid_file_and_its_comments_show_the_defaults() {
     let mut all = parse(&real).expect("valid with every key");
     assert!(all.host.egress.take().is_some() && all.host.ingress.take().is_some());
     assert!(all.services.iter_mut().any(|service| service.from.take().is_some()));
+    assert!(all.api.as_mut().and_then(|api| api.internal.take()).is_some());
     assert_eq!(all, config);
 }
 
@@ -607,6 +608,39 @@ fn every_key_has_an_effective_value_that_says_where_it_comes_from() {
     let others = all.iter().filter(|one| !keys.contains(&one.key));
     let named = |key: &str| key.starts_with("service.") || key.starts_with("link.");
     assert_eq!(others.filter(|one| !named(&one.key)).count(), 0);
+}
+
+#[test]
+fn bad_input_2_5_the_web_api_has_ports_paths_and_names_of_its_own() {
+    let api = |line: &str| format!("[api]\nlisten = \"127.0.0.1:7080\"\n{line}");
+    judge(
+        HEAD,
+        &[
+            row("[api]\n", "3:1: api.listen", "listen = \"127.0.0.1:7080\""),
+            row("[api]\nlisten = \"127.0.0.1:0\"", "4:10: api.listen", "from 1 to 65535"),
+            row("[api]\nlisten = \"127.0.0.1:7000\"", "4:10: api.listen", "port 7000"),
+            row("[api]\nlisten = \"0.0.0.0:7000\"", "4:10: api.listen", "another port"),
+            row("[api]\nlisten = \"239.1.1.1:7080\"", "4:10: api.listen", "no address of a host"),
+            (api("internal = \"0.0.0.0:7080\""), "5:12: api.internal", "line 4 already"),
+            (api("internal = \"127.0.0.1:7000\""), "5:12: api.internal", "port 7000"),
+            (api("interal = \"127.0.0.1:7081\""), "5:1: api.interal", "did you mean `internal`?"),
+            (api("base_path = \"spanway\""), "5:13: api.base_path", "\"/spanway/\""),
+            (api("base_path = \"/a//b\""), "5:13: api.base_path", "\"/spanway/\""),
+            (api("base_path = \"/../x\""), "5:13: api.base_path", "\"/spanway/\""),
+            (api("base_path = \"/a b\""), "5:13: api.base_path", "\"/spanway/\""),
+            (api("token_file = \"\""), "5:14: api.token_file", "is no path"),
+            (api("token_file = \"peer-01.key\""), "5:14: api.token_file", "a file of its own"),
+            (api("hosts = [\"http://x\"]"), "5:10: api.hosts", "as a browser sends it"),
+            (api("hosts = \"x\""), "5:9: api.hosts", "is no list"),
+        ],
+    );
+    assert_eq!(parse(HEAD).expect("valid").api, None);
+    let config =
+        parse(&format!("{HEAD}{}", api("base_path = \"/a/b\"\nhosts = [\"X.example:8443\"]")));
+    let api = config.expect("valid").api.expect("a section");
+    assert_eq!(api.token_file, Path::new("dir/peer-01.token"));
+    assert_eq!((api.base_path.as_str(), api.internal), ("/a/b/", None));
+    assert_eq!(api.hosts, ["x.example:8443"]);
 }
 
 #[test]

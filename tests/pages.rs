@@ -59,7 +59,7 @@ fn srt_crosses_a_channel_as_its_page_says() {
 
 #[test]
 fn a_game_server_is_asked_and_answers_as_its_page_says() {
-    how_to("how-to/game-server.md", &["ip", "unshare", "python3"]);
+    how_to("how-to/game-server.md", &["ip", "ss", "unshare", "python3"]);
 }
 
 #[test]

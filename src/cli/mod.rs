@@ -4,7 +4,8 @@
 //! | file | commands |
 //! | --- | --- |
 //! | [`setup`] | `run`, `init`, `key`, `config` |
-//! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify`, `events` |
+//! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify` |
+//! | [`events`] | `events` |
 //! | [`page`] | `page` |
 //! | [`graph`] | `graph` |
 //! | [`course`] | `tree --course` |
@@ -17,6 +18,8 @@
 //! | [`watch`] | `open --watch`, and what `send` says meanwhile |
 //! | [`why`] | `why` |
 //! | [`forward`] | `forward` |
+//! | [`doctor`] | `doctor` |
+//! | [`top`] | `top` |
 //! | [`manual`] | `completions`, `man` |
 //! | [`demo`] | `demo` |
 //!
@@ -27,8 +30,12 @@
 mod clock;
 mod course;
 mod demo;
+mod doctor;
 mod drawing;
+mod events;
 mod fit;
+#[cfg(test)]
+mod fixtures;
 mod forward;
 mod graph;
 mod interrupt;
@@ -39,6 +46,7 @@ mod manual;
 mod measure;
 mod open;
 mod page;
+mod progress;
 mod queue;
 mod read;
 mod recv;
@@ -48,6 +56,7 @@ mod send;
 mod setup;
 mod statistics;
 mod table;
+mod top;
 mod traffic;
 mod values;
 mod watch;
@@ -60,7 +69,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use crate::api::dto::PathChoice;
+use crate::api::dto::{self, PathChoice};
 use crate::config::values::address;
 use crate::limits;
 use crate::types::{Bandwidth, PeerName, ServiceName};
@@ -147,6 +156,10 @@ enum Command {
     Status(Target),
     /// Show what was counted: recoveries and their gaps, answers, computations, messages
     Statistics(Target),
+    /// Look for trouble on this host, in the configuration and with the neighbours, and say what to do
+    Doctor(Target),
+    /// Watch channels, links and drops on the whole terminal
+    Top(TopArgs),
     /// List the services of a peer
     Services(ServicesArgs),
     /// Check the tree against an independent computation
@@ -160,7 +173,7 @@ enum Command {
     /// Print the address of this peer's web pages, with the token they ask for
     Page(Target),
     /// Show what happens, as it happens
-    Events(Target),
+    Events(EventsArgs),
     /// Show how long frames are inside this peer, or on their way in a channel
     Latency(LatencyArgs),
     /// Say where a channel is slow, and where its frames are dropped or lost: every peer of its path is asked
@@ -209,6 +222,16 @@ struct Target {
     /// Print JSON, as README describes it
     #[arg(long)]
     json: bool,
+    /// Print whole lines: nothing is shortened to fit 80 columns
+    #[arg(long, conflicts_with = "json")]
+    wide: bool,
+}
+
+#[derive(Debug, Args)]
+struct TopArgs {
+    /// The daemon's configuration file: it says where the daemon listens
+    #[arg(long, value_name = "FILE", env = "SPANWAY_CONFIG")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -216,6 +239,12 @@ struct RunArgs {
     /// The peer's configuration file
     #[arg(long, value_name = "FILE", env = "SPANWAY_CONFIG")]
     config: Option<PathBuf>,
+    /// Log more: every connection and what the machines think
+    #[arg(long, short, conflicts_with = "quiet")]
+    verbose: bool,
+    /// Log only what a person should look at
+    #[arg(long, short)]
+    quiet: bool,
     /// Never wait for more frames before passing on what has come: less delay for more CPU
     #[arg(long)]
     latency: bool,
@@ -492,6 +521,26 @@ struct GraphArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  spanway events --follow                         also over a restart of the daemon
+  spanway events --channel film
+  spanway events --kind link_up,link_down --json")]
+struct EventsArgs {
+    /// Wait for the daemon when it stops, and go on when it is back
+    #[arg(long)]
+    follow: bool,
+    /// Only what happens to this channel, by its id or name
+    #[arg(long, value_name = "CHANNEL")]
+    channel: Option<String>,
+    /// Only events of these kinds
+    #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = dto::EVENTS)]
+    kind: Vec<String>,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
 struct ServicesArgs {
     /// Whose services
     peer: PeerName,
@@ -579,10 +628,12 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Graph(args) => graph::graph(&args),
         Command::Status(target) => read::status(&target),
         Command::Statistics(target) => statistics::statistics(&target),
+        Command::Doctor(target) => doctor::doctor(&target),
+        Command::Top(args) => top::top(&args),
         Command::Services(args) => read::services(args),
         Command::Verify(target) => read::verify(&target),
         Command::Page(target) => page::page(&target),
-        Command::Events(target) => read::events(&target),
+        Command::Events(args) => events::events(&args),
         Command::Latency(args) => latency::latency(args),
         Command::Send(args) => send::send(args),
         Command::Recv(args) => recv::recv(args),
@@ -621,6 +672,30 @@ mod tests {
     #[test]
     fn the_definitions_hold_together() {
         Cli::command().debug_assert();
+    }
+
+    /// Every command that ends in an answer has it as JSON. The others print a program's text or bytes,
+    /// a file in a form of its own, or draw.
+    #[test]
+    fn every_command_that_tells_something_has_json() {
+        const WITHOUT: [&str; 7] =
+            ["run", "init", "top", "completions", "man", "config print-default", "config schema"];
+        fn walk(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+            for command in command.get_subcommands() {
+                let path = format!("{path} {}", command.get_name()).trim_start().to_owned();
+                let json = command.get_arguments().any(|arg| arg.get_long() == Some("json"));
+                if !command.has_subcommands() && !json {
+                    found.push(path.clone());
+                }
+                walk(command, &path, found);
+            }
+        }
+        let mut without = Vec::new();
+        walk(&Cli::command(), "", &mut without);
+        let mut expected = WITHOUT.map(str::to_owned);
+        without.sort();
+        expected.sort();
+        assert_eq!(without, expected);
     }
 
     #[test]

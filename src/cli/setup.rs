@@ -17,7 +17,12 @@ pub(super) fn run(args: RunArgs) -> Result<(), CliError> {
     if args.while_stdin {
         stop_with_stdin();
     }
-    daemon::run(&file, args.latency).map_err(|error| CliError::failure(error.to_string()))
+    let level = match (args.verbose, args.quiet) {
+        (true, _) => "debug",
+        (false, true) => "warn",
+        (false, false) => "info",
+    };
+    daemon::run(&file, args.latency, level).map_err(|error| CliError::failure(error.to_string()))
 }
 
 pub(super) fn init(args: &InitArgs) -> Result<(), CliError> {

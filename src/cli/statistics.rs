@@ -106,7 +106,7 @@ mod tests {
         };
         let full = |reply: &StatisticsReply| {
             let mut out = Vec::new();
-            text(reply, &mut out, Style { colour: false }).expect("a vector takes it");
+            text(reply, &mut out, Style { colour: false, wide: false }).expect("a vector takes it");
             String::from_utf8(out).expect("text")
         };
         assert!(!full(&reply).contains("gap"), "nothing was counted");

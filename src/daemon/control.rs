@@ -137,6 +137,13 @@ pub(crate) struct Slot {
     dialler: Option<(Dial, AbortHandle)>,
 }
 
+impl Slot {
+    /// The configured address.
+    pub(super) fn dial_address(&self) -> Option<SocketAddr> {
+        self.dialler.as_ref().map(|(dial, _)| dial.address)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Running,
@@ -440,6 +447,9 @@ impl Control {
     /// Closes the connection of a link and tells the node.
     pub(super) fn disconnect(&mut self, link: LinkId, why: &str) {
         if self.close_connection(link) {
+            if let Some(slot) = self.links.get(&link) {
+                self.neighbours.contacts.failed(&slot.peer, why);
+            }
             self.feed(Input::Disconnected { link, why: why.to_owned() });
         }
     }

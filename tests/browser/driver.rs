@@ -1,8 +1,8 @@
 //! A headless Chromium behind its driver, used as a person uses it: open, read, click, type.
 //!
-//! Everything has a deadline. What a page logs as an error, content-security violations among it, can be
-//! read; the pages must have none. Needs `chromium` and `chromedriver`, and says so loudly where they are
-//! missing.
+//! Everything has a deadline. What a page logs as an error, content-security violations among it, can
+//! be read; the pages must have none. Needs `chromium` and `chromedriver`, and says so loudly where they
+//! are missing.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -71,7 +71,9 @@ impl Browser {
     }
 
     pub(crate) fn size(&self, width: u32, height: u32) {
-        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500});
+        let mobile = width < 500;
+        let metrics =
+            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile});
         self.developer("Emulation.setDeviceMetricsOverride", &metrics);
     }
 
@@ -89,8 +91,10 @@ impl Browser {
 
     /// What is seen of the first element of this selector; empty if there is none.
     pub(crate) fn text(&self, selector: &str) -> String {
-        let found =
-            self.run(&format!("return document.querySelector({selector:?})?.innerText ?? ''"));
+        let found = self.run(&format!(
+            "const one = document.querySelector({selector:?}); \
+             return one?.checkVisibility() ? one.innerText ?? one.textContent : ''"
+        ));
         found.as_str().unwrap_or_default().to_owned()
     }
 
@@ -148,8 +152,8 @@ impl Browser {
         focus.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Everything the page logged as an error since the last time. The browser itself logs each answer of
-    /// 400 and above.
+    /// Everything the page logged as an error since the last time. The browser itself logs each answer
+    /// of 400 and above.
     pub(crate) fn errors(&self) -> Vec<String> {
         let log = self.raw("se/log", &json!({"type": "browser"}));
         let lines = log["value"].as_array().cloned().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! A stand-in for the web API below a base path: the real files of the pages, and whatever a test wants the
-//! daemon to say. For texts and numbers that no honest daemon has.
+//! A stand-in for the web API below a base path: the real files of the pages, and whatever a test wants
+//! the daemon to say. For texts and numbers that no honest daemon has.
 //!
 //! Assumes one browser that behaves; bounds nothing.
 
@@ -20,7 +20,7 @@ use super::common::program::pass;
 /// As behind a proxy.
 const BASE: &str = "/below/a/proxy/";
 pub(crate) const TOKEN: &str = "0123456789abcdef";
-const BEAT: Duration = Duration::from_millis(500);
+const BEAT: Duration = Duration::from_secs(1);
 
 /// What it says: answers of routes by their path, and messages of the live stream in order.
 #[derive(Clone, Debug, Default)]
@@ -36,10 +36,26 @@ pub(crate) struct StandIn {
 }
 
 struct Shared {
-    says: Mutex<Says>,
+    said: Mutex<Arc<Said>>,
     /// Answers nobody: as a daemon that is gone.
     silent: AtomicBool,
     over: AtomicBool,
+}
+
+/// As it goes out: the live stream once as bytes, however often it is told.
+struct Said {
+    routes: BTreeMap<String, Value>,
+    live: Vec<u8>,
+}
+
+impl From<Says> for Said {
+    fn from(says: Says) -> Self {
+        let message = |(name, value): &(String, Value)| format!("event: {name}\ndata: {value}\n\n");
+        Self {
+            live: says.live.iter().map(message).collect::<String>().into_bytes(),
+            routes: says.routes,
+        }
+    }
 }
 
 impl StandIn {
@@ -47,7 +63,7 @@ impl StandIn {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("its address");
         let (silent, over) = (AtomicBool::new(false), AtomicBool::new(false));
-        let shared = Arc::new(Shared { says: Mutex::new(says), silent, over });
+        let shared = Arc::new(Shared { said: Mutex::new(Arc::new(says.into())), silent, over });
         let for_all = Arc::clone(&shared);
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -72,7 +88,8 @@ impl StandIn {
     }
 
     pub(crate) fn says(&self, says: Says) {
-        *self.shared.says.lock().unwrap_or_else(PoisonError::into_inner) = says;
+        let said = Arc::new(says.into());
+        *self.shared.said.lock().unwrap_or_else(PoisonError::into_inner) = said;
     }
 
     pub(crate) fn silent(&self, silent: bool) {
@@ -89,8 +106,8 @@ impl Drop for StandIn {
 }
 
 impl Shared {
-    fn now(&self) -> Says {
-        self.says.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn now(&self) -> Arc<Said> {
+        Arc::clone(&self.said.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn ends(&self) -> bool {
@@ -143,9 +160,7 @@ fn live(stream: &mut TcpStream, shared: &Shared) -> std::io::Result<()> {
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n",
     )?;
     while !shared.ends() {
-        for (name, value) in shared.now().live {
-            write!(stream, "event: {name}\ndata: {value}\n\n")?;
-        }
+        stream.write_all(&shared.now().live)?;
         pass(BEAT);
     }
     Ok(())

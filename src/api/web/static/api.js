@@ -20,7 +20,11 @@ export class Refused extends Error {
 
 /** @param {string} path */
 export const get = (path) => ask("GET", path);
-/** @param {string} path @param {unknown} body @param {{ wait_ms?: number, headers?: Record<string, string> }} [more] */
+/**
+ * @param {string} path
+ * @param {unknown} body
+ * @param {{ wait_ms?: number, headers?: Record<string, string> }} [more]
+ */
 export const post = (path, body, more) => ask("POST", path, body, more);
 /** @param {string} path */
 export const remove = (path) => ask("DELETE", path);
@@ -64,6 +68,10 @@ async function ask(method, path, body, more = {}) {
     }
     const said = await answer.json().catch(() => null);
     if (answer.ok) return said;
-    throw new Refused(answer.status, said?.error?.message ?? said?.detail ?? `the daemon answered ${answer.status}`, said);
+    throw new Refused(
+      answer.status,
+      said?.error?.message ?? said?.detail ?? `the daemon answered ${answer.status}`,
+      said,
+    );
   }
 }

@@ -14,22 +14,33 @@ const PICK_MAX = 2_000;
 
 /** Keeps the lists current and the form working. */
 export function start() {
-  for (const [select, shown] of [["back", "back-given"], ["path", "path-given"]]) {
-    by(select).addEventListener("change", () => { by(shown).hidden = by(select).value !== "given"; });
+  for (const [select, shown] of [
+    ["back", "back-given"],
+    ["path", "path-given"],
+  ]) {
+    by(select).addEventListener("change", () => {
+      by(shown).hidden = by(select).value !== "given";
+    });
   }
-  by("wait").addEventListener("change", () => { by("wait-given").hidden = !by("wait").checked; });
+  by("wait").addEventListener("change", () => {
+    by("wait-given").hidden = !by("wait").checked;
+  });
   by("peer").addEventListener("change", () => services());
   by("fit").addEventListener("click", () => {
     if (!by("ask").reportValidity()) return;
     const { peer, bandwidth_bps, bandwidth_back_bps, path, avoid } = wanted();
     void attempt(by("fit"), `Asking whether ${rate(bandwidth_bps)} would fit.`, async () =>
-      wouldFit(await post("would-fit", { peer, bandwidth_bps, bandwidth_back_bps, path, avoid })));
+      wouldFit(await post("would-fit", { peer, bandwidth_bps, bandwidth_back_bps, path, avoid })),
+    );
   });
   by("ask").addEventListener("submit", (/** @type {Event} */ event) => {
     event.preventDefault();
     const body = wanted();
-    void attempt(by("open"), `Asking for ${rate(body.bandwidth_bps)} to ${clip(body.peer)}/${clip(body.service)}.`,
-      () => ask(body));
+    void attempt(
+      by("open"),
+      `Asking for ${rate(body.bandwidth_bps)} to ${clip(body.peer)}/${clip(body.service)}.`,
+      () => ask(body),
+    );
   });
 }
 
@@ -41,8 +52,16 @@ export function peers(peers) {
   if (select.dataset.key === key) return;
   const before = select.value;
   select.dataset.key = key;
-  put(select, ...others.map((peer) => el("option", { value: peer.name },
-    clip(peer.name) + (peer.state === "unreachable" ? " (unreachable)" : ""))));
+  put(
+    select,
+    ...others.map((peer) =>
+      el(
+        "option",
+        { value: peer.name },
+        clip(peer.name) + (peer.state === "unreachable" ? " (unreachable)" : ""),
+      ),
+    ),
+  );
   if (others.some((peer) => peer.name === before)) select.value = before;
   else void services();
 }
@@ -57,12 +76,19 @@ async function services() {
   try {
     const rows = await get(`peers/${part(peer)}/services`);
     if (by("peer").value !== peer) return undefined;
-    put(select, ...rows.map((/** @type {any} */ row) => el("option", { value: row.name },
-      clip(row.name) + (row.busy ? " (busy)" : ""))));
+    put(
+      select,
+      ...rows.map((/** @type {any} */ row) =>
+        el("option", { value: row.name }, clip(row.name) + (row.busy ? " (busy)" : "")),
+      ),
+    );
     return write(by("service-help"), rows.length === 0 ? "This peer offers no service." : "");
   } catch (error) {
     if (by("peer").value !== peer) return undefined;
-    return write(by("service-help"), `Its services are not known: ${clip(/** @type {Error} */ (error).message, 200)}`);
+    return write(
+      by("service-help"),
+      `Its services are not known: ${clip(/** @type {Error} */ (error).message, 200)}`,
+    );
   }
 }
 
@@ -99,7 +125,11 @@ function back(there) {
 /** @param {string} text */
 const names = (text) => text.split(/[,\s]+/).filter(Boolean);
 
-/** Asks; a request that stands in line is followed until its answer. @param {any} body @returns {Promise<import("./said.js").Said>} */
+/**
+ * Asks; a request that stands in line is followed until its answer.
+ * @param {any} body
+ * @returns {Promise<import("./said.js").Said>}
+ */
 async function ask(body) {
   let answer;
   try {

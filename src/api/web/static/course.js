@@ -29,7 +29,10 @@ export async function start() {
   by("play").hidden = !(await read());
 }
 
-/** All steps in order of time, or null where the daemon keeps none. @returns {Promise<Step[] | null>} */
+/**
+ * All steps in order of time, or null where the daemon keeps none.
+ * @returns {Promise<Step[] | null>}
+ */
 async function read() {
   /** @type {[string, any][]} */
   let courses;
@@ -42,11 +45,16 @@ async function read() {
   const latest = newest(courses.map(([, course]) => course.session).filter(Boolean));
   return courses
     .filter(([, course]) => course.session === latest)
-    .flatMap(([peer, course]) => course.steps.map((/** @type {any} */ step) => ({
-      peer, at: step.at_us, level: step.level, what: words(step),
-      // A peer without a core is a fragment of its own.
-      fragment: JSON.stringify(step.fragment ?? [peer]),
-    })))
+    .flatMap(([peer, course]) =>
+      course.steps.map((/** @type {any} */ step) => ({
+        peer,
+        at: step.at_us,
+        level: step.level,
+        what: words(step),
+        // A peer without a core is a fragment of its own.
+        fragment: JSON.stringify(step.fragment ?? [peer]),
+      })),
+    )
     .sort((one, other) => one.at - other.at);
 }
 
@@ -59,13 +67,20 @@ function newest(sessions) {
 function words(step) {
   const other = step.neighbour ? clip(step.neighbour) : "";
   switch (step.what) {
-    case "woke": return "woke up";
-    case "chose": return `chose the edge to ${other}, the best that leads out of its fragment`;
-    case "merged": return `two fragments became one over the edge to ${other}`;
-    case "joined": return "its fragment is part of another one now";
-    case "absorbed": return `took in the fragment behind ${other}`;
-    case "done": return "has the whole tree";
-    default: return clip(step.what);
+    case "woke":
+      return "woke up";
+    case "chose":
+      return `chose the edge to ${other}, the best that leads out of its fragment`;
+    case "merged":
+      return `two fragments became one over the edge to ${other}`;
+    case "joined":
+      return "its fragment is part of another one now";
+    case "absorbed":
+      return `took in the fragment behind ${other}`;
+    case "done":
+      return "has the whole tree";
+    default:
+      return clip(step.what);
   }
 }
 
@@ -77,7 +92,12 @@ function pieces(steps, until) {
   const at = new Map();
   for (const step of steps) {
     if (!colors.has(step.fragment)) colors.set(step.fragment, colors.size % COLORS);
-    if (step.at <= until) at.set(step.peer, { fragment: step.fragment, level: step.level, color: colors.get(step.fragment) ?? 0 });
+    if (step.at <= until)
+      at.set(step.peer, {
+        fragment: step.fragment,
+        level: step.level,
+        color: colors.get(step.fragment) ?? 0,
+      });
   }
   return at;
 }
@@ -86,8 +106,11 @@ function pieces(steps, until) {
 function tell(at, last) {
   const fragments = new Set([...at.values()].map((piece) => piece.fragment)).size;
   const level = Math.max(0, ...[...at.values()].map((piece) => piece.level));
-  write(by("course-words"), `${fragments} ${fragments === 1 ? "fragment" : "fragments"}, highest level ${level}`
-    + (last ? `. ${clip(last.peer)} ${last.what}` : ""));
+  write(
+    by("course-words"),
+    `${fragments} ${fragments === 1 ? "fragment" : "fragments"}, highest level ${level}` +
+      (last ? `. ${clip(last.peer)} ${last.what}` : ""),
+  );
 }
 
 /** In slow motion. */

@@ -37,25 +37,51 @@ function make(place, first) {
   const words = el("p", { class: "soft small" });
   const why = el("div");
   place.hidden = false;
-  put(place,
-    el("header", {},
-      el("h2", { id: "chosen-title" }, clip(first.name)), words,
-      el("div", { class: "end" }, el("button", { class: "slim", click: () => choose(null) }, "Hide"))),
-    facts, plots, el("div", { class: "columns even" }, dropped, percentiles), why);
+  put(
+    place,
+    el(
+      "header",
+      {},
+      el("h2", { id: "chosen-title" }, clip(first.name)),
+      words,
+      el("div", { class: "end" }, el("button", { class: "slim", click: () => choose(null) }, "Hide")),
+    ),
+    facts,
+    plots,
+    el("div", { class: "columns even" }, dropped, percentiles),
+    why,
+  );
 
   const bits = first.role !== "relay" && typeof first.entered_bytes === "number";
-  const series = (/** @type {("in"|"out")[]} */ ...keys) => over(first.id, keys.map((key) => (sample) =>
-    /** @type {any} */ (sample)[bits ? `${key}_bps` : `${key}_frames`]));
-  const rates = lines(bits ? "Payload in and out" : "Frames sent and received", [
-    { label: bits ? "in, from programs here" : "sent", key: "in", colour: "--in", fill: true },
-    { label: bits ? "out, to programs here" : "received", key: "out", colour: "--out", dash: [6, 4] },
-  ], (value) => (bits ? rate(value, 1) : `${count(value)}/s`), () => series("in", "out"), bits ? 1000 : 10);
-  const lost = lines("Lost on the way here, and dropped here", [
-    { label: "lost", key: "in", colour: "--in" },
-    { label: "dropped", key: "out", colour: "--out", dash: [6, 4] },
-  ], (value) => `${count(value)}/s`, () => over(first.id, [(sample) => sample.lost, (sample) => sample.dropped]), 5);
+  const series = (/** @type {("in"|"out")[]} */ ...keys) =>
+    over(
+      first.id,
+      keys.map((key) => (sample) => /** @type {any} */ (sample)[bits ? `${key}_bps` : `${key}_frames`]),
+    );
+  const rates = lines(
+    bits ? "Payload in and out" : "Frames sent and received",
+    [
+      { label: bits ? "in, from programs here" : "sent", key: "in", colour: "--in", fill: true },
+      { label: bits ? "out, to programs here" : "received", key: "out", colour: "--out", dash: [6, 4] },
+    ],
+    (value) => (bits ? rate(value, 1) : `${count(value)}/s`),
+    () => series("in", "out"),
+    bits ? 1000 : 10,
+  );
+  const lost = lines(
+    "Lost on the way here, and dropped here",
+    [
+      { label: "lost", key: "in", colour: "--in" },
+      { label: "dropped", key: "out", colour: "--out", dash: [6, 4] },
+    ],
+    (value) => `${count(value)}/s`,
+    () => over(first.id, [(sample) => sample.lost, (sample) => sample.dropped]),
+    5,
+  );
   put(plots, rates.figure, lost.figure);
-  /** A histogram for the whole way and for each hop that this peer can read, once there is something in it. */
+  /**
+   * A histogram for the whole way and for each hop that this peer can read, once there is something in it.
+   */
   const hops = new Map();
 
   return {
@@ -67,7 +93,14 @@ function make(place, first) {
       listTimes(percentiles, times);
       for (const { key, title, way, scale } of ways(times)) {
         if (!hops.has(key) && hops.size < HOPS_MAX && way.count > 0) {
-          hops.set(key, histogram(title, () => ways(latency(row.id)).find((one) => one.key === key)?.way.buckets ?? [], scale));
+          hops.set(
+            key,
+            histogram(
+              title,
+              () => ways(latency(row.id)).find((one) => one.key === key)?.way.buckets ?? [],
+              scale,
+            ),
+          );
           plots.append(hops.get(key).figure);
         }
       }
@@ -82,23 +115,36 @@ function make(place, first) {
   };
 }
 
-/** What was timed: the whole way in microseconds, each hop in nanoseconds. @param {any} times @returns {{ key: string, title: string, way: any, scale: number }[]} */
+/**
+ * What was timed: the whole way in microseconds, each hop in nanoseconds.
+ * @param {any} times
+ * @returns {{ key: string, title: string, way: any, scale: number }[]}
+ */
 function ways(times) {
   if (!times) return [];
   return [
     { key: "", title: "One way, from the entry to this peer", way: times.one_way_us, scale: 1 },
     ...(times.hops ?? []).map((/** @type {any} */ hop) => ({
-      key: JSON.stringify([hop.peer, hop.from]), title: `Inside ${clip(hop.peer)}, frames from ${clip(hop.from)}`,
-      way: hop.inside_ns, scale: 1000,
+      key: JSON.stringify([hop.peer, hop.from]),
+      title: `Inside ${clip(hop.peer)}, frames from ${clip(hop.from)}`,
+      way: hop.inside_ns,
+      scale: 1000,
     })),
   ];
 }
 
-/** Samples as lists for a plot: seconds before now, then one list for each reading. @param {string} id @param {((sample: any) => number | null)[]} readings */
+/**
+ * Samples as lists for a plot: seconds before now, then one list for each reading.
+ * @param {string} id
+ * @param {((sample: any) => number | null)[]} readings
+ */
 function over(id, readings) {
   const samples = history.samples(id);
   const end = clock();
-  return [samples.map((sample) => (sample.at - end) / 1000), ...readings.map((reading) => samples.map(reading))];
+  return [
+    samples.map((sample) => (sample.at - end) / 1000),
+    ...readings.map((reading) => samples.map(reading)),
+  ];
 }
 
 /** @param {HTMLElement} place @param {any} row */
@@ -107,43 +153,148 @@ function describe(place, row) {
   /** @type {[string, string | null][]} */
   const facts = [
     ["Id", clip(row.id)],
-    ["Other end", `${clip(row.peer)}/${clip(row.service)}, ${row.role === "relay" ? "relayed here" : `this peer is the ${clip(row.role)}`}`],
+    [
+      "Other end",
+      `${clip(row.peer)}/${clip(row.service)}, ${row.role === "relay" ? "relayed here" : `this peer is the ${clip(row.role)}`}`,
+    ],
     ["Path", path(row.path)],
     ["Kept", row.keep ? "asked for again until it is closed here" : null],
-    ["If it breaks", row.standby ? `reserved: ${path(row.standby)}` : row.second ? `would try first: ${path(row.second)}` : null],
-    ["Bandwidth", `${rate(row.bandwidth_bps)}, ${row.bandwidth_back_bps ? `${rate(row.bandwidth_back_bps)} back` : "one way"}; payload ${rate(row.payload_bps)} in datagrams of 1316 bytes`],
-    ["Programs send to", row.listen && `${clip(row.listen)}, at most ${row.max_payload_bytes} bytes a datagram`],
+    [
+      "If it breaks",
+      row.standby
+        ? `reserved: ${path(row.standby)}`
+        : row.second
+          ? `would try first: ${path(row.second)}`
+          : null,
+    ],
+    [
+      "Bandwidth",
+      `${rate(row.bandwidth_bps)}, ${row.bandwidth_back_bps ? `${rate(row.bandwidth_back_bps)} back` : "one way"}; ` +
+        `payload ${rate(row.payload_bps)} in datagrams of 1316 bytes`,
+    ],
+    [
+      "Programs send to",
+      row.listen && `${clip(row.listen)}, at most ${row.max_payload_bytes} bytes a datagram`,
+    ],
     ["Delivered to", row.deliver && clip(row.deliver)],
-    ["Offered", row.offered_bps !== null && row.offered_bps !== undefined
-      ? `${rate(row.offered_bps)} of ${rate(row.entry_bps)}${row.shape ? ", smoothed" : ""}` : null],
-    ["Now", live && `${count(live.in_frames)} frames/s sent, ${count(live.out_frames)} received, ${count(live.dropped)} dropped`],
+    [
+      "Offered",
+      row.offered_bps !== null && row.offered_bps !== undefined
+        ? `${rate(row.offered_bps)} of ${rate(row.entry_bps)}${row.shape ? ", smoothed" : ""}`
+        : null,
+    ],
+    [
+      "Now",
+      live &&
+        `${count(live.in_frames)} frames/s sent, ${count(live.out_frames)} received, ${count(live.dropped)} dropped`,
+    ],
   ];
-  put(place, ...facts.filter(([, text]) => text).flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]));
+  put(
+    place,
+    ...facts.filter(([, text]) => text).flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]),
+  );
 }
 
 /** @param {HTMLElement} place @param {any} row */
 function listDrops(place, row) {
-  const drops = Object.entries(row.dropped ?? {}).filter(([, number]) => Number(number) > 0).slice(0, 30);
-  if (drops.length === 0) return put(place, el("h3", {}, "Drops"), el("p", { class: "empty" }, "No frame was dropped at this peer."));
-  return put(place, el("h3", {}, "Drops"), el("div", { class: "scroll" }, el("table", {},
-    el("caption", { class: "unseen" }, "Frames dropped at this peer, by reason"),
-    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Reason"), el("th", { scope: "col", class: "number" }, "Frames"))),
-    el("tbody", {}, ...drops.map(([reason, number]) => el("tr", {},
-      el("th", { scope: "row" }, el("code", {}, clip(reason)), el("p", { class: "help" }, DROPS.get(reason) ?? "")),
-      el("td", { class: "number" }, count(Number(number)))))))));
+  const drops = Object.entries(row.dropped ?? {})
+    .filter(([, number]) => Number(number) > 0)
+    .slice(0, 30);
+  if (drops.length === 0)
+    return put(
+      place,
+      el("h3", {}, "Drops"),
+      el("p", { class: "empty" }, "No frame was dropped at this peer."),
+    );
+  return put(
+    place,
+    el("h3", {}, "Drops"),
+    el(
+      "div",
+      { class: "scroll" },
+      el(
+        "table",
+        {},
+        el("caption", { class: "unseen" }, "Frames dropped at this peer, by reason"),
+        el(
+          "thead",
+          {},
+          el(
+            "tr",
+            {},
+            el("th", { scope: "col" }, "Reason"),
+            el("th", { scope: "col", class: "number" }, "Frames"),
+          ),
+        ),
+        el(
+          "tbody",
+          {},
+          ...drops.map(([reason, number]) =>
+            el(
+              "tr",
+              {},
+              el(
+                "th",
+                { scope: "row" },
+                el("code", {}, clip(reason)),
+                el("p", { class: "help" }, DROPS.get(reason) ?? ""),
+              ),
+              el("td", { class: "number" }, count(Number(number))),
+            ),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 /** @param {HTMLElement} place @param {any} times */
 function listTimes(place, times) {
   if (!times) return put(place, el("h3", {}, "Latency"), el("p", { class: "empty" }, "Not read yet."));
   const rows = ways(times).slice(0, 16);
-  return put(place, el("h3", {}, "Latency"), el("div", { class: "scroll" }, el("table", {},
-    el("caption", { class: times.clocks_differ ? "" : "unseen" }, times.clocks_differ
-      ? "The clocks of the hosts differ: one-way times are those above the least." : "Percentiles of times"),
-    el("thead", {}, el("tr", {}, ...["Time", "p50", "p90", "p99", "max", "frames"].map((title, at) =>
-      el("th", { scope: "col", class: at ? "number" : null }, title)))),
-    el("tbody", {}, ...rows.map(({ title, way, scale }) => el("tr", {},
-      el("th", { scope: "row" }, title),
-      ...["p50", "p90", "p99", "max"].map((p) => el("td", { class: "number" }, way[p] === null ? "–" : micros(way[p] / scale))),
-      el("td", { class: "number" }, count(way.count))))))));
+  return put(
+    place,
+    el("h3", {}, "Latency"),
+    el(
+      "div",
+      { class: "scroll" },
+      el(
+        "table",
+        {},
+        el(
+          "caption",
+          { class: times.clocks_differ ? "" : "unseen" },
+          times.clocks_differ
+            ? "The clocks of the hosts differ: one-way times are those above the least."
+            : "Percentiles of times",
+        ),
+        el(
+          "thead",
+          {},
+          el(
+            "tr",
+            {},
+            ...["Time", "p50", "p90", "p99", "max", "frames"].map((title, at) =>
+              el("th", { scope: "col", class: at ? "number" : null }, title),
+            ),
+          ),
+        ),
+        el(
+          "tbody",
+          {},
+          ...rows.map(({ title, way, scale }) =>
+            el(
+              "tr",
+              {},
+              el("th", { scope: "row" }, title),
+              ...["p50", "p90", "p99", "max"].map((p) =>
+                el("td", { class: "number" }, way[p] === null ? "–" : micros(way[p] / scale)),
+              ),
+              el("td", { class: "number" }, count(way.count)),
+            ),
+          ),
+        ),
+      ),
+    ),
+  );
 }

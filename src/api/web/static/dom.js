@@ -9,7 +9,10 @@ export const TEXT_MAX = 64;
  * @param {number} [most]
  */
 export function clip(text, most = TEXT_MAX) {
-  const plain = String(text ?? "").replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, "\u00b7");
+  const plain = String(text ?? "").replace(
+    /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu,
+    "\u00b7",
+  );
   if (plain.length <= most) return plain;
   const letters = Array.from(plain.slice(0, 2 * most + 2));
   return letters.length <= most ? plain : `${letters.slice(0, most - 1).join("")}…`;
@@ -33,7 +36,9 @@ export function el(tag, with_ = {}, ...children) {
  * @returns {SVGElement}
  */
 export function svg(tag, with_ = {}, ...children) {
-  return /** @type {SVGElement} */ (fill(document.createElementNS("http://www.w3.org/2000/svg", tag), with_, children));
+  return /** @type {SVGElement} */ (
+    fill(document.createElementNS("http://www.w3.org/2000/svg", tag), with_, children)
+  );
 }
 
 /** @param {Element} element @param {Record<string, unknown>} with_ @param {Child[]} children */
@@ -60,7 +65,11 @@ export function put(element, ...children) {
   element.replaceChildren(...kept(children));
 }
 
-/** Changes a text only if it is another one: less for the browser and for screen readers. @param {Element} element @param {string} text */
+/**
+ * Changes a text only if it is another one: less for the browser and for screen readers.
+ * @param {Element} element
+ * @param {string} text
+ */
 export function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

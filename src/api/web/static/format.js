@@ -2,7 +2,11 @@
 
 import { clip } from "./dom.js";
 
-const UNITS = [[1e9, "Gbit/s"], [1e6, "Mbit/s"], [1e3, "kbit/s"]];
+const UNITS = [
+  [1e9, "Gbit/s"],
+  [1e6, "Mbit/s"],
+  [1e3, "kbit/s"],
+];
 
 /** `25 Mbit/s`; at most `digits` behind the point. @param {number | null | undefined} bps */
 export function rate(bps, digits = 2) {
@@ -13,7 +17,11 @@ export function rate(bps, digits = 2) {
   return `${Math.round(bps)} bit/s`;
 }
 
-/** Bits per second of a number and one of the units of a form. @param {string} number @param {string} unit */
+/**
+ * Bits per second of a number and one of the units of a form.
+ * @param {string} number
+ * @param {string} unit
+ */
 export function bps(number, unit) {
   const scale = UNITS.find(([, name]) => name === unit)?.[0] ?? 1;
   return Math.round(Number(number) * Number(scale));

@@ -16,12 +16,13 @@ export class Layout {
   #key = "";
 
   /**
-   * @param {string[]} names @param {[string, string, boolean][]} edges ends and whether it is of the tree
+   * @param {string[]} names
+   * @param {[string, string, boolean][]} edges ends and whether it is of the tree
    * @param {number} width @param {number} height
    * @returns {Map<string, { x: number, y: number }>}
    */
   place(names, edges, width, height) {
-    const key = JSON.stringify([names, edges.map(([a, b]) => [a, b])]);
+    const key = JSON.stringify([[...names].sort(), edges.map(([a, b]) => JSON.stringify([a, b])).sort()]);
     if (key !== this.#key) this.#run(names, edges);
     this.#key = key;
     return fit([...this.#nodes.values()], width, height);
@@ -35,8 +36,14 @@ export class Layout {
     const links = edges.map(([source, target, tree]) => ({ source, target, tree }));
     d3.forceSimulation([...this.#nodes.values()])
       .stop()
-      .force("link", d3.forceLink(links).id((/** @type {any} */ node) => node.name).distance(100)
-        .strength((/** @type {any} */ link) => (link.tree ? 0.5 : 0.15)))
+      .force(
+        "link",
+        d3
+          .forceLink(links)
+          .id((/** @type {any} */ node) => node.name)
+          .distance(100)
+          .strength((/** @type {any} */ link) => (link.tree ? 0.5 : 0.15)),
+      )
       .force("apart", d3.forceManyBody().strength(-600).distanceMax(700))
       .force("room", d3.forceCollide(38))
       .force("x", d3.forceX(0).strength(0.05))
@@ -61,7 +68,13 @@ function fit(nodes, width, height) {
   sy = Math.min(sy, sx * STRETCH_MAX);
   const left = EDGE.x + (room.x - sx * x.span) / 2;
   const top = EDGE.top + (room.y - sy * y.span) / 2;
-  return new Map(nodes.map((node) => [node.name, {
-    x: Math.round(left + sx * (node.x - x.least)), y: Math.round(top + sy * (node.y - y.least)),
-  }]));
+  return new Map(
+    nodes.map((node) => [
+      node.name,
+      {
+        x: Math.round(left + sx * (node.x - x.least)),
+        y: Math.round(top + sy * (node.y - y.least)),
+      },
+    ]),
+  );
 }

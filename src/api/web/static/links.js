@@ -9,7 +9,9 @@ import { bar, shares } from "./load.js";
 import { attempt, confirmed } from "./said.js";
 import { table } from "./table.js";
 
-/** @typedef {{ a: string, b: string, capacity: number, ab: number, ba: number, tree: boolean, state: string, own: string | null }} Row `own`: the neighbour, where it is a link of this peer */
+/**
+ * @typedef {{ a: string, b: string, capacity: number, ab: number, ba: number, tree: boolean, state: string, own: string | null }} Row `own`: the neighbour, where it is a link of this peer
+ */
 
 /** @type {(rows: Row[]) => void} */
 let draw;
@@ -25,15 +27,27 @@ export function start() {
       { title: "Link", head: true, text: (row) => `${clip(row.a)} – ${clip(row.b)}` },
       { title: "Capacity", number: true, text: (row) => rate(row.capacity) },
       load(),
-      { title: "State", make: () => el("span", { class: "badge" }), show: (node, row) => {
-        write(node, row.state === "up" && row.tree ? "tree" : row.state);
-        node.className = `badge ${row.state !== "up" ? "bad" : row.tree ? "accent" : ""}`;
-      } },
-      { title: "", make: (item) => el("button", { class: "slim danger", click: (/** @type {any} */ event) => drop(event.target, item()) }, "Remove"),
+      {
+        title: "State",
+        make: () => el("span", { class: "badge" }),
+        show: (node, row) => {
+          write(node, row.state === "up" && row.tree ? "tree" : row.state);
+          node.className = `badge ${row.state !== "up" ? "bad" : row.tree ? "accent" : ""}`;
+        },
+      },
+      {
+        title: "",
+        make: (item) =>
+          el(
+            "button",
+            { class: "slim danger", click: (/** @type {any} */ event) => drop(event.target, item()) },
+            "Remove",
+          ),
         show: (node, row) => {
           node.hidden = row.own === null;
           node.setAttribute("aria-label", `Remove the link to ${clip(row.own)}`);
-        } },
+        },
+      },
     ],
   });
   on("graph", renew);
@@ -66,18 +80,41 @@ function renew() {
     const neighbour = link.a === self ? link.b : link.b === self ? link.a : null;
     const mine = neighbour !== null ? own.get(neighbour) : undefined;
     if (mine) own.delete(neighbour);
-    return { a: link.a, b: link.b, capacity: link.capacity_bps, ...shares(link), tree: link.tree,
-      state: mine?.state ?? "up", own: mine ? neighbour : null };
+    return {
+      a: link.a,
+      b: link.b,
+      capacity: link.capacity_bps,
+      ...shares(link),
+      tree: link.tree,
+      state: mine?.state ?? "up",
+      own: mine ? neighbour : null,
+    };
   });
   // Those of this peer that are not up are in no graph.
   for (const [peer, link] of own) {
-    rows.push({ a: self ?? "", b: peer, capacity: link.capacity_bps, ab: 0, ba: 0, tree: false, state: link.state, own: peer });
+    rows.push({
+      a: self ?? "",
+      b: peer,
+      capacity: link.capacity_bps,
+      ab: 0,
+      ba: 0,
+      tree: false,
+      state: link.state,
+      own: peer,
+    });
   }
-  rows.sort((one, other) => Number(other.own !== null) - Number(one.own !== null)
-    || one.a.localeCompare(other.a) || one.b.localeCompare(other.b));
+  rows.sort(
+    (one, other) =>
+      Number(other.own !== null) - Number(one.own !== null) ||
+      one.a.localeCompare(other.a) ||
+      one.b.localeCompare(other.b),
+  );
   draw(rows);
   const down = rows.filter((row) => row.state !== "up").length;
-  write(by("links-note"), `${many(rows.length, "link")}, those of this peer first${down ? `; ${down} of them down` : ""}`);
+  write(
+    by("links-note"),
+    `${many(rows.length, "link")}, those of this peer first${down ? `; ${down} of them down` : ""}`,
+  );
 }
 
 function add() {
@@ -92,11 +129,13 @@ function add() {
   const button = by("add-form").querySelector("button");
   return attempt(button, `Adding a link to ${clip(peer)}.`, async () => {
     const reply = await post("links", body);
-    if (reply?.change === "unchanged") return { kind: "good", title: `The link to ${clip(peer)} was there already, just so.` };
+    if (reply?.change === "unchanged")
+      return { kind: "good", title: `The link to ${clip(peer)} was there already, just so.` };
     by("add-form").reset();
     by("add").open = false;
     return {
-      kind: "good", title: `Added: a link to ${clip(peer)}.`,
+      kind: "good",
+      title: `Added: a link to ${clip(peer)}.`,
       lines: ["It is in the configuration file too. It comes up once the other end has it."],
     };
   });
@@ -105,9 +144,11 @@ function add() {
 /** @param {HTMLButtonElement} button @param {Row} row */
 async function drop(button, row) {
   const peer = row.own ?? "";
-  const sure = await confirmed(`Remove the link to ${clip(peer)}?`,
+  const sure = await confirmed(
+    `Remove the link to ${clip(peer)}?`,
     "Channels that cross it move to other paths, or end where there is none. It is taken out of the configuration file too.",
-    "Remove the link");
+    "Remove the link",
+  );
   if (!sure) return;
   await attempt(button, `Removing the link to ${clip(peer)}.`, async () => {
     await remove(`links/${part(peer)}`);

@@ -15,7 +15,11 @@ const listeners = new Map();
 /** The last of each kind but events. @type {Map<string, any>} */
 const last = new Map();
 
-/** Calls `take` with each value of that kind, and with the last one if there is one. @param {string} kind @param {(value: any) => void} take */
+/**
+ * Calls `take` with each value of that kind, and with the last one if there is one.
+ * @param {string} kind
+ * @param {(value: any) => void} take
+ */
 export function on(kind, take) {
   listeners.set(kind, [...(listeners.get(kind) ?? []), take]);
   if (last.has(kind)) take(last.get(kind));
@@ -62,7 +66,10 @@ async function once() {
   let timer = setTimeout(() => stop.abort(), SILENCE_MS);
   try {
     const answer = await fetch(new URL("api/live", root), {
-      headers: authorisation(), cache: "no-store", credentials: "omit", signal: stop.signal,
+      headers: authorisation(),
+      cache: "no-store",
+      credentials: "omit",
+      signal: stop.signal,
     });
     if (answer.status === 401) {
       clearTimeout(timer);

@@ -14,7 +14,8 @@ export function step(share) {
 
 /** Reserved shares of a link of the graph, each way. @param {any} link a GraphLink */
 export function shares(link) {
-  const reserved = (/** @type {number} */ free) => (link.capacity_bps > 0 ? Math.max(0, 1 - free / link.capacity_bps) : 0);
+  const reserved = (/** @type {number} */ free) =>
+    link.capacity_bps > 0 ? Math.max(0, 1 - free / link.capacity_bps) : 0;
   return { ab: reserved(link.free_ab_bps), ba: reserved(link.free_ba_bps) };
 }
 
@@ -23,8 +24,15 @@ export function bar() {
   const filled = svg("rect", { height: 8, width: 0, rx: 3 });
   const text = document.createElement("span");
   const box = document.createElement("span");
-  box.append(svg("svg", { class: "bar", viewBox: "0 0 40 8", "aria-hidden": "true" },
-    svg("rect", { class: "ground", width: 40, height: 8, rx: 3 }), filled), text);
+  box.append(
+    svg(
+      "svg",
+      { class: "bar", viewBox: "0 0 40 8", "aria-hidden": "true" },
+      svg("rect", { class: "ground", width: 40, height: 8, rx: 3 }),
+      filled,
+    ),
+    text,
+  );
   return {
     box,
     /** @param {number} there @param {number} back */

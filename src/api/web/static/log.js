@@ -54,16 +54,45 @@ function soon() {
 function draw() {
   const text = by("log-filter").value.trim().toLowerCase();
   const kind = by("log-kind").value;
-  const lines = kept.slice(0, kept.length - missed).filter((line) => (!kind || line.event === kind)
-    && (!text || `${line.event} ${line.text}`.toLowerCase().includes(text)));
+  const lines = kept
+    .slice(0, kept.length - missed)
+    .filter(
+      (line) =>
+        (!kind || line.event === kind) &&
+        (!text || `${line.event} ${line.text}`.toLowerCase().includes(text)),
+    );
   const shown = lines.slice(-DRAWN_MAX).reverse();
-  write(by("log-note"), kept.length === 0 ? "" : `${count(shown.length)} of ${count(kept.length)} lines${paused ? ", paused" : ""}`);
-  put(by("log"), ...(shown.length > 0 ? shown.map(line) : [el("li", { class: "soft nothing" }, el("span", { class: "text" },
-    kept.length === 0 ? "Nothing happened since this page was opened." : "No line matches."))]));
+  write(
+    by("log-note"),
+    kept.length === 0
+      ? ""
+      : `${count(shown.length)} of ${count(kept.length)} lines${paused ? ", paused" : ""}`,
+  );
+  put(
+    by("log"),
+    ...(shown.length > 0
+      ? shown.map(line)
+      : [
+          el(
+            "li",
+            { class: "soft nothing" },
+            el(
+              "span",
+              { class: "text" },
+              kept.length === 0 ? "Nothing happened since this page was opened." : "No line matches.",
+            ),
+          ),
+        ]),
+  );
 }
 
 /** @param {any} line an EventLine */
 function line(line) {
-  return el("li", {}, el("time", {}, clock(line.at_ms)), el("span", { class: "kind" }, clip(line.event)),
-    el("span", { class: "text" }, clip(line.text, TEXT_MAX)));
+  return el(
+    "li",
+    {},
+    el("time", {}, clock(line.at_ms)),
+    el("span", { class: "kind" }, clip(line.event)),
+    el("span", { class: "text" }, clip(line.text, TEXT_MAX)),
+  );
 }

@@ -6,7 +6,7 @@ import { start as startDetail } from "./detail.js";
 import { by } from "./dom.js";
 import { on } from "./live.js";
 import { onPeers, start as startPeers } from "./peers.js";
-import { draw as drawQueue } from "./queue.js";
+import { queue } from "./queue.js";
 import { start } from "./shell.js";
 
 startForm();
@@ -14,5 +14,5 @@ startChannels();
 startDetail();
 startPeers();
 onPeers(offer);
-on("queue", (rows) => drawQueue(by("queue"), rows, named));
+on("queue", queue(by("queue"), named));
 start();

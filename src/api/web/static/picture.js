@@ -69,26 +69,56 @@ export class Picture {
     const { width, height } = this.#root.getBoundingClientRect();
     const peers = chosen(this.#scene, this.#filter);
     const names = new Set(peers.map((peer) => peer.name));
-    const links = this.#scene.links.filter((link) => names.has(link.a) && names.has(link.b))
-      .sort((one, other) => Number(other.tree) - Number(one.tree)).slice(0, LINKS_MAX);
+    const links = this.#scene.links
+      .filter((link) => names.has(link.a) && names.has(link.b))
+      .sort((one, other) => Number(other.tree) - Number(one.tree))
+      .slice(0, LINKS_MAX);
     if (width < 20 || height < 20) return { peers: names.size, links: links.length };
     this.#root.classList.toggle("dense", peers.length > DENSE);
     this.#root.classList.toggle("crowded", peers.length > CROWDED);
     this.#root.setAttribute("viewBox", `0 0 ${Math.round(width)} ${Math.round(height)}`);
-    const places = this.#layout.place([...names], links.map((link) => [link.a, link.b, link.tree]), width, height);
-    keep(this.#drawnEdges, links, (link) => JSON.stringify([link.a, link.b]), this.#edges, makeEdge,
-      (edge, link) => this.#showEdge(edge, link, places, links.length <= FIGURES_MAX));
-    keep(this.#drawnNodes, peers, (peer) => peer.name, this.#nodes, makeNode,
-      (node, peer) => this.#showNode(node, peer, places));
+    const places = this.#layout.place(
+      [...names],
+      links.map((link) => [link.a, link.b, link.tree]),
+      width,
+      height,
+    );
+    keep(
+      this.#drawnEdges,
+      links,
+      (link) => JSON.stringify([link.a, link.b]),
+      this.#edges,
+      makeEdge,
+      (edge, link) => this.#showEdge(edge, link, places, links.length <= FIGURES_MAX),
+    );
+    keep(
+      this.#drawnNodes,
+      peers,
+      (peer) => peer.name,
+      this.#nodes,
+      makeNode,
+      (node, peer) => this.#showNode(node, peer, places),
+    );
     return { peers: names.size, links: links.length };
   }
 
-  /** @param {any} edge @param {Link} link @param {Map<string, {x: number, y: number}>} places @param {boolean} figures */
+  /**
+   * @param {any} edge
+   * @param {Link} link
+   * @param {Map<string, {x: number, y: number}>} places
+   * @param {boolean} figures
+   */
   #showEdge(edge, link, places, figures) {
     const [a, b] = [places.get(link.a), places.get(link.b)];
     if (!a || !b) return;
     for (const line of [edge.halo, edge.wire, edge.run]) {
-      for (const [name, value] of [["x1", a.x], ["y1", a.y], ["x2", b.x], ["y2", b.y]]) line.setAttribute(name, String(value));
+      for (const [name, value] of [
+        ["x1", a.x],
+        ["y1", a.y],
+        ["x2", b.x],
+        ["y2", b.y],
+      ])
+        line.setAttribute(name, String(value));
     }
     const at = this.#scene.path.findIndex((name, n) => {
       const next = this.#scene.path[n + 1];
@@ -98,7 +128,10 @@ export class Picture {
     const branch = link.tree && one && other && one.fragment === other.fragment;
     const load = Math.max(link.ab, link.ba);
     const wide = width(link.capacity) * (this.#drawnNodes.size > CROWDED ? 0.6 : 1);
-    edge.group.setAttribute("class", `edge ${link.gone ? "gone" : link.tree ? "tree" : "other"}${at >= 0 ? " lit" : ""}${branch ? " branch" : ""}`);
+    edge.group.setAttribute(
+      "class",
+      `edge ${link.gone ? "gone" : link.tree ? "tree" : "other"}${at >= 0 ? " lit" : ""}${branch ? " branch" : ""}`,
+    );
     edge.wire.setAttribute("class", `wire ${step(load)}`);
     edge.wire.setAttribute("stroke-width", String(link.gone ? 2 : wide));
     edge.halo.setAttribute("class", `halo${branch ? ` piece-${one.color}` : ""}`);
@@ -107,7 +140,7 @@ export class Picture {
     edge.figure.setAttribute("x", String((a.x + b.x) / 2));
     edge.figure.setAttribute("y", String((a.y + b.y) / 2 + 4));
     write(edge.figure, figures && !this.#pieces && !link.gone && load > 0 ? percent(load) : "");
-    write(edge.title, `${clip(link.a)} – ${clip(link.b)}: ${link.gone ? "gone" : `${rate(link.capacity)}, ${percent(link.ab)} reserved there, ${percent(link.ba)} back${link.tree ? ", of the tree" : ""}`}`);
+    write(edge.title, `${clip(link.a)} – ${clip(link.b)}: ${inWords(link)}`);
   }
 
   /** @param {any} node @param {Peer} peer @param {Map<string, {x: number, y: number}>} places */
@@ -118,17 +151,35 @@ export class Picture {
     const lit = this.#scene.path.includes(peer.name);
     const found = this.#filter !== "" && peer.name.toLowerCase().includes(this.#filter);
     node.group.setAttribute("transform", `translate(${at.x} ${at.y})`);
-    node.group.setAttribute("class", `node ${peer.self ? "self " : ""}${peer.state}${lit ? " lit" : ""}${found ? " found" : ""}`);
+    node.group.setAttribute(
+      "class",
+      `node ${peer.self ? "self " : ""}${peer.state}${lit ? " lit" : ""}${found ? " found" : ""}`,
+    );
     node.piece.setAttribute("class", `piece${piece ? ` piece-${piece.color}` : ""}`);
     write(node.name, clip(peer.name, NAME_MAX));
-    write(node.note, this.#pieces
-      ? (piece ? `level ${piece.level}` : "asleep")
-      : peer.self ? "this peer" : peer.state === "gone" ? "unreachable" : peer.state === "leaving" ? "leaving" : "");
+    write(
+      node.note,
+      this.#pieces
+        ? piece
+          ? `level ${piece.level}`
+          : "asleep"
+        : peer.self
+          ? "this peer"
+          : peer.state === "gone"
+            ? "unreachable"
+            : peer.state === "leaving"
+              ? "leaving"
+              : "",
+    );
     write(node.title, clip(peer.name));
   }
 }
 
-/** Which peers are drawn: this one, those of the path, those that match, and the next ones by links. @param {Scene} scene @param {string} filter */
+/**
+ * Which peers are drawn: this one, those of the path, those that match, and the next ones by links.
+ * @param {Scene} scene
+ * @param {string} filter
+ */
 function chosen(scene, filter) {
   if (scene.peers.length <= PEERS_MAX && !filter) return scene.peers;
   const known = new Map(scene.peers.map((peer) => [peer.name, peer]));
@@ -139,16 +190,26 @@ function chosen(scene, filter) {
     beside.set(b, [...(beside.get(b) ?? []), a]);
   }
   const first = [...scene.peers.filter((peer) => peer.self).map((peer) => peer.name), ...scene.path];
-  const matching = filter ? scene.peers.map((peer) => peer.name).filter((name) => name.toLowerCase().includes(filter)) : [];
+  const matching = filter
+    ? scene.peers.map((peer) => peer.name).filter((name) => name.toLowerCase().includes(filter))
+    : [];
   const wanted = new Set([...first, ...matching].filter((name) => known.has(name)));
   // A set that grows while it is walked: breadth first.
   for (const name of wanted) {
     if (wanted.size >= PEERS_MAX) break;
     if (filter && !matching.includes(name)) continue;
-    for (const next of beside.get(name) ?? []) if (known.has(next) && wanted.size < PEERS_MAX) wanted.add(next);
+    for (const next of beside.get(name) ?? [])
+      if (known.has(next) && wanted.size < PEERS_MAX) wanted.add(next);
     if (filter && wanted.size > matching.length + 40) break;
   }
   return [...wanted].slice(0, PEERS_MAX).map((name) => /** @type {Peer} */ (known.get(name)));
+}
+
+/** @param {Link} link */
+function inWords(link) {
+  if (link.gone) return "gone";
+  const reserved = `${percent(link.ab)} reserved there, ${percent(link.ba)} back`;
+  return `${rate(link.capacity)}, ${reserved}${link.tree ? ", of the tree" : ""}`;
 }
 
 /** Width of a line for a capacity: 1 Mbit/s is thin, 10 Gbit/s is thick. @param {number} bps */
@@ -156,7 +217,12 @@ export const width = (bps) => Math.min(10, Math.max(1.5, 1.7 * (Math.log10(Math.
 
 function makeEdge() {
   const made = {
-    group: svg("g"), halo: svg("line"), wire: svg("line"), run: svg("line"), figure: svg("text"), title: svg("title"),
+    group: svg("g"),
+    halo: svg("line"),
+    wire: svg("line"),
+    run: svg("line"),
+    figure: svg("text"),
+    title: svg("title"),
   };
   made.group.append(made.title, made.halo, made.wire, made.run, made.figure);
   return made;
@@ -164,18 +230,30 @@ function makeEdge() {
 
 function makeNode() {
   const made = {
-    group: svg("g"), title: svg("title"), name: svg("text", { y: 31 }), note: svg("text", { y: 46, class: "note" }),
+    group: svg("g"),
+    title: svg("title"),
+    name: svg("text", { y: 31 }),
+    note: svg("text", { y: 46, class: "note" }),
     piece: svg("circle", { r: 19 }),
   };
-  made.group.append(made.title, made.piece, svg("circle", { r: 13, class: "body" }),
-    svg("path", { class: "cross", d: "M-5-5 5 5M5-5-5 5" }), made.name, made.note);
+  made.group.append(
+    made.title,
+    made.piece,
+    svg("circle", { r: 13, class: "body" }),
+    svg("path", { class: "cross", d: "M-5-5 5 5M5-5-5 5" }),
+    made.name,
+    made.note,
+  );
   return made;
 }
 
 /**
  * Elements that follow a list by key.
  * @template T
- * @param {Map<string, any>} drawn @param {T[]} items @param {(item: T) => string} key @param {Element} parent
+ * @param {Map<string, any>} drawn
+ * @param {T[]} items
+ * @param {(item: T) => string} key
+ * @param {Element} parent
  * @param {() => any} make @param {(made: any, item: T) => void} show
  */
 function keep(drawn, items, key, parent, make, show) {

@@ -13,9 +13,19 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 
 /** @param {(value: number) => string} words */
 function axes(words) {
-  const common = { stroke: colour("--ink-soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
+  const common = {
+    stroke: colour("--ink-soft"),
+    grid: { stroke: colour("--line"), width: 1 },
+    ticks: { show: false },
+    font: "11px system-ui, sans-serif",
+  };
   return [
-    { ...common, size: 28, splits: () => [-300, -240, -180, -120, -60, 0], values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map(ago) },
+    {
+      ...common,
+      size: 28,
+      splits: () => [-300, -240, -180, -120, -60, 0],
+      values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map(ago),
+    },
     { ...common, size: 74, values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map(words) },
   ];
 }
@@ -62,32 +72,79 @@ function plot(place, options, data) {
 /**
  * @typedef {{ label: string, colour: string, key: string, dash?: number[], fill?: boolean }} Series `key` is its class in the style sheet
  * @param {string} title @param {Series[]} series
- * @param {(value: number) => string} words @param {() => (number | null)[][]} data seconds before now, then a list for each
+ * @param {(value: number) => string} words
+ * @param {() => (number | null)[][]} data seconds before now, then a list for each
  * @param {number} [least] the least top of the scale
  */
 export function lines(title, series, words, data, least = 1) {
-  const place = el("div", { class: "canvas", role: "img", "aria-label": `${title}; the figures are in the text and table beside it` });
-  const figure = el("figure", { class: "plot" },
-    el("figcaption", {}, title, el("span", { class: "keys" }, ...series.map((one) => el("span", { class: `key ${one.key}` }, el("span", {}, one.label))))),
-    place);
-  const made = plot(place, (width) => ({
-    width, height: HEIGHT, legend: { show: false }, cursor: { show: false }, padding: [8, 16, 0, 0],
-    scales: { x: { time: false, range: [-300, 0] }, y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ top) => [0, Math.max(least, (top ?? 0) * 1.1)] } },
-    axes: axes(words),
-    series: [{}, ...series.map((one) => ({
-      label: one.label, stroke: colour(one.colour), width: 2, dash: one.dash, points: { show: false }, spanGaps: true,
-      fill: one.fill ? `${colour(one.colour)}22` : undefined,
-    }))],
-  }), data);
+  const place = el("div", {
+    class: "canvas",
+    role: "img",
+    "aria-label": `${title}; the figures are in the text and table beside it`,
+  });
+  const figure = el(
+    "figure",
+    { class: "plot" },
+    el(
+      "figcaption",
+      {},
+      title,
+      el(
+        "span",
+        { class: "keys" },
+        ...series.map((one) => el("span", { class: `key ${one.key}` }, el("span", {}, one.label))),
+      ),
+    ),
+    place,
+  );
+  const made = plot(
+    place,
+    (width) => ({
+      width,
+      height: HEIGHT,
+      legend: { show: false },
+      cursor: { show: false },
+      padding: [8, 16, 0, 0],
+      scales: {
+        x: { time: false, range: [-300, 0] },
+        y: {
+          range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ top) => [
+            0,
+            Math.max(least, (top ?? 0) * 1.1),
+          ],
+        },
+      },
+      axes: axes(words),
+      series: [
+        {},
+        ...series.map((one) => ({
+          label: one.label,
+          stroke: colour(one.colour),
+          width: 2,
+          dash: one.dash,
+          points: { show: false },
+          spanGaps: true,
+          fill: one.fill ? `${colour(one.colour)}22` : undefined,
+        })),
+      ],
+    }),
+    data,
+  );
   return { figure, ...made };
 }
 
 /**
  * Bars of a histogram: as many as buckets, at equal distances, since the buckets double.
- * @param {string} title @param {() => [number, number][]} buckets largest value and count, ascending @param {number} scale to microseconds
+ * @param {string} title
+ * @param {() => [number, number][]} buckets largest value and count, ascending
+ * @param {number} scale to microseconds
  */
 export function histogram(title, buckets, scale) {
-  const place = el("div", { class: "canvas", role: "img", "aria-label": `${title}; the percentiles are in the table beside it` });
+  const place = el("div", {
+    class: "canvas",
+    role: "img",
+    "aria-label": `${title}; the percentiles are in the table beside it`,
+  });
   const figure = el("figure", { class: "plot" }, el("figcaption", {}, title), place);
   /** @type {[number, number][]} */
   let shown = [];
@@ -95,18 +152,52 @@ export function histogram(title, buckets, scale) {
     shown = buckets();
     return [shown.map((_, at) => at), shown.map(([, number]) => number)];
   };
-  const made = plot(place, (width) => {
-    const [x, y] = axes((value) => (value >= 1e6 ? `${value / 1e6} M` : value >= 1e3 ? `${value / 1e3} k` : String(value)));
-    return {
-      width, height: HEIGHT, legend: { show: false }, cursor: { show: false }, padding: [8, 26, 0, 0],
-      scales: { x: { time: false, range: () => [-0.6, Math.max(shown.length, 4) - 0.4] }, y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ top) => [0, Math.max(1, (top ?? 0) * 1.1)] } },
-      axes: [
-        { ...x, size: 28, splits: () => every(shown.length, width), grid: { show: false }, values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map((n) => (shown[n] ? `≤ ${micros(shown[n][0] / scale)}` : "")) },
-        { ...y, size: 56 },
-      ],
-      series: [{}, { stroke: colour("--in"), fill: `${colour("--in")}cc`, width: 0, points: { show: false }, paths: Plot.paths.bars({ size: [0.86, 80], radius: 0.12 }) }],
-    };
-  }, data);
+  const made = plot(
+    place,
+    (width) => {
+      const [x, y] = axes((value) =>
+        value >= 1e6 ? `${value / 1e6} M` : value >= 1e3 ? `${value / 1e3} k` : String(value),
+      );
+      return {
+        width,
+        height: HEIGHT,
+        legend: { show: false },
+        cursor: { show: false },
+        padding: [8, 26, 0, 0],
+        scales: {
+          x: { time: false, range: () => [-0.6, Math.max(shown.length, 4) - 0.4] },
+          y: {
+            range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ top) => [
+              0,
+              Math.max(1, (top ?? 0) * 1.1),
+            ],
+          },
+        },
+        axes: [
+          {
+            ...x,
+            size: 28,
+            splits: () => every(shown.length, width),
+            grid: { show: false },
+            values: (/** @type {any} */ _, /** @type {number[]} */ at) =>
+              at.map((n) => (shown[n] ? `≤ ${micros(shown[n][0] / scale)}` : "")),
+          },
+          { ...y, size: 56 },
+        ],
+        series: [
+          {},
+          {
+            stroke: colour("--in"),
+            fill: `${colour("--in")}cc`,
+            width: 0,
+            points: { show: false },
+            paths: Plot.paths.bars({ size: [0.86, 80], radius: 0.12 }),
+          },
+        ],
+      };
+    },
+    data,
+  );
   return { figure, ...made };
 }
 

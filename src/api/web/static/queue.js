@@ -1,7 +1,7 @@
 // Requests of this peer that stand in line, and what each of them waits for.
 
 import { part, remove } from "./api.js";
-import { clip, el, put } from "./dom.js";
+import { clip, el, put, write } from "./dom.js";
 import { many, path, rate, span } from "./format.js";
 import { attempt } from "./said.js";
 import { blocked } from "./words.js";
@@ -9,34 +9,86 @@ import { blocked } from "./words.js";
 /** Requests that are drawn at most. */
 const ROWS_MAX = 50;
 
-/** @param {HTMLElement} place @param {any[]} rows QueueRows @param {(id: string) => string} named */
-export function draw(place, rows, named) {
-  if (rows.length === 0) return put(place, el("p", { class: "empty" }, "Nothing waits."));
-  // The button that has the focus keeps it.
-  const focused = document.activeElement?.closest("li")?.getAttribute("data-id");
-  put(place,
-    el("ol", { class: "waiting" }, ...rows.slice(0, ROWS_MAX).map((row) => request(row, named))),
-    rows.length > ROWS_MAX && el("p", { class: "soft small" }, `And ${many(rows.length - ROWS_MAX, "request")} more.`));
-  if (!focused) return undefined;
-  const again = [...place.querySelectorAll("li[data-id]")].find((item) => item.getAttribute("data-id") === focused);
-  return again?.querySelector("button")?.focus();
+/**
+ * Draws into that place; what is there already stays, so that a button can be pressed while things change.
+ * @param {HTMLElement} place
+ * @param {(id: string) => string} named
+ * @returns {(rows: any[]) => void} takes QueueRows
+ */
+export function queue(place, named) {
+  const note = el("p", { class: "empty" });
+  const list = el("ol", { class: "waiting" });
+  place.replaceChildren(list, note);
+  /** @type {Map<string, ReturnType<typeof item>>} */
+  const drawn = new Map();
+  return (rows) => {
+    const shown = rows.slice(0, ROWS_MAX);
+    const left = new Set(drawn.keys());
+    for (const row of shown) {
+      const made = drawn.get(row.id) ?? item(row);
+      drawn.set(row.id, made);
+      left.delete(row.id);
+      made.show(row, named);
+      if (made.box.parentNode !== list) list.append(made.box);
+    }
+    for (const id of left) {
+      drawn.get(id)?.box.remove();
+      drawn.delete(id);
+    }
+    note.hidden = rows.length > 0 && rows.length === shown.length;
+    write(
+      note,
+      rows.length === 0 ? "Nothing waits." : `And ${many(rows.length - shown.length, "request")} more.`,
+    );
+  };
 }
 
-/** @param {any} row @param {(id: string) => string} named */
-function request(row, named) {
-  const cancel = el("button", {
-    class: "slim danger", "aria-label": `Take back ${clip(row.name)}`,
-    click: (/** @type {any} */ event) => attempt(event.target, `Taking back ${clip(row.name)}.`, async () => {
-      await remove(`queue/${part(row.id)}`);
-      return { kind: "good", title: `Taken back: ${clip(row.name)} waits no more.` };
-    }),
-  }, "Take back");
-  return el("li", { "data-id": row.id },
-    el("div", { class: "row" },
-      el("strong", {}, clip(row.name)),
-      el("span", { class: "badge wait" }, `place ${row.position}`),
-      el("span", { class: "soft small" }, `waits for ${span(row.waited_ms)}, ${span(row.left_ms)} left`),
-      cancel),
-    el("p", {}, `${rate(row.bandwidth_bps)} to ${clip(row.peer)}/${clip(row.service)} on ${path(row.path)}`),
-    el("ul", {}, ...row.short.slice(0, 8).map((/** @type {any} */ short) => el("li", {}, blocked(short, named)))));
+/** @param {any} first a QueueRow */
+function item(first) {
+  const name = clip(first.name);
+  const place = el("span", { class: "badge wait" });
+  const times = el("span", { class: "soft small" });
+  const about = el("p");
+  const reasons = el("ul");
+  const cancel = el(
+    "button",
+    {
+      class: "slim danger",
+      "aria-label": `Take back ${name}`,
+      click: (/** @type {any} */ event) =>
+        attempt(event.target, `Taking back ${name}.`, async () => {
+          await remove(`queue/${part(first.id)}`);
+          return { kind: "good", title: `Taken back: ${name} waits no more.` };
+        }),
+    },
+    "Take back",
+  );
+  const box = el(
+    "li",
+    {},
+    el("div", { class: "row" }, el("strong", {}, name), place, times, cancel),
+    about,
+    reasons,
+  );
+  /** What is said of the reasons now. */
+  let said = "";
+  return {
+    box,
+    /**
+     * @param {any} row
+     * @param {(id: string) => string} named
+     */
+    show(row, named) {
+      write(place, `place ${row.position}`);
+      write(times, `waits for ${span(row.waited_ms)}, ${span(row.left_ms)} left`);
+      write(
+        about,
+        `${rate(row.bandwidth_bps)} to ${clip(row.peer)}/${clip(row.service)} on ${path(row.path)}`,
+      );
+      const lines = row.short.slice(0, 8).map((/** @type {any} */ short) => blocked(short, named));
+      if (lines.join("\n") === said) return;
+      said = lines.join("\n");
+      put(reasons, ...lines.map((/** @type {string} */ line) => el("li", {}, line)));
+    },
+  };
 }

@@ -9,7 +9,11 @@ import { start as ask } from "./token.js";
 export function start() {
   ask();
   on("status", (status) => {
-    put(by("here"), el("b", {}, clip(status.name)), ` · ${clip(status.version)} · up ${span(status.uptime_ms)}`);
+    put(
+      by("here"),
+      el("b", {}, clip(status.name)),
+      ` · ${clip(status.version)} · up ${span(status.uptime_ms)}`,
+    );
   });
   void connect();
 }

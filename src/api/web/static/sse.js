@@ -6,7 +6,9 @@
  * @returns {(piece: string) => void}
  */
 export function parser(on) {
-  /** Pieces of a line whose end has not come yet: joined once, however many they are. @type {string[]} */
+  /**
+   * Pieces of a line whose end has not come yet: joined once, however many they are. @type {string[]}
+   */
   let open = [];
   let name = "message";
   /** @type {string[]} */

@@ -34,14 +34,35 @@ export function table(place, plan) {
   const empty = el("p", { class: "empty" }, plan.empty);
   // The roles are said because a narrow page lays the table out as a list, and browsers drop them then.
   const body = el("tbody", { role: "rowgroup" });
-  const head = el("tr", { role: "row" }, ...plan.columns.map((column) =>
-    el("th", { scope: "col", role: "columnheader", class: column.number ? "number" : null },
-      column.title || el("span", { class: "unseen" }, "Action"))));
-  const search = /** @type {HTMLInputElement} */ (el("input", {
-    type: "search", "aria-label": `Filter: ${plan.about}`, placeholder: "Filter", input: () => draw(),
-  }));
-  const scroll = el("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": plan.about },
-    el("table", { role: "table", class: "stacks", "aria-label": plan.about }, el("thead", { role: "rowgroup" }, head), body));
+  const head = el(
+    "tr",
+    { role: "row" },
+    ...plan.columns.map((column) =>
+      el(
+        "th",
+        { scope: "col", role: "columnheader", class: column.number ? "number" : null },
+        column.title || el("span", { class: "unseen" }, "Action"),
+      ),
+    ),
+  );
+  const search = /** @type {HTMLInputElement} */ (
+    el("input", {
+      type: "search",
+      "aria-label": `Filter: ${plan.about}`,
+      placeholder: "Filter",
+      input: () => draw(),
+    })
+  );
+  const scroll = el(
+    "div",
+    { class: "scroll tall", tabindex: "0", role: "region", "aria-label": plan.about },
+    el(
+      "table",
+      { role: "table", class: "stacks", "aria-label": plan.about },
+      el("thead", { role: "rowgroup" }, head),
+      body,
+    ),
+  );
   place.replaceChildren(search, note, empty, scroll);
 
   /** @type {T[]} */
@@ -55,8 +76,10 @@ export function table(place, plan) {
     const made = { row: el("tr", { role: "row" }), item, nodes: [] };
     for (const column of plan.columns) {
       const cell = el(column.head ? "th" : "td", {
-        scope: column.head ? "row" : null, class: column.number ? "number" : null,
-        role: column.head ? "rowheader" : "cell", "data-title": column.title || null,
+        scope: column.head ? "row" : null,
+        class: column.number ? "number" : null,
+        role: column.head ? "rowheader" : "cell",
+        "data-title": column.title || null,
       });
       const node = column.make?.(() => made.item) ?? cell;
       if (node !== cell) cell.append(node);
@@ -68,9 +91,10 @@ export function table(place, plan) {
 
   function draw() {
     const wanted = search.value.trim().toLowerCase();
-    const matching = plan.filter && wanted
-      ? all.filter((item) => /** @type {any} */ (plan).filter(item).toLowerCase().includes(wanted))
-      : all;
+    const matching =
+      plan.filter && wanted
+        ? all.filter((item) => /** @type {any} */ (plan).filter(item).toLowerCase().includes(wanted))
+        : all;
     // What is chosen stays in sight.
     const drawn = matching.slice(0, most);
     const far = matching.slice(most).find((item) => plan.chosen?.(item));
@@ -80,7 +104,10 @@ export function table(place, plan) {
     write(empty, all.length > 0 ? `None of ${count(all.length)} matches “${clip(wanted)}”.` : plan.empty);
     scroll.hidden = matching.length === 0;
     note.hidden = matching.length <= drawn.length;
-    write(note, `${count(drawn.length)} of ${count(matching.length)} are shown; the filter finds the others.`);
+    write(
+      note,
+      `${count(drawn.length)} of ${count(matching.length)} are shown; the filter finds the others.`,
+    );
 
     const before = rows;
     rows = new Map();

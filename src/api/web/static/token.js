@@ -20,7 +20,10 @@ export function token() {
   return sessionStorage.getItem(KEY) ?? "";
 }
 
-/** Shows the form and waits until there is another token than the one that was refused. @returns {Promise<void>} */
+/**
+ * Shows the form and waits until there is another token than the one that was refused.
+ * @returns {Promise<void>}
+ */
 export function another() {
   by("page").hidden = true;
   if (by("door").hidden) {
@@ -47,7 +50,9 @@ export function start() {
   by("token-form").addEventListener("submit", (/** @type {Event} */ event) => {
     event.preventDefault();
     // Somebody may paste the whole address that `spanway page` prints.
-    const typed = by("token").value.trim().replace(/^.*#token=/, "");
+    const typed = by("token")
+      .value.trim()
+      .replace(/^.*#token=/, "");
     sessionStorage.setItem(KEY, typed);
     by("token").value = "";
     open();

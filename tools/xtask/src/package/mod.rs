@@ -1,8 +1,8 @@
-//! `cargo xtask package`: a Debian package of this checkout in `target/package/`, or with `--musl` an archive
-//! with one static program. Manual pages and completions are what the built program prints.
+//! `cargo xtask package`: a Debian package of this checkout in `target/package/`. Manual pages and completions
+//! are what the built program prints.
 //!
-//! Wants `cargo-deb` and `dpkg-deb` (`--musl`: the musl target and `musl-gcc`). Installs nothing and uploads
-//! nothing. What stands where: `tools/package/README.md`.
+//! Wants `cargo-deb` and `dpkg-deb`. Installs nothing and uploads nothing. What stands where, and why there is
+//! no static program: `tools/package/README.md`.
 
 #![allow(clippy::print_stdout, reason = "its output is for the developer at the terminal")]
 
@@ -19,20 +19,15 @@ pub(crate) struct Arguments {
     /// Unpack the package and let two daemons from there carry a stream.
     #[arg(long)]
     check: bool,
-    /// A static program in an archive, for hosts without this one's C library.
-    #[arg(long)]
-    musl: bool,
 }
 
 const FOLDER: &str = "target/package";
-const MUSL: &str = "x86_64-unknown-linux-musl";
 
 /// What is wrong, in a sentence.
 type Made<T> = Result<T, String>;
 
 pub(crate) fn run(arguments: &Arguments) -> bool {
-    let made = if arguments.musl { archive() } else { debian() };
-    let checked = made.and_then(|file| {
+    let checked = debian().and_then(|file| {
         let bytes = fs::metadata(&file).map_err(|error| wrong(&file, &error))?.len();
         println!("{}: {:.1} MB", file.display(), bytes as f64 / 1e6);
         if arguments.check { check::check(&file) } else { Ok(()) }
@@ -48,29 +43,8 @@ fn debian() -> Made<PathBuf> {
     Ok(PathBuf::from(file))
 }
 
-/// The static program, what was staged, the units: for systems with other packages, or none.
-fn archive() -> Made<PathBuf> {
-    cargo(&["build", "--locked", "--release", "--target", MUSL, "--bin", "spanway"])?;
-    let program = PathBuf::from(format!("target/{MUSL}/release/spanway"));
-    let stage = stage(&program)?;
-    let bin = stage.join("usr/bin");
-    put(&program, &bin.join("spanway"))?;
-    for unit in ["spanway.service", "spanway@.service"] {
-        let to = stage.join("usr/lib/systemd/system").join(unit);
-        put(&Path::new("tools/package").join(unit), &to)?;
-    }
-    put(
-        Path::new("tools/package/spanway.sysusers"),
-        &stage.join("usr/lib/sysusers.d/spanway.conf"),
-    )?;
-    ran(Command::new("strip").arg(bin.join("spanway")))?;
-    let file = PathBuf::from(format!("{FOLDER}/spanway-x86_64-linux-musl.tar.gz"));
-    ran(Command::new("tar").arg("-C").arg(&stage).arg("-czf").arg(&file).arg("usr"))?;
-    Ok(file)
-}
-
 /// Everything but the program and its units, where the package puts it.
-fn stage(program: &Path) -> Made<PathBuf> {
+fn stage(program: &Path) -> Made<()> {
     let stage = PathBuf::from(FOLDER).join("stage");
     match fs::remove_dir_all(&stage) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -105,7 +79,7 @@ fn stage(program: &Path) -> Made<PathBuf> {
         let words = [Path::new("completions"), Path::new(shell)];
         generated(program, &words, Some(&stage.join(file)))?;
     }
-    Ok(stage)
+    Ok(())
 }
 
 /// What the program prints of itself. A program that does not know the command makes a package without
