@@ -1,4 +1,5 @@
-//! `spanway why`: what real daemons say of a channel whose frames are dropped, lost, or neither. Ids: A23, A28.
+//! `spanway why`: what real daemons say of a channel whose frames are dropped, lost, or neither.
+//! Ids: A23, A28.
 //!
 //! ```text
 //!   a ─── b ─── c        10 Mbit/s each, a namespace for each peer
@@ -63,17 +64,17 @@ fn a23_a_channel_that_loses_nothing_is_said_to_by_every_peer_of_its_path() {
 
 #[test]
 fn a21_a28_what_is_policed_and_what_a_wire_loses_is_told_with_the_place_and_the_number() {
-    if !netns::available_with(&["ip", "tc"]) {
+    if !netns::available_with(&["ip", "nft"]) {
         return;
     }
     let overlay = line("[service.video]\ndeliver = \"127.0.0.1:9\"").in_namespaces(false);
     let a = overlay.peer("a");
     let opened = a.open("c/video", "1 Mbit/s", &["--name", "live"]);
     let listen = opened["listen"].as_str().expect("an address").to_owned();
-    // The wire from b to c loses a third of all frames.
-    let (peer, interface) = &overlay.links[1].ends[0];
-    let loss = ["qdisc", "add", "dev", interface, "root", "netem", "loss", "33%"];
-    output(overlay.peer(peer).command("tc").args(loss));
+    // The wire from b to c loses a third of all frames, but no heartbeat.
+    let loses = "table ip wire { chain in { type filter hook prerouting priority -300; \
+                 meta length > 500 numgen random mod 3 0 drop; } }";
+    output(overlay.peer("c").command("nft").arg(loses));
     let local = "127.0.0.1:0".parse().expect("an address");
     let socket = socket(a.namespace().name(), local, None);
     for _ in 0..1_000 {

@@ -91,10 +91,7 @@ impl Control {
             dto::Request::Watch { channel, seconds } => {
                 self.watch(client, &channel, seconds, answers);
             }
-            dto::Request::Survey { channel } => match self.channel_of(&channel) {
-                Ok(channel) => self.survey(channel, answers),
-                Err(failure) => answers.refused(failure),
-            },
+            dto::Request::Survey { channel } => self.survey(&channel, answers),
             dto::Request::RelayTimes => answers.ok(&self.relay_times()),
             dto::Request::Ledger => answers.ok(&self.ledger()),
             dto::Request::Statistics => answers.ok(&self.statistics()),
@@ -106,13 +103,7 @@ impl Control {
                 self.ask(Asking::Plain(answers), Request::Services { peer });
             }
             dto::Request::Measure { peer, max_bps, duration_ms } => {
-                match check_measure(max_bps, duration_ms) {
-                    Ok(duration) => {
-                        let wanted = MeasureRequest { peer, max: max_bps, duration };
-                        self.ask(Asking::Plain(answers), Request::Measure(wanted));
-                    }
-                    Err(message) => answers.failed(FailureKind::Usage, message),
-                }
+                self.measure(peer, max_bps, duration_ms, answers);
             }
             dto::Request::Recompute => self.ask(Asking::Plain(answers), Request::Recompute),
             dto::Request::Open(open) | dto::Request::OpenTold(open) => {
@@ -151,6 +142,16 @@ impl Control {
         let id = self.next_request();
         self.asking.insert(id, asking);
         self.feed(Input::Request { id, request });
+    }
+
+    fn measure(&mut self, peer: PeerName, max: Option<Bandwidth>, ms: u64, answers: Answers) {
+        match check_measure(max, ms) {
+            Ok(duration) => {
+                let wanted = MeasureRequest { peer, max, duration };
+                self.ask(Asking::Plain(answers), Request::Measure(wanted));
+            }
+            Err(message) => answers.failed(FailureKind::Usage, message),
+        }
     }
 
     /// The node's one answer to a request.

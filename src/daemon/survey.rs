@@ -16,9 +16,14 @@ use crate::wire::control::Routed;
 use crate::wire::hop::{HopFacts, LinkRoom, Times, WayFacts};
 
 impl Control {
-    pub(super) fn survey(&mut self, channel: ChannelId, answers: Answers) {
-        let request = Request::Survey { channel: channel.clone() };
-        self.ask(Asking::Survey(answers, channel), request);
+    pub(super) fn survey(&mut self, channel: &str, answers: Answers) {
+        match self.channel_of(channel) {
+            Ok(channel) => {
+                let request = Request::Survey { channel: channel.clone() };
+                self.ask(Asking::Survey(answers, channel), request);
+            }
+            Err(failure) => answers.refused(failure),
+        }
     }
 
     /// Another peer on the path asks.

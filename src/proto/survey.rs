@@ -1,8 +1,8 @@
 //! What every peer on a channel's path knows of it, asked from one of them (`spanway why`).
 //!
 //! Each peer is asked by its own question along the path of the channel, so that one that is silent does
-//! not hide those behind it. Who is not on the path of a channel is told nothing of it. Like [`super::query`],
-//! whose messages these are; what a peer knows is its daemon's to say ([`Action::ReadHop`]).
+//! not hide those behind it. Who is not on the path of a channel is told nothing of it. What a peer knows is
+//! its daemon's to say ([`Action::ReadHop`]).
 
 use std::collections::BTreeMap;
 
@@ -195,9 +195,9 @@ mod tests {
     use rand_core::SeedableRng;
 
     use super::*;
+    use crate::types::LinkId;
     use crate::wire::control::{LinkInfo, ServiceInfo};
     use crate::wire::course::Course;
-    use crate::types::LinkId;
     use crate::wire::hop;
 
     /// On the path a b c, with links to its neighbours there.

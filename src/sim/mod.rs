@@ -608,12 +608,7 @@ impl Sim {
                     self.send_train(at, link, train, header_bytes);
                 }
                 Action::CountTrain { link, number } => self.count_train(at, link, number),
-                // Frames are judged one by one here, and not counted.
-                Action::ReadHop { question } => {
-                    let (now, life) = (self.now, self.peers[at].life);
-                    let input = Input::HopRead { question, facts: Some(Box::default()) };
-                    self.push(now, Happening::Told { peer: at, life, input });
-                }
+                Action::ReadHop { question } => self.read_hop(at, question),
                 Action::Answer { id, answer } => {
                     self.judge_answer(at, id, &answer);
                     self.answered(at, id, &answer);
@@ -652,10 +647,6 @@ impl Sim {
         } else if let Event::ChannelTrying { channel, path, .. } = event {
             self.touch_if_hurt(&channel, &path);
         }
-    }
-
-    fn wire_of(&self, peer: usize, link: LinkId) -> (usize, usize) {
-        self.peers[peer].wires[usize::from(link.0)]
     }
 
     /// A channel that a scenario asked for is open: frames enter at both its ends. One that left is gone.

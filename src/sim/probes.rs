@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{Happening, Sim};
 use crate::proto::{Input, measure};
 use crate::types::{Bandwidth, LinkId};
+use crate::wire::control::Routed;
 use crate::wire::measure::{Arrived, Train};
 
 /// What a peer counts on its links, while it does.
@@ -75,5 +76,16 @@ impl Sim {
         let input = Input::TrainCounted { link, number, arrived, rtt: Some(RTT) };
         let happening = Happening::Told { peer: at, life: self.peers[at].life, input };
         self.push(self.now, happening);
+    }
+
+    pub(super) fn wire_of(&self, peer: usize, link: LinkId) -> (usize, usize) {
+        self.peers[peer].wires[usize::from(link.0)]
+    }
+
+    /// Frames are judged one by one here, and not counted.
+    pub(super) fn read_hop(&mut self, at: usize, question: Box<Routed>) {
+        let (now, life) = (self.now, self.peers[at].life);
+        let input = Input::HopRead { question, facts: Some(Box::default()) };
+        self.push(now, Happening::Told { peer: at, life, input });
     }
 }

@@ -12,16 +12,15 @@ use bytes::Bytes;
 
 use super::ParseError;
 use super::codec::{Reader, Writer};
-use super::course::Course;
 use super::facts::Gossip;
 use super::heartbeat::HeartbeatKey;
-use super::hop::HopFacts;
 use super::measure::Measure;
 use super::queue::Queue;
+pub use super::routed::{LinkInfo, Routed, RoutedBody, ServiceInfo};
 use crate::limits;
 use crate::types::{
-    Bandwidth, ChannelId, EdgeKey, Incarnation, Label, PeerName, PublicKey, Reject, ServiceName,
-    SessionId, TxId,
+    Bandwidth, EdgeKey, Incarnation, Label, PeerName, PublicKey, Reject, ServiceName, SessionId,
+    TxId,
 };
 
 /// Control versions this build speaks: (lowest, highest).
@@ -174,72 +173,6 @@ pub struct Release {
     pub failed: Option<(PeerName, PeerName)>,
 }
 
-/// A question to one peer along a given path; the answer takes it backwards.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Routed {
-    /// Chosen by the asker, returned in the answer.
-    pub id: u64,
-    /// All peers on the way, asker first, the answering peer last.
-    pub path: Vec<PeerName>,
-    /// Position of the receiver of this message in `path`.
-    pub position: u8,
-    pub body: RoutedBody,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RoutedBody {
-    /// "Which services do you offer?"
-    AskServices,
-    Services(Vec<ServiceInfo>),
-    /// "Which links are up at your end, and which are branches of your tree?" (A10)
-    AskLinks {
-        /// "And what did you do in the last computation?" A version that does not know this says nothing.
-        course: bool,
-    },
-    /// In pieces; `last` marks the final one.
-    Links {
-        links: Vec<LinkInfo>,
-        last: bool,
-        course: Option<Course>,
-    },
-    /// A peer on the way, or the asked one, cannot answer; the text says why.
-    Unanswered(String),
-    /// "What do you know of this channel that crosses us both?" Since version 5, as its answer.
-    AskHop(ChannelId),
-    Hop(Box<HopFacts>),
-}
-
-impl RoutedBody {
-    /// First control version that has it.
-    pub fn version(&self) -> u16 {
-        match self {
-            Self::AskHop(_) | Self::Hop(_) => super::hop::VERSION,
-            Self::AskServices
-            | Self::Services(_)
-            | Self::AskLinks { .. }
-            | Self::Links { .. }
-            | Self::Unanswered(_) => VERSIONS.0,
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceInfo {
-    pub name: ServiceName,
-    /// The service speaks first (`listen`), so the opener receives.
-    pub source: bool,
-    pub busy: bool,
-}
-
-/// One live link as its own end sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LinkInfo {
-    pub peer: PeerName,
-    /// The usable capacity that its session froze, or the one agreed in Hello.
-    pub capacity: Bandwidth,
-    pub branch: bool,
-}
-
 /// Everything a peer can say on a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -324,13 +257,6 @@ mod kind {
     pub(super) const FINISH: u16 = 37;
     pub(super) const FINISH_ACK: u16 = 38;
     pub(super) const MOVE: u16 = 39;
-    pub(super) const ASK_SERVICES: u16 = 48;
-    pub(super) const SERVICES: u16 = 49;
-    pub(super) const ASK_LINKS: u16 = 50;
-    pub(super) const LINKS: u16 = 51;
-    pub(super) const UNANSWERED: u16 = 52;
-    pub(super) const ASK_HOP: u16 = 53;
-    pub(super) const HOP: u16 = 54;
 }
 
 /// Tags of optional fields, per message.
@@ -339,7 +265,6 @@ mod field {
     pub(super) const OPENED: u16 = 2;
     pub(super) const FAILED: u16 = 1;
     pub(super) const TOWARDS: u16 = 1;
-    pub(super) const COURSE: u16 = 1;
 }
 
 impl Message {
@@ -414,7 +339,7 @@ impl Message {
                 w.tx(tx);
                 w.peer(at);
             }
-            Self::Routed(routed) => emit_routed(&mut w, routed),
+            Self::Routed(routed) => routed.emit(&mut w),
             Self::Queue(queue) => queue.emit(&mut w),
             Self::Measure(measure) => measure.emit(&mut w),
             Self::Gossip(gossip) => gossip.emit(&mut w),
@@ -480,14 +405,15 @@ fn parse_body(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
         kind::FINISH => Message::Finish { tx: r.tx("finish tx")?, frames: r.u64("finish frames")? },
         kind::FINISH_ACK => Message::FinishAck { tx: r.tx("finish tx")? },
         kind::MOVE => Message::Move { tx: r.tx("move tx")?, at: r.peer("move peer")? },
-        kind::ASK_SERVICES..=kind::HOP => parse_routed(kind, r)?,
         _ => return parse_elsewhere(kind, r),
     })
 }
 
 /// The messages that have a file of their own.
 fn parse_elsewhere(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
-    if let Some(queue) = Queue::parse(kind, r) {
+    if let Some(routed) = Routed::parse(kind, r) {
+        routed.map(Message::Routed)
+    } else if let Some(queue) = Queue::parse(kind, r) {
         queue.map(Message::Queue)
     } else if let Some(measure) = Measure::parse(kind, r) {
         measure.map(Message::Measure)
@@ -693,90 +619,6 @@ fn emit_nack(w: &mut Writer, nack: &Nack) {
     if let Some(towards) = &nack.towards {
         w.optional_field(field::TOWARDS, |w| w.peer(towards));
     }
-}
-
-fn emit_routed(w: &mut Writer, routed: &Routed) {
-    let head = |w: &mut Writer, kind| {
-        w.u16(kind);
-        w.u64(routed.id);
-        emit_path(w, &routed.path, routed.position);
-    };
-    match &routed.body {
-        RoutedBody::AskServices => head(w, kind::ASK_SERVICES),
-        RoutedBody::Services(services) => {
-            head(w, kind::SERVICES);
-            w.list(services, |w, service| {
-                w.service(&service.name);
-                w.bool(service.source);
-                w.bool(service.busy);
-            });
-        }
-        RoutedBody::AskLinks { course } => {
-            head(w, kind::ASK_LINKS);
-            if *course {
-                w.optional_field(field::COURSE, |_| {});
-            }
-        }
-        RoutedBody::Links { links, last, course } => {
-            head(w, kind::LINKS);
-            w.bool(*last);
-            w.list(links, |w, link| {
-                w.peer(&link.peer);
-                w.bandwidth(link.capacity);
-                w.bool(link.branch);
-            });
-            if let Some(course) = course {
-                w.optional_field(field::COURSE, |w| course.emit(w));
-            }
-        }
-        RoutedBody::Unanswered(why) => {
-            head(w, kind::UNANSWERED);
-            w.text(why);
-        }
-        RoutedBody::AskHop(channel) => {
-            head(w, kind::ASK_HOP);
-            w.channel(channel);
-        }
-        RoutedBody::Hop(facts) => {
-            head(w, kind::HOP);
-            facts.emit(w);
-        }
-    }
-}
-
-fn parse_routed(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
-    let id = r.u64("routed id")?;
-    let (path, position) = parse_path(r)?;
-    let body = match kind {
-        kind::ASK_SERVICES => RoutedBody::AskServices,
-        kind::SERVICES => RoutedBody::Services(r.list(limits::SERVICES_MAX, "services", |r| {
-            Ok(ServiceInfo {
-                name: r.service("service")?,
-                source: r.bool("service source")?,
-                busy: r.bool("service busy")?,
-            })
-        })?),
-        kind::ASK_LINKS => RoutedBody::AskLinks {
-            course: r.optional_field(field::COURSE, "ask course", |_| Ok(()))?.is_some(),
-        },
-        kind::LINKS => {
-            let last = r.bool("links last")?;
-            let links = r.list(limits::LINKS_PER_PIECE, "links", |r| {
-                Ok(LinkInfo {
-                    peer: r.peer("link peer")?,
-                    capacity: r.bandwidth("link capacity")?,
-                    branch: r.bool("link branch")?,
-                })
-            })?;
-            let course = r.optional_field(field::COURSE, "links course", Course::parse)?;
-            RoutedBody::Links { links, last, course }
-        }
-        kind::UNANSWERED => RoutedBody::Unanswered(r.text("unanswered")?),
-        kind::ASK_HOP => RoutedBody::AskHop(r.channel("channel")?),
-        kind::HOP => RoutedBody::Hop(Box::new(HopFacts::parse(r)?)),
-        _ => return Err(ParseError::new("message type", 0)),
-    };
-    Ok(Message::Routed(Routed { id, path, position, body }))
 }
 
 /// Codes of the reasons on the wire: the position in [`Reject::ALL`], which only grows at its end.

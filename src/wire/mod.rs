@@ -3,8 +3,9 @@
 //! Pure: no clock, no socket, and no heap for frames. [`frame`] is the data plane's header,
 //! [`heartbeat`] the sign of life between neighbours, [`control`] the messages of a link's TCP
 //! connection, [`queue`] those of requests that wait for room, [`measure`] what both ends say about the
-//! capacity of a link, [`course`] what a peer did in a tree computation, [`facts`] what peers tell each other about the whole overlay, [`codec`] the small
-//! reader and writer the control messages share.
+//! capacity of a link, [`routed`] questions along a path, [`course`] what a peer did in a tree computation,
+//! [`hop`] what it knows of a channel, [`facts`] what peers tell each other about the whole overlay,
+//! [`codec`] the small reader and writer the control messages share.
 //!
 //! Versions: a frame carries the format version in its first four bits; a link agrees in Hello on one
 //! control version that both ends speak. Unknown frame versions are dropped and counted, unknown
@@ -20,6 +21,7 @@ pub mod hop;
 pub mod measure;
 mod names;
 pub mod queue;
+pub mod routed;
 
 /// What could not be read, and at which byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
