@@ -73,7 +73,7 @@ fn a21_a28_what_is_policed_and_what_a_wire_loses_is_told_with_the_place_and_the_
     let listen = opened["listen"].as_str().expect("an address").to_owned();
     // The wire from b to c loses a third of all frames, but no heartbeat.
     let loses = "table ip wire { chain in { type filter hook prerouting priority -300; \
-                 meta length > 500 numgen random mod 3 0 drop; } }";
+                 meta length > 500 numgen random mod 3 0 drop; }; }";
     output(overlay.peer("c").command("nft").arg(loses));
     let local = "127.0.0.1:0".parse().expect("an address");
     let socket = socket(a.namespace().name(), local, None);
