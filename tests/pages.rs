@@ -206,7 +206,7 @@ impl Hosts {
     }
 
     /// `# HOST.toml` at the top: this is the file. `# added to HOST.toml`: its end.
-    fn file(&mut self, lines: &[String]) {
+    fn file(&self, lines: &[String]) {
         let Some(title) = lines.first().and_then(|line| line.strip_prefix("# ")) else { return };
         let (added, name) =
             title.strip_prefix("added to ").map_or((false, title), |name| (true, name));

@@ -1,6 +1,6 @@
 //! `events`: what happens at a daemon, as it happens; of one channel or of some kinds if asked.
 //!
-//! Ends with the daemon, or with `--follow` waits until one is back: what happened meanwhile nobody saw.
+//! Ends with the daemon, or with `--follow` waits until one is back: nobody saw what happened meanwhile.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

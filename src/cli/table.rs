@@ -2,7 +2,8 @@
 //!
 //! Columns are as wide as their widest cell. If that is too much, those that may shrink are cut with an
 //! ellipsis, the widest first; if that is not enough, columns of large numbers become rounded ones
-//! (`12.3M`), and then any is cut. With `--wide` nothing is. Widths count characters, which is right for names (ASCII) and close enough elsewhere.
+//! (`12.3M`), and then any is cut. With `--wide` nothing is. Widths count characters, which is right for
+//! names (ASCII) and close enough elsewhere.
 
 use std::io::{self, Write};
 

@@ -65,76 +65,73 @@ fn a_host_without_trouble_has_only_good_findings() {
     assert_eq!(link.found, "up at 127.0.0.1:7016, round trip 0.34 ms, heard 12 ms ago");
 }
 
+type Spoil = fn(&mut Facts);
+
+/// The check, its verdict, pieces of what was found and of what to do, and the trouble.
+const TROUBLES: &[(&str, State, &str, &str, Spoil)] = &[
+    ("kernel", State::Warn, "io_uring_disabled = 2", "sysctl", |f| f.uring_disabled = Some(2)),
+    ("back end", State::Warn, "uses mmsg", "seccomp", |f| {
+        let Daemon::Running(status) = &mut peer(f).daemon else { panic!("it runs") };
+        status.backend = "mmsg".to_owned();
+    }),
+    ("socket buffer", State::Warn, "208 KiB granted, 4096", "net.core.rmem_max=4194304", |f| {
+        let Daemon::Running(status) = &mut peer(f).daemon else { panic!("it runs") };
+        status.workers[0].receive_buffer_bytes = 212_992;
+    }),
+    ("open files", State::Warn, "at most 4096", "LimitNOFILE", |f| {
+        f.open_files = Some(Limit { soft: Some(1_024), hard: Some(4_096) });
+    }),
+    ("CPUs", State::Fail, "[engine] cpus names 7", "choose", |f| {
+        peer(f).config.engine.cpus = vec![0, 7];
+    }),
+    ("CPUs", State::Fail, "[control] cpus names 9", "choose", |f| {
+        peer(f).config.control.cpus = vec![9];
+    }),
+    ("CPUs", State::Warn, "none is left", "leave one CPU", |f| {
+        peer(f).config.engine.cpus = vec![0, 1];
+    }),
+    ("clock", State::Warn, "not synchronised", "chrony", |f| {
+        f.clock = Some(HostClock { synchronised: false, error_max: Duration::ZERO });
+    }),
+    ("key", State::Fail, "mode 0644", "chmod 600", |f| {
+        peer(f).key = Err("a.key has mode 0644".to_owned());
+    }),
+    ("state folder", State::Fail, "0755", "chmod 700", |f| peer(f).state.mode = Some(0o755)),
+    ("state folder", State::Fail, "read-only", "give it", |f| {
+        peer(f).state.writable = Err("read-only".to_owned());
+    }),
+    ("state folder", State::Fail, "0 MiB free", "make room", |f| {
+        peer(f).state.free_bytes = Some(9);
+    }),
+    ("state folder", State::Warn, "9 MiB free", "make room", |f| {
+        peer(f).state.free_bytes = Some(9 << 20);
+    }),
+    ("daemon", State::Fail, "version", "log", |f| {
+        peer(f).daemon = Daemon::Strange("another version".to_owned());
+    }),
+    ("link b", State::Warn, "heard 100 ms ago", "after 125 ms", |f| {
+        peer(f).links[0].row = Some(LinkRow { heard_ms: Some(100), ..row("up") });
+    }),
+    ("link b", State::Fail, "last: it was cut; 127.0.0.1:7016 refuses", "start the daemon", |f| {
+        link(f, "down", Some(Err(Unreached::Refused)));
+    }),
+    ("link b", State::Fail, "takes connections", "compare keys", |f| {
+        link(f, "greeting", Some(Ok(())));
+    }),
+    ("link b", State::Fail, "does not answer", "firewall", |f| {
+        link(f, "down", Some(Err(Unreached::NoAnswer)));
+    }),
+    ("link b", State::Fail, "has no route", "ip route get 127.0.0.1", |f| {
+        link(f, "down", Some(Err(Unreached::NoRoute)));
+    }),
+    ("link b", State::Fail, "has not connected", "this peer's address", |f| {
+        link(f, "down", None);
+    }),
+];
+
 #[test]
 fn every_trouble_is_found_alone_and_says_what_to_do() {
-    type Spoil = fn(&mut Facts);
-    let rows: &[(&str, State, &str, &str, Spoil)] = &[
-        ("kernel", State::Warn, "io_uring_disabled = 2", "sysctl", |f| f.uring_disabled = Some(2)),
-        ("back end", State::Warn, "uses mmsg", "seccomp", |f| {
-            let Daemon::Running(status) = &mut peer(f).daemon else { panic!("it runs") };
-            status.backend = "mmsg".to_owned();
-        }),
-        ("socket buffer", State::Warn, "208 KiB granted, 4096", "net.core.rmem_max=4194304", |f| {
-            let Daemon::Running(status) = &mut peer(f).daemon else { panic!("it runs") };
-            status.workers[0].receive_buffer_bytes = 212_992;
-        }),
-        ("open files", State::Warn, "at most 4096", "LimitNOFILE", |f| {
-            f.open_files = Some(Limit { soft: Some(1_024), hard: Some(4_096) });
-        }),
-        ("CPUs", State::Fail, "[engine] cpus names 7", "choose", |f| {
-            peer(f).config.engine.cpus = vec![0, 7];
-        }),
-        ("CPUs", State::Fail, "[control] cpus names 9", "choose", |f| {
-            peer(f).config.control.cpus = vec![9];
-        }),
-        ("CPUs", State::Warn, "none is left", "leave one CPU", |f| {
-            peer(f).config.engine.cpus = vec![0, 1];
-        }),
-        ("clock", State::Warn, "not synchronised", "chrony", |f| {
-            f.clock = Some(HostClock { synchronised: false, error_max: Duration::ZERO });
-        }),
-        ("key", State::Fail, "mode 0644", "chmod 600", |f| {
-            peer(f).key = Err("a.key has mode 0644".to_owned());
-        }),
-        ("state folder", State::Fail, "0755", "chmod 700", |f| peer(f).state.mode = Some(0o755)),
-        ("state folder", State::Fail, "read-only", "give it", |f| {
-            peer(f).state.writable = Err("read-only".to_owned());
-        }),
-        ("state folder", State::Fail, "0 MiB free", "make room", |f| {
-            peer(f).state.free_bytes = Some(9);
-        }),
-        ("state folder", State::Warn, "9 MiB free", "make room", |f| {
-            peer(f).state.free_bytes = Some(9 << 20);
-        }),
-        ("daemon", State::Fail, "version", "log", |f| {
-            peer(f).daemon = Daemon::Strange("another version".to_owned());
-        }),
-        ("link b", State::Warn, "heard 100 ms ago", "after 125 ms", |f| {
-            peer(f).links[0].row = Some(LinkRow { heard_ms: Some(100), ..row("up") });
-        }),
-        (
-            "link b",
-            State::Fail,
-            "last: it was cut; 127.0.0.1:7016 refuses",
-            "start the daemon",
-            |f| {
-                link(f, "down", Some(Err(Unreached::Refused)));
-            },
-        ),
-        ("link b", State::Fail, "takes connections", "compare keys", |f| {
-            link(f, "greeting", Some(Ok(())));
-        }),
-        ("link b", State::Fail, "does not answer", "firewall", |f| {
-            link(f, "down", Some(Err(Unreached::NoAnswer)));
-        }),
-        ("link b", State::Fail, "has no route", "ip route get 127.0.0.1", |f| {
-            link(f, "down", Some(Err(Unreached::NoRoute)));
-        }),
-        ("link b", State::Fail, "has not connected", "this peer's address", |f| {
-            link(f, "down", None);
-        }),
-    ];
-    for (check, state, found, advice, spoil) in rows {
+    for (check, state, found, advice, spoil) in TROUBLES {
         let mut facts = well();
         spoil(&mut facts);
         let findings = judge(&facts);

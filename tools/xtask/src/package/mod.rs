@@ -19,6 +19,9 @@ pub(crate) struct Arguments {
     /// Unpack the package and let two daemons from there carry a stream.
     #[arg(long)]
     check: bool,
+    /// Take the program that was built before, `target/release/spanway`.
+    #[arg(long)]
+    no_build: bool,
 }
 
 const FOLDER: &str = "target/package";
@@ -27,7 +30,7 @@ const FOLDER: &str = "target/package";
 type Made<T> = Result<T, String>;
 
 pub(crate) fn run(arguments: &Arguments) -> bool {
-    let checked = debian().and_then(|file| {
+    let checked = debian(arguments.no_build).and_then(|file| {
         let bytes = fs::metadata(&file).map_err(|error| wrong(&file, &error))?.len();
         println!("{}: {:.1} MB", file.display(), bytes as f64 / 1e6);
         if arguments.check { check::check(&file) } else { Ok(()) }
@@ -35,8 +38,10 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
     checked.inspect_err(|why| println!("no package: {why}")).is_ok()
 }
 
-fn debian() -> Made<PathBuf> {
-    cargo(&["build", "--locked", "--release"])?;
+fn debian(built: bool) -> Made<PathBuf> {
+    if !built {
+        cargo(&["build", "--locked", "--release"])?;
+    }
     stage(Path::new("target/release/spanway"))?;
     let file = format!("{FOLDER}/spanway.deb");
     cargo(&["deb", "--quiet", "--strip", "--locked", "--no-build", "--output", &file])?;
@@ -91,7 +96,7 @@ fn generated(program: &Path, arguments: &[&Path], into: Option<&Path>) -> Made<(
     match (out.status.code(), into) {
         (Some(0), None) => Ok(()),
         (Some(0), Some(file)) => {
-            make_folder(file.parent().unwrap_or(Path::new(".")))?;
+            make_folder_of(file)?;
             fs::write(file, out.stdout).map_err(|error| wrong(file, &error))
         }
         (Some(USAGE), _) => {
@@ -107,7 +112,7 @@ fn generated(program: &Path, arguments: &[&Path], into: Option<&Path>) -> Made<(
 }
 
 fn put(from: &Path, to: &Path) -> Made<()> {
-    make_folder(to.parent().unwrap_or(Path::new(".")))?;
+    make_folder_of(to)?;
     fs::copy(from, to).map_err(|error| wrong(from, &error))?;
     Ok(())
 }
@@ -129,12 +134,25 @@ fn files_in(folder: &Path) -> Made<Vec<PathBuf>> {
     entries.map(|entry| Ok(entry.map_err(|error| wrong(folder, &error))?.path())).collect()
 }
 
+fn make_folder_of(file: &Path) -> Made<()> {
+    file.parent().map_or(Ok(()), make_folder)
+}
+
 fn make_folder(folder: &Path) -> Made<()> {
     fs::create_dir_all(folder).map_err(|error| wrong(folder, &error))
 }
 
 fn cargo(arguments: &[&str]) -> Made<()> {
-    ran(Command::new(env!("CARGO")).args(arguments))
+    let mut command = Command::new(env!("CARGO"));
+    // This tool's own, from the cargo that runs it: some build scripts take them for a reason to run again,
+    // and everything behind them would be built anew.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
+    ran(command.args(arguments))
 }
 
 fn ran(command: &mut Command) -> Made<()> {
