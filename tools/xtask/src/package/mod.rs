@@ -1,8 +1,8 @@
-//! `cargo xtask package`: a Debian package of this checkout in `target/package/`. Manual pages and completions
-//! are what the built program prints.
+//! `cargo xtask package`: a Debian package of this checkout in `target/package/`. Manual pages and
+//! completions are what the built program prints.
 //!
-//! Wants `cargo-deb` and `dpkg-deb`. Installs nothing and uploads nothing. What stands where, and why there is
-//! no static program: `tools/package/README.md`.
+//! Wants `cargo-deb` and `dpkg-deb`. Installs nothing and uploads nothing. What stands where, and why there
+//! is no static program: `tools/package/README.md`.
 
 #![allow(clippy::print_stdout, reason = "its output is for the developer at the terminal")]
 
