@@ -341,6 +341,8 @@ pub const WAITING_PER_ASKER: usize = 64;
 pub const SHORT_LINKS_MAX: usize = 24;
 /// Channels named as those that have a link's room.
 pub const HOLDERS_SHOWN: usize = 4;
+/// Neighbours whose frames have a histogram of their own in `/metrics`: 24 lines each.
+pub const METRICS_HOPS_MAX: usize = 64;
 /// Reasons of drops that a peer tells of a channel: more than there are.
 pub const DROPS_TOLD_MAX: usize = 64;
 /// Paths that a request tries before it is answered: each refusal names another link.

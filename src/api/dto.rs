@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use self::counted::{
-    Answers, Distribution, HopTimes, LaneTimes, Latency, LedgerReply, LedgerRow, LedgerWorker,
-    Recoveries, RelayTimes, SessionCounts, StatisticsReply, Watching, WorkerTimes,
+    Answers, Distribution, FrameTotals, HopTimes, LaneTimes, Latency, LedgerReply, LedgerRow,
+    LedgerWorker, Recoveries, RelayTimes, SessionCounts, StatisticsReply, Watching, WorkerTimes,
 };
 pub use self::path::{LostRow, Story, Summary, SurveyHop, SurveyReply, SurveyWay, WhyReply};
 use crate::types::{Bandwidth, PeerName, Reject, ServiceName};

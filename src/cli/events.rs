@@ -142,10 +142,13 @@ mod tests {
     }
 
     #[test]
-    fn the_kinds_of_events_are_those_that_readme_lists() {
-        let readme = include_str!("../../README.md");
+    fn the_kinds_of_events_are_those_that_the_reference_lists() {
+        let listed = include_str!("../../docs/reference/events.md");
         for event in EVENTS {
-            assert!(readme.contains(&format!("`{event}`")), "README lacks {event}");
+            assert!(
+                listed.contains(&format!("`{event}`")),
+                "docs/reference/events.md lacks {event}"
+            );
         }
     }
 }

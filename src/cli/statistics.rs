@@ -15,9 +15,15 @@ pub(super) fn statistics(target: &Target) -> Result<(), CliError> {
 }
 
 fn text(reply: &StatisticsReply, out: &mut dyn Write, style: Style) -> io::Result<()> {
-    let StatisticsReply { peer, uptime_ms, recoveries, answers, sessions, .. } = reply;
+    let StatisticsReply { peer, uptime_ms, frames, recoveries, answers, sessions, .. } = reply;
     writeln!(out, "{}", style.bold(peer.as_str()))?;
     writeln!(out, "up          {} s", uptime_ms / 1_000)?;
+    let (entered, received) = (frames.entered, frames.received);
+    writeln!(out, "frames      {entered} entered, {received} received")?;
+    writeln!(out, "            {} sent, {} delivered", frames.sent, frames.delivered)?;
+    if !frames.dropped.is_empty() {
+        writeln!(out, "  dropped   {}", wrap(&counts(&frames.dropped), ", ", 12))?;
+    }
     writeln!(
         out,
         "recoveries  {} after a break, {} without one, {} failed",
@@ -84,7 +90,7 @@ fn percentiles(seen: &Distribution, shown: &dyn Fn(u64) -> String) -> Option<Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::dto::{Answers, Recoveries, SessionCounts};
+    use crate::api::dto::{Answers, FrameTotals, Recoveries, SessionCounts};
     use crate::types::PeerName;
 
     #[test]
@@ -102,6 +108,9 @@ mod tests {
         let mut reply = StatisticsReply {
             peer: PeerName::new(&"p".repeat(63)).expect("a name"),
             uptime_ms: u64::from(u32::MAX),
+            frames: FrameTotals::default(),
+            channels: BTreeMap::new(),
+            waiting: 0,
             recoveries: Recoveries::default(),
             answers: Answers::default(),
             sessions: SessionCounts::default(),
@@ -115,6 +124,11 @@ mod tests {
         };
         assert!(!full(&reply).contains("gap"), "nothing was counted");
         let many = 9_999_999;
+        (reply.frames.entered, reply.frames.received) = (u64::MAX, u64::MAX);
+        (reply.frames.sent, reply.frames.delivered) = (u64::MAX, u64::MAX);
+        for reason in crate::stats::DropReason::ALL {
+            reply.frames.dropped.insert(reason.as_str().to_owned(), many);
+        }
         reply.recoveries.gap_us = seen.clone();
         reply.answers.waited_ms = seen;
         (reply.recoveries.moved, reply.recoveries.protected) = (99_999, 99_999);

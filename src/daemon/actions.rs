@@ -10,16 +10,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::api::dto::{EventLine, Received, Story};
+use crate::api::dto::{EventLine, FrameTotals, Received, Story};
 use crate::config::ServiceAddress;
 use crate::daemon::connection::{Connection, SendQueue};
 use crate::daemon::control::{Control, Slot};
 use crate::daemon::ends::{EndPlan, NewEnd, other_files};
 use crate::daemon::excess::Meter;
+use crate::daemon::totals::Totals;
 use crate::daemon::views;
 use crate::engine::{Command, EndSpec, EntrySpec, LinkSpec, Target};
 use crate::proto::{self, Action, Answer, DataLink, Entry, Event, Input, Side};
-use crate::stats::{Books, ChannelStats};
+use crate::stats::{Books, ChannelStats, DropReason};
 use crate::types::{
     Bandwidth, ChannelId, Label, LinkId, PeerName, RequestId, ServiceName, WorkerId,
 };
@@ -53,6 +54,8 @@ pub(crate) struct Channels {
     pub(crate) opening: Option<NewEnd>,
     /// Ends that have a socket.
     sockets: u64,
+    /// Of those that ended.
+    totals: Totals,
 }
 
 #[derive(Default)]
@@ -146,6 +149,14 @@ impl Channels {
         }
     }
 
+    /// Frames of all channels there were; workers dropped `strays` besides.
+    pub(super) fn totals(
+        &mut self,
+        strays: impl Iterator<Item = (DropReason, u64)>,
+    ) -> FrameTotals {
+        self.totals.of(self.here.values().flat_map(ChannelHere::all_stats), strays)
+    }
+
     /// How a channel that was asked for here got to its path.
     pub(super) fn story(&mut self, channel: &ChannelId) -> Option<&mut Story> {
         let end = self.here.get_mut(channel)?.end.as_mut()?;
@@ -168,8 +179,10 @@ impl Channels {
 
     fn forget_unused(&mut self, channel: &ChannelId) {
         let unused = |here: &ChannelHere| here.labels == 0 && here.end.is_none();
-        if self.here.get(channel).is_some_and(unused) {
-            self.here.remove(channel);
+        if self.here.get(channel).is_some_and(unused)
+            && let Some(here) = self.here.remove(channel)
+        {
+            self.totals.leaves(std::iter::once(here.stats).chain(here.back));
         }
     }
 }

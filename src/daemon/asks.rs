@@ -361,9 +361,19 @@ impl Control {
         }
     }
 
-    fn statistics(&self) -> dto::StatisticsReply {
+    fn statistics(&mut self) -> dto::StatisticsReply {
         let (peer, uptime_ms) = (self.config.name.clone(), self.now().0 / 1_000);
-        self.counters.reply(peer, uptime_ms, self.node.counters())
+        let strays: Vec<_> =
+            self.engine.workers().iter().map(|worker| worker.stats.drops()).collect();
+        let frames = self.channels.totals(strays.into_iter().flatten());
+        let roles = ["source", "service", "relay"].map(str::to_owned);
+        let roles = roles.into_iter().zip(self.node.channel_roles());
+        dto::StatisticsReply {
+            frames,
+            channels: roles.map(|(role, count)| (role, count as u64)).collect(),
+            waiting: self.node.waiting(self.now()).len() as u64,
+            ..self.counters.reply(peer, uptime_ms, self.node.counters())
+        }
     }
 
     // --- The computation ---

@@ -107,7 +107,7 @@ impl Counters {
         *self.sent.entry(message.name()).or_default() += 1;
     }
 
-    /// Everything at this moment, with what the node counts of its sessions.
+    /// Everything that is counted here, with what the node counts of its sessions.
     pub(super) fn reply(
         &self,
         peer: PeerName,
@@ -121,6 +121,9 @@ impl Counters {
         StatisticsReply {
             peer,
             uptime_ms,
+            frames: dto::FrameTotals::default(),
+            channels: BTreeMap::new(),
+            waiting: 0,
             recoveries: dto::Recoveries {
                 moved: self.moved,
                 protected: self.protected,

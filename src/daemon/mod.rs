@@ -38,6 +38,7 @@ mod relink;
 pub(crate) mod runtime;
 pub mod store;
 mod survey;
+mod totals;
 mod views;
 
 use std::io;

@@ -56,12 +56,33 @@ pub struct LedgerWorker {
 pub struct StatisticsReply {
     pub peer: PeerName,
     pub uptime_ms: u64,
+    pub frames: FrameTotals,
+    /// Channels that end here or cross this peer, by its role.
+    pub channels: BTreeMap<String, u64>,
+    /// Requests of this peer that stand in line.
+    pub waiting: u64,
     pub recoveries: Recoveries,
     pub answers: Answers,
     pub sessions: SessionCounts,
     /// Control messages of neighbours and to them, by kind.
     pub messages_received: BTreeMap<String, u64>,
     pub messages_sent: BTreeMap<String, u64>,
+}
+
+/// Of all channels there were since this peer started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FrameTotals {
+    /// From local programs, and from neighbours.
+    pub entered: u64,
+    pub received: u64,
+    /// To neighbours, and to local programs.
+    pub sent: u64,
+    pub delivered: u64,
+    /// Payload.
+    pub entered_bytes: u64,
+    pub delivered_bytes: u64,
+    /// Those that belong to no channel too.
+    pub dropped: BTreeMap<String, u64>,
 }
 
 /// Of channels that end at this peer.

@@ -22,7 +22,7 @@
 //! | `requests` | channels that stand in line, and their final answers |
 //! | `commands` | the JSON commands of the original |
 //! | `live` | server-sent events |
-//! | `health` | the second listener |
+//! | `health` | the second listener; `metrics` what Prometheus reads there |
 //! | `openapi` | the description |
 //! | `web` | the files of the pages |
 
@@ -34,6 +34,7 @@ mod error;
 mod guard;
 mod health;
 mod live;
+pub mod metrics;
 mod openapi;
 mod requests;
 mod routes;

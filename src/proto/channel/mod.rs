@@ -478,6 +478,11 @@ impl Channels {
         self.sources.len() + self.served.len() + self.relays.len()
     }
 
+    /// The same, asked for here, served and relayed.
+    pub fn roles(&self) -> [usize; 3] {
+        [self.sources.len(), self.served.len(), self.relays.len()]
+    }
+
     /// Channels with this name that end here.
     pub fn ends_named(&self, name: &str) -> Vec<ChannelId> {
         let sources = self.sources.values().map(|source| (&source.name, &source.id));

@@ -99,6 +99,11 @@ impl Node {
         self.channels.channels()
     }
 
+    /// How many channels this peer asked for, serves and relays.
+    pub fn channel_roles(&self) -> [usize; 3] {
+        self.channels.roles()
+    }
+
     /// The path on which this peer keeps bandwidth for a channel.
     pub fn path_of(&self, channel: &ChannelId) -> Option<Vec<PeerName>> {
         self.channels.path_of(channel)

@@ -1,7 +1,7 @@
-//! `cargo xtask long`: what takes too long for CI, run by hand before a release: many more seeds of
-//! the simulator, the larger model checks, the tests with real daemons again and again, chaos with many
-//! seeds, generated questions to the web API, some trials of every way to recover, and one long demo as a
-//! soak.
+//! `cargo xtask long`: what takes too long for CI, run by hand before a release: many more seeds of the
+//! simulator, the larger model checks, the tests with real daemons again and again, chaos with many
+//! seeds, generated questions to the web API, some trials of every way to recover, and one long demo as
+//! a soak.
 
 #![allow(clippy::print_stdout, reason = "its output is for the developer at the terminal")]
 

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Command};
+use spanway::api::http::metrics::METRICS;
 use spanway::config::CONFIG_TEMPLATE;
 use spanway::stats::DropReason;
 
@@ -44,17 +45,29 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
 }
 
 /// Name and text of every page.
-fn pages() -> [(&'static str, String); 4] {
+fn pages() -> [(&'static str, String); 5] {
     [
         ("commands.md", commands()),
         ("configuration.md", configuration()),
         ("events.md", events()),
         ("limits.md", limits()),
+        ("metrics.md", metrics()),
     ]
 }
 
 fn head(title: &str, words: &str) -> String {
     format!("# {title}\n\nMade from the code by `cargo xtask reference`.\n\n{words}\n")
+}
+
+fn metrics() -> String {
+    let words = "What `/metrics` of `[api] internal` says to Prometheus (text format 0.0.4). Dashboard and alert rules:\n\
+                 `tools/package/monitoring/`. Latency histograms have the bounds 1 us, 2 us, 4 us, ... 4.2 s.";
+    let mut text = head("Metrics", words);
+    text.push_str("\n| metric | kind | meaning |\n| --- | --- | --- |\n");
+    for (name, kind, help) in METRICS {
+        let _ = writeln!(text, "| `{name}` | {} | {help} |", kind.as_str());
+    }
+    text
 }
 
 fn commands() -> String {
