@@ -205,7 +205,7 @@ fn a25_texts_of_others_do_not_execute() {
     let long: Vec<String> = vec!["x".repeat(5_000), "\u{1f600}".repeat(3_000), " ".repeat(4_000)];
     let seed = texts::seed();
     let mut all = vec![hostile, long];
-    all.extend((0..6).map(|n| texts::made_up(seed.wrapping_add(n))));
+    all.extend((0..2).map(|n| texts::made_up(seed.wrapping_add(n))));
     let stand_in = StandIn::start(Says::default());
     for (at, texts) in all.iter().enumerate() {
         stand_in.says(texts::overlay_of(texts));
