@@ -5,7 +5,7 @@
 //! are missing.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -184,16 +184,25 @@ impl Browser {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the driver");
         stream.set_read_timeout(Some(LONG)).expect("an option");
         let head = format!(
-            "POST /session/{session}/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\
+            "POST /session/{session}/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         stream.write_all(head.as_bytes()).expect("the driver reads");
+        let mut reader = BufReader::new(stream);
+        let (mut length, mut line) = (0, String::new());
+        while line != "\r\n" {
+            line.clear();
+            reader.read_line(&mut line).expect("the driver answers");
+            let lower = line.to_ascii_lowercase();
+            let told =
+                lower.strip_prefix("content-length:").and_then(|text| text.trim().parse().ok());
+            length = told.unwrap_or(length);
+        }
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("the driver answers");
-        let answer = String::from_utf8_lossy(&answer);
-        let (_, json) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
-        serde_json::from_str(json).unwrap_or_else(|error| panic!("{path}: {error}: {json}"))
+        reader.take(length).read_to_end(&mut answer).expect("the driver answers");
+        serde_json::from_slice(&answer)
+            .unwrap_or_else(|error| panic!("{path}: {error}: {answer:?}"))
     }
 }
 
