@@ -20,6 +20,7 @@ pub fn schema() -> Value {
         ("host", host()),
         ("control", control()),
         ("recovery", recovery()),
+        ("api", api()),
         ("trust", trust()),
     ];
     let mut schema = table("Configuration of one Spanway peer", properties, &["name", "listen"]);
@@ -122,6 +123,19 @@ fn recovery() -> Value {
         "default": "channels",
     });
     table("What a failure does to channels asked for here", [("mode", mode)], &[])
+}
+
+fn api() -> Value {
+    let host = json!({ "description": "A name without port", "type": "string", "minLength": 1 });
+    let hosts = list("Further names that requests may call this host by", host, limits::HTTP_HOSTS_MAX);
+    let properties = [
+        ("listen", address("REST and pages")),
+        ("token_file", path("Mode 0600, made at the first start [default: NAME.token]")),
+        ("base_path", with_default(path("In front of all paths"), json!("/"))),
+        ("hosts", with_default(hosts, json!([]))),
+        ("internal", address("Metrics and health, without a token [default: none]")),
+    ];
+    table("Web API; without this section there is none", properties, &["listen"])
 }
 
 fn trust() -> Value {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use toml::Table;
 
-use super::{Config, Link, Service, ServiceAddress};
+use super::{ApiSection, Config, Link, Service, ServiceAddress};
 use crate::engine::BackendChoice;
 use crate::proto::Recovery;
 
@@ -133,6 +133,7 @@ impl Settings {
                 ],
             ),
             ("recovery", vec![("mode", json!(mode))]),
+            ("api", config.api.as_ref().map(api).unwrap_or_default()),
             ("trust", vec![("peers", json!(keys))]),
         ] {
             let (table, prefix) = (section(file, name), format!("{name}."));
@@ -141,6 +142,16 @@ impl Settings {
             }
         }
     }
+}
+
+fn api(of: &ApiSection) -> Vec<(&'static str, Value)> {
+    vec![
+        ("listen", json!(of.listen)),
+        ("token_file", json!(of.token_file.to_string_lossy())),
+        ("base_path", json!(of.base_path)),
+        ("hosts", json!(of.hosts)),
+        ("internal", json!(of.internal)),
+    ]
 }
 
 fn section<'t>(table: &'t Table, key: &str) -> Option<&'t Table> {

@@ -43,7 +43,7 @@ const OWN: &[File] = files!("static", "":
     "links.js" SCRIPT, "live.js" SCRIPT, "load.js" SCRIPT, "log.js" SCRIPT, "mark.svg" IMAGE,
     "overlay.js" SCRIPT, "page.css" STYLE, "peer.js" SCRIPT, "peers.js" SCRIPT, "picture.js" SCRIPT,
     "plot.js" SCRIPT, "queue.js" SCRIPT, "said.js" SCRIPT, "shell.js" SCRIPT, "sse.js" SCRIPT,
-    "table.js" SCRIPT, "token.js" SCRIPT, "words.js" SCRIPT,
+    "table.js" SCRIPT, "token.js" SCRIPT, "why.js" SCRIPT, "words.js" SCRIPT,
 );
 
 /// Of others: `vendor/README.md` has their versions and licences.

@@ -5,6 +5,7 @@ import { choose, clock, history, latency, onChosen } from "./channels.js";
 import { by, clip, el, put } from "./dom.js";
 import { count, micros, path, rate } from "./format.js";
 import { histogram, lines } from "./plot.js";
+import { explain } from "./why.js";
 import { DROPS } from "./words.js";
 
 /** Histograms that are drawn at most. */
@@ -51,6 +52,7 @@ function make(place, first) {
     el("div", { class: "columns even" }, dropped, percentiles),
     why,
   );
+  explain(why, first.id);
 
   const bits = first.role !== "relay" && typeof first.entered_bytes === "number";
   const series = (/** @type {("in"|"out")[]} */ ...keys) =>
