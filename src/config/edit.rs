@@ -122,7 +122,7 @@ fn insert_inline(text: &str, list: Range<usize>, items: &[Range<usize>], link: &
             // On a line of its own if the first one is.
             let lead = &text[list.start + 1..first.start];
             let indent = lead.rsplit_once('\n').map(|(_, indent)| indent);
-            let lead = indent.map_or(" ".to_owned(), |i| format!("{}{i}", line_end(text)));
+            let lead = indent.map_or_else(|| " ".to_owned(), |i| format!("{}{i}", line_end(text)));
             (items[items.len() - 1].end, format!(",{lead}{table}"))
         }
     };

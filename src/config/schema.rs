@@ -127,7 +127,8 @@ fn recovery() -> Value {
 
 fn api() -> Value {
     let host = json!({ "description": "A name without port", "type": "string", "minLength": 1 });
-    let hosts = list("Further names that requests may call this host by", host, limits::HTTP_HOSTS_MAX);
+    let hosts =
+        list("Further names that requests may call this host by", host, limits::HTTP_HOSTS_MAX);
     let properties = [
         ("listen", address("REST and pages")),
         ("token_file", path("Mode 0600, made at the first start [default: NAME.token]")),

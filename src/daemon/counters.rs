@@ -91,8 +91,15 @@ impl Counters {
                 *self.rejected.entry(rejection.reason).or_default() += 1;
                 rejection.explanation.waited
             }
-            // Of other requests.
-            _ => None,
+            Answer::Fit(_)
+            | Answer::Closed
+            | Answer::Finished
+            | Answer::Services(_)
+            | Answer::Links(_)
+            | Answer::Recomputing(_)
+            | Answer::Hops(_)
+            | Answer::Measured(_)
+            | Answer::Left => None,
         };
         if let Some(waited) = waited {
             self.waited_ms.record(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX), 1);

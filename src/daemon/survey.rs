@@ -34,7 +34,7 @@ impl Control {
     }
 
     /// All peers of the path have answered, or their time is over.
-    pub(super) fn surveyed(&mut self, channel: &ChannelId, hops: Vec<Hop>, answers: &Answers) {
+    pub(super) fn surveyed(&self, channel: &ChannelId, hops: Vec<Hop>, answers: &Answers) {
         let views = self.node.channels();
         let Some(view) = views.into_iter().find(|view| view.id == *channel) else {
             let why = format!("channel {channel} has ended meanwhile");

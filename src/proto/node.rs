@@ -338,7 +338,13 @@ impl Node {
                     RoutedBody::Unanswered(_) if self.surveys.waits_for(routed.id) => {
                         self.surveys.handle(&from, routed, &here, out)
                     }
-                    _ => self.queries.handle(now, &from, routed, &here, out),
+                    RoutedBody::AskServices
+                    | RoutedBody::Services(_)
+                    | RoutedBody::AskLinks { .. }
+                    | RoutedBody::Links { .. }
+                    | RoutedBody::Unanswered(_) => {
+                        self.queries.handle(now, &from, routed, &here, out)
+                    }
                 };
                 result.map_err(|why| Misconduct { link: id, why })
             }

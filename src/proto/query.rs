@@ -605,12 +605,12 @@ mod tests {
     fn a24_steps_come_in_pieces_and_an_older_peer_has_none() {
         let (here, mut queries, mut out) = (peer("a", "b c"), queries(), Vec::new());
         queries.collect(T, RequestId(1), true, &here, &mut out);
-        let ids = out.iter().map(|action| match action {
-            Action::Send { message: Message::Routed(asked), .. } => {
-                assert_eq!(asked.body, RoutedBody::AskLinks { course: true });
-                asked.id
-            }
-            other => panic!("{other:?}"),
+        let ids = out.iter().map(|action| {
+            let Action::Send { message: Message::Routed(asked), .. } = action else {
+                panic!("{action:?}")
+            };
+            assert_eq!(asked.body, RoutedBody::AskLinks { course: true });
+            asked.id
         });
         let ids: Vec<u64> = ids.collect();
         let (told, mut pieces) = (peer("b", "a"), Vec::new());

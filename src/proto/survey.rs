@@ -104,13 +104,14 @@ impl Surveys {
             return Err("a routed message that is not on its path");
         }
         let question = matches!(routed.body, RoutedBody::AskHop(_));
-        match &routed.body {
-            _ if position + 1 < routed.path.len() => pass_on(routed, question, here, out),
-            RoutedBody::AskHop(channel) if here.is_on_path(channel, &routed.path[0]) => {
-                out.push(Action::ReadHop { question: Box::new(routed) });
-            }
-            RoutedBody::AskHop(_) => unknown(&routed, here, out),
-            _ => self.on_answer(routed, out),
+        if position + 1 < routed.path.len() {
+            pass_on(routed, question, here, out);
+        } else if !question {
+            self.on_answer(routed, out);
+        } else if is_of_both(&routed, here) {
+            out.push(Action::ReadHop { question: Box::new(routed) });
+        } else {
+            unknown(&routed, here, out);
         }
         Ok(())
     }
@@ -155,15 +156,9 @@ impl Surveys {
         let found = self.surveys.iter_mut().find(|(_, survey)| asked(survey));
         let Some((&request, survey)) = found else { return };
         let at = survey.asked[&routed.id];
-        let facts = match routed.body {
-            RoutedBody::Hop(facts) if routed.path.first() == Some(&survey.hops[at].peer) => {
-                Ok(*facts)
-            }
-            // Any peer on the way may say that it goes no further.
-            RoutedBody::Unanswered(why) => Err(why),
-            _ => return,
-        };
-        survey.asked.remove(&routed.id);
+        let id = routed.id;
+        let Some(facts) = answer_of(routed, &survey.hops[at].peer) else { return };
+        survey.asked.remove(&id);
         survey.hops[at].facts = facts;
         self.finish(request, out);
     }
@@ -175,6 +170,22 @@ impl Surveys {
             out.push(Action::Answer { id: request, answer: Answer::Hops(survey.hops) });
         }
     }
+}
+
+/// Who asks and who is asked are on the path of the channel.
+fn is_of_both(question: &Routed, here: &impl Here) -> bool {
+    let RoutedBody::AskHop(channel) = &question.body else { return false };
+    here.is_on_path(channel, &question.path[0])
+}
+
+/// What an answer says; any peer on the way may say that it goes no further.
+fn answer_of(routed: Routed, asked: &PeerName) -> Option<Result<HopFacts, String>> {
+    let by_asked = routed.path.first() == Some(asked);
+    if let RoutedBody::Unanswered(why) = routed.body {
+        return Some(Err(why));
+    }
+    let RoutedBody::Hop(facts) = routed.body else { return None };
+    by_asked.then_some(Ok(*facts))
 }
 
 /// From one position of the path to another, in either direction.
@@ -252,9 +263,11 @@ mod tests {
     }
 
     fn sent(out: &mut Vec<Action>) -> Vec<(LinkId, Routed)> {
-        let sent = out.drain(..).map(|action| match action {
-            Action::Send { link, message: Message::Routed(routed) } => (link, routed),
-            other => panic!("{other:?}"),
+        let sent = out.drain(..).map(|action| {
+            let Action::Send { link, message: Message::Routed(routed) } = action else {
+                panic!("{action:?}")
+            };
+            (link, routed)
         });
         sent.collect()
     }
@@ -278,16 +291,17 @@ mod tests {
         let mut out = Vec::new();
         surveys.handle(&path()[0], question, &b, &mut out).expect("on its path");
         let [action] = &out[..] else { panic!("{out:?}") };
-        let (at, question) = match action {
-            Action::ReadHop { question } => (1, (**question).clone()),
-            Action::Send { message: Message::Routed(passed), .. } => {
-                let (c, mut surveys) = peer(2);
-                let mut out = Vec::new();
-                surveys.handle(&path()[1], passed.clone(), &c, &mut out).expect("on its path");
-                let [Action::ReadHop { question }] = &out[..] else { panic!("{out:?}") };
-                (2, (**question).clone())
-            }
-            other => panic!("{other:?}"),
+        let (at, question) = if let Action::ReadHop { question } = action {
+            (1, (**question).clone())
+        } else {
+            let Action::Send { message: Message::Routed(passed), .. } = action else {
+                panic!("{action:?}")
+            };
+            let (c, mut surveys) = peer(2);
+            let mut out = Vec::new();
+            surveys.handle(&path()[1], passed.clone(), &c, &mut out).expect("on its path");
+            let [Action::ReadHop { question }] = &out[..] else { panic!("{out:?}") };
+            (2, (**question).clone())
         };
         let (here, surveys) = peer(at);
         let mut out = Vec::new();

@@ -81,7 +81,7 @@ pub(crate) fn link(a: &str, b: &str, tree: bool) -> Value {
 
 fn channel(text: &dyn Fn(usize) -> String, n: usize) -> Value {
     json!({"id": format!("{}:{n}", text(n)), "name": text(n + 1), "peer": text(n + 2),
-        "service": text(n + 3), "role": if n % 3 == 0 { "relay" } else { "source" }, "state": text(n + 4),
+        "service": text(n + 3), "role": if n.is_multiple_of(3) { "relay" } else { "source" }, "state": text(n + 4),
         "path": [text(0), text(1), text(2)], "standby": [text(0), text(2)], "second": null,
         "bandwidth_bps": 1_000_000, "bandwidth_back_bps": 64_000, "payload_bps": 900_000,
         "max_payload_bytes": 1400, "listen": text(n + 5), "deliver": text(n + 6), "tx_frames": n,

@@ -151,6 +151,11 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
 /// Bounds of latency buckets: 1 us to 4 s, each twice the one before.
 const SECONDS: usize = 23;
 
+/// Units in a second.
+const NANOS: u64 = 1_000_000_000;
+const MICROS: u64 = 1_000_000;
+const MILLIS: u64 = 1_000;
+
 type Labels<'a> = &'a [(&'a str, &'a str)];
 
 /// The text, in the exposition format 0.0.4.
@@ -212,11 +217,11 @@ fn frames(of: &Snapshot, to: &mut Families) {
 fn times(of: &RelayTimes, to: &mut Families) {
     for lane in &of.lanes {
         let labels = [("lane", &*lane.lane)];
-        to.histogram("spanway_lane_inside_seconds", &labels, &lane.inside_ns, 1e-9);
+        to.histogram("spanway_lane_inside_seconds", &labels, &lane.inside_ns, NANOS);
     }
     for hop in of.hops.iter().take(limits::METRICS_HOPS_MAX) {
         let labels = [("from", hop.from.as_str())];
-        to.histogram("spanway_hop_inside_seconds", &labels, &hop.inside_ns, 1e-9);
+        to.histogram("spanway_hop_inside_seconds", &labels, &hop.inside_ns, NANOS);
     }
 }
 
@@ -278,7 +283,7 @@ fn admission(of: &StatisticsReply, to: &mut Families) {
     }
     to.set("spanway_admission_queued_total", &[], answers.queued as f64);
     to.set("spanway_admission_queue_length", &[], of.waiting as f64);
-    to.histogram("spanway_admission_wait_seconds", &[], &answers.waited_ms, 1e-3);
+    to.histogram("spanway_admission_wait_seconds", &[], &answers.waited_ms, MILLIS);
     let recoveries = &of.recoveries;
     for (kind, count) in [
         ("moved", recoveries.moved - recoveries.protected.min(recoveries.moved)),
@@ -288,7 +293,7 @@ fn admission(of: &StatisticsReply, to: &mut Families) {
     ] {
         to.set("spanway_reroutes_total", &[("kind", kind)], count as f64);
     }
-    to.histogram("spanway_reroute_gap_seconds", &[], &recoveries.gap_us, 1e-6);
+    to.histogram("spanway_reroute_gap_seconds", &[], &recoveries.gap_us, MICROS);
 }
 
 fn process(of: Process, to: &mut Families) {
@@ -328,21 +333,23 @@ impl Families {
         self.0.entry(name).or_default().push(metric);
     }
 
-    /// A histogram whose values are of this many seconds each.
-    fn histogram(&mut self, name: &'static str, labels: Labels<'_>, of: &Distribution, unit: f64) {
+    /// A histogram whose values have this many in a second.
+    fn histogram(&mut self, name: &'static str, labels: Labels<'_>, of: &Distribution, unit: u64) {
         let mut buckets = Vec::with_capacity(SECONDS);
         for power in 0..SECONDS {
-            let bound = 1e-6 * f64::from(1_u32 << power);
-            let below = of.buckets.iter().filter(|(most, _)| *most as f64 * unit <= bound);
+            let bound_us = 1_u64 << power;
+            let bound = u128::from(bound_us) * u128::from(unit);
+            let fits = |most: u64| u128::from(most) * u128::from(MICROS) <= bound;
+            let below = of.buckets.iter().filter(|(most, _)| fits(*most));
             let mut bucket = Bucket::default();
-            bucket.set_upper_bound(bound);
+            bucket.set_upper_bound(bound_us as f64 / 1e6);
             bucket.set_cumulative_count(below.map(|(_, count)| count).sum());
             buckets.push(bucket);
         }
         let sum: f64 = of.buckets.iter().map(|(most, count)| *most as f64 * *count as f64).sum();
         let mut histogram = Histogram::default();
         histogram.set_sample_count(of.buckets.iter().map(|(_, count)| count).sum());
-        histogram.set_sample_sum(sum * unit);
+        histogram.set_sample_sum(sum / unit as f64);
         histogram.set_bucket(buckets);
         let mut metric = labelled(labels);
         metric.set_histogram(histogram);
@@ -400,7 +407,7 @@ mod tests {
             ..Distribution::default()
         };
         let mut families = Families::default();
-        families.histogram("spanway_lane_inside_seconds", &[("lane", "data")], &seen, 1e-9);
+        families.histogram("spanway_lane_inside_seconds", &[("lane", "data")], &seen, NANOS);
         let text = families.text().expect("text");
         let value = |line: &str| {
             let found = text.lines().find_map(|one| one.strip_prefix(line));
@@ -421,8 +428,8 @@ mod tests {
             assert_eq!(total, *kind == Kind::Counter, "{name}");
             assert!(name.starts_with("spanway_") || name.starts_with("process_"), "{name}");
             assert!(help.ends_with('.') && !help.contains('\n'), "{name}: {help}");
-            for unit in ["_ms", "_us", "_ns", "_bits", "_bps"] {
-                assert!(!name.contains(unit), "{name} is not in base units");
+            for unit in ["ms", "us", "ns", "bits", "bps"] {
+                assert!(name.split('_').all(|part| part != unit), "{name} is not in base units");
             }
         }
     }
