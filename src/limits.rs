@@ -300,6 +300,11 @@ pub const LEAVE_ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Leaving (channels closed, Bye said) is over after this, whatever is still open; and then as long
 /// again for the neighbours to read it.
 pub const LEAVE_MAX: Duration = Duration::from_secs(2);
+/// How often the service manager is told the state of a peer if it has changed; a person looks at it
+/// with `systemctl status`. Signs of life come more often if its watchdog wants that.
+pub const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// What the service manager has no room for is kept up to this: some fifty lines.
+pub const NOTIFICATION_BYTES_MAX: usize = 2_048;
 /// File of learned addresses: a name and an address for each of 1,024 links.
 pub const ADDRESSES_BYTES_MAX: usize = 256 << 10;
 /// The same complaint about one peer is logged at most once in this time.

@@ -107,12 +107,12 @@ impl Overlay {
     fn snapshot(&self) -> (Vec<PeerRow>, Vec<LinkRow>, TreeReply, Vec<String>) {
         let channels: Vec<ChannelRow> = self.ask(1, &["channels"]);
         let channels = channels.into_iter().map(|row| format!("{} {}", row.id, row.state));
-        (
-            self.ask(1, &["peers"]),
-            self.ask(1, &["links"]),
-            self.ask(1, &["tree"]),
-            channels.collect(),
-        )
+        let mut links: Vec<LinkRow> = self.ask(1, &["links"]);
+        for link in &mut links {
+            // Every heartbeat changes them.
+            (link.rtt_us, link.heard_ms) = (None, None);
+        }
+        (self.ask(1, &["peers"]), links, self.ask(1, &["tree"]), channels.collect())
     }
 }
 
@@ -443,6 +443,112 @@ fn a26_every_command_prints_the_shapes_of_the_contract_as_json() {
     assert_eq!(closed["done"], "closed film");
     let channels: Vec<ChannelRow> = overlay.ask(1, &["channels"]);
     assert!(channels.is_empty(), "{channels:?}");
+}
+
+#[test]
+fn doctor_says_that_all_is_well_and_what_to_do_when_a_neighbour_is_gone() {
+    let mut overlay = Overlay::start(2, "100");
+    let report = |overlay: &Overlay| -> (Option<i32>, Value) {
+        let out = overlay.client(1, &["doctor", "--json"]).output().expect("it starts");
+        (out.status.code(), serde_json::from_slice(&out.stdout).expect("JSON"))
+    };
+    let finding = |report: &Value, check: &str| {
+        let findings = report["findings"].as_array().expect("a list").iter();
+        let mut found = findings.filter(|finding| finding["check"] == check);
+        found.next().unwrap_or_else(|| panic!("{check}: {report}")).clone()
+    };
+    let (code, well) = report(&overlay);
+    assert_eq!((code, &well["ok"]), (Some(0), &Value::Bool(true)), "{well}");
+    for check in ["configuration", "key", "state folder", "daemon", "link peer-02"] {
+        assert_eq!(finding(&well, check)["state"], "ok", "{well}");
+    }
+    let found = finding(&well, "link peer-02")["found"].to_string();
+    assert!(found.contains("round trip") && !found.contains("unknown"), "{found}");
+    assert!(found.contains("ms ago"), "{found}");
+    overlay.daemons[1].kill();
+    let gone = wait_for("the link is missed", LONG, || {
+        let (code, report) = report(&overlay);
+        (code == Some(1)).then_some(report)
+    });
+    let link = finding(&gone, "link peer-02");
+    assert_eq!(link["state"], "fail", "{link}");
+    assert!(link["found"].to_string().contains("nothing listens there"), "{link}");
+    assert!(link["advice"].to_string().contains("start the daemon of peer-02"), "{link}");
+    let text = ok(&mut command(&["doctor"]));
+    assert!(text.contains("kernel") && text.contains("add --config"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+}
+
+#[test]
+fn top_draws_on_a_terminal_waits_for_its_daemon_and_puts_the_terminal_back() {
+    let (code, error) = run(&mut command(&["top", "--config", "x.toml"]));
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("channels --json"), "{error}");
+    let mut overlay = Overlay::start(1, "100");
+    // `script` gives it a terminal, and what is written to it.
+    let typed = overlay.folder.path().join("typed");
+    let mut script = Command::new("script");
+    let config = overlay.config(1);
+    let top = format!("stty cols 80 rows 24; {SPANWAY} top --config {}", config.display());
+    script.args(["-qefc", &top]).arg(&typed).env("TERM", "xterm");
+    script.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut script = Program::start("script", overlay.folder.path(), &mut script);
+    let shown = || fs::read(&typed).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    wait_for("the first screen", LONG, || {
+        let text = shown().ok()?;
+        // Blanks are not written but jumped over, except where they have a style.
+        (text.contains("q quit") && text.contains("CHANNEL")).then_some(())
+    });
+    overlay.daemons[0].kill();
+    wait_for("the daemon is missed", LONG, || shown().ok()?.contains("waiting").then_some(()));
+    script.child().stdin.as_mut().expect("piped").write_all(b"q").expect("written");
+    assert!(script.join(LONG).success(), "{}", script.log());
+    let text = shown().expect("readable");
+    assert!(text.contains("\x1b[?1049h") && text.contains("\x1b[?1049l"), "the screen is back");
+}
+
+#[test]
+fn events_are_followed_over_a_restart_and_only_those_that_were_asked_for() {
+    let mut overlay = Overlay::start(1, "100");
+    let events = overlay.folder.path().join("events");
+    let mut follow =
+        overlay.client(1, &["events", "--json", "--follow", "--kind", "tree_committed"]);
+    follow.stdout(File::create(&events).expect("a file"));
+    let follow = Program::start("follow", overlay.folder.path(), &mut follow);
+    let lines = || fs::read_to_string(&events).expect("events").lines().count();
+    let recompute = |overlay: &Overlay| {
+        let before = lines();
+        wait_for("an event", LONG, || {
+            run(&mut overlay.client(1, &["recompute"]));
+            (lines() > before).then_some(())
+        });
+    };
+    recompute(&overlay);
+    overlay.daemons[0].kill();
+    overlay.daemons[0] = overlay.daemon(1);
+    recompute(&overlay);
+    assert!(follow.log().contains("waiting for it") && follow.log().contains("is back"));
+    let text = fs::read_to_string(&events).expect("events");
+    for line in text.lines() {
+        let line: EventLine = serde_json::from_str(line).expect("an event");
+        assert_eq!(line.event, "tree_committed");
+    }
+    let (code, error) = run(&mut overlay.client(1, &["events", "--kind", "tree_comitted"]));
+    assert_eq!(code, Some(2));
+    assert!(error.contains("tree_committed"), "{error}");
+}
+
+#[test]
+fn who_waits_for_room_is_told_where_it_stands_while_it_waits() {
+    let overlay = Overlay::start(2, "100");
+    let links: Vec<LinkRow> = overlay.ask(1, &["links"]);
+    let most = links[0].free_out_bps.min(links[0].free_in_bps).to_string().replace(' ', "");
+    let open = ["open", "peer-02/video", "--bandwidth", &most, "--one-way"];
+    ok(&mut overlay.client(1, &open));
+    let (code, said) = run(&mut overlay.client(1, &[&open[..], &["--wait=4s"]].concat()));
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("position 1, peer-01 - peer-02 has "), "{said}");
+    assert_eq!(said.matches("position 1").count(), 1, "once while nothing changes: {said}");
 }
 
 #[test]

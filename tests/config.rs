@@ -18,6 +18,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use serde_json::{Value, json};
+use spanway::config::schema::schema;
+use spanway::config::settings::{Origin, settings};
 use spanway::config::{CONFIG_TEMPLATE, Config, LinkIds, ServiceAddress};
 use spanway::daemon::identity::Identity;
 use spanway::daemon::store::{StateDir, write_atomic};
@@ -468,7 +471,176 @@ fn the_commented_template_is_a_valid_file_and_its_comments_show_the_defaults() {
     let mut all = parse(&real).expect("valid with every key");
     assert!(all.host.egress.take().is_some() && all.host.ingress.take().is_some());
     assert!(all.services.iter_mut().any(|service| service.from.take().is_some()));
+    assert!(all.api.as_mut().and_then(|api| api.internal.take()).is_some());
     assert_eq!(all, config);
+}
+
+/// The keys that the parser itself says are allowed in the tables `[header]` or `[[header]]`.
+fn allowed(header: &str) -> Vec<String> {
+    let error = parse(&format!("{HEAD}{header}\nno_such_key_at_all = 1\n")).expect_err(header);
+    let keys = error.split_once("allowed here: ").unwrap_or_else(|| panic!("{error}")).1;
+    let mut keys: Vec<String> = keys.split(", ").map(str::to_owned).collect();
+    keys.sort();
+    keys
+}
+
+fn properties(table: &Value) -> Vec<String> {
+    table["properties"].as_object().expect("a table").keys().cloned().collect()
+}
+
+/// The tables below `root`: their header in a file, and their schema.
+fn tables_of(root: &Value) -> Vec<(String, Value)> {
+    let tables = root["properties"].as_object().expect("a table").iter();
+    let table = |(key, schema): (&String, &Value)| match schema["type"].as_str() {
+        Some("array") => Some((format!("[[{key}]]"), schema["items"].clone())),
+        Some("object") if schema["properties"].is_object() => {
+            Some((format!("[{key}]"), schema.clone()))
+        }
+        Some("object") => Some((format!("[{key}.some]"), schema["additionalProperties"].clone())),
+        _ => None,
+    };
+    tables.filter_map(table).collect()
+}
+
+#[test]
+fn the_schema_has_the_keys_of_the_parser_and_no_other() {
+    let schema = schema();
+    assert_eq!(allowed(""), properties(&schema));
+    let tables = tables_of(&schema);
+    assert!(tables.len() >= 7, "{tables:?}");
+    for (header, table) in tables {
+        assert_eq!(allowed(&header), properties(&table), "{header}");
+        assert_eq!(table["additionalProperties"], false, "{header}");
+    }
+}
+
+/// Where `value` is not what `schema` says; of the words of JSON Schema those that ours uses.
+fn violations(schema: &Value, value: &Value, at: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let is = |kind: &str| match kind {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "boolean" => value.is_boolean(),
+        other => panic!("{at}: no such type: {other}"),
+    };
+    let kinds = &schema["type"];
+    let one = kinds.as_str().map(|_| vec![kinds.clone()]);
+    let kinds = one.or_else(|| kinds.as_array().cloned()).unwrap_or_default();
+    if !kinds.is_empty() && !kinds.iter().any(|kind| is(kind.as_str().expect("text"))) {
+        wrong.push(format!("{at}: {value} is none of {kinds:?}"));
+    }
+    if schema["enum"].as_array().is_some_and(|words| !words.contains(value)) {
+        wrong.push(format!("{at}: {value} is none of {}", schema["enum"]));
+    }
+    let number = value.as_f64().unwrap_or_default();
+    if value.is_number()
+        && (schema["minimum"].as_f64().is_some_and(|least| number < least)
+            || schema["maximum"].as_f64().is_some_and(|most| number > most))
+    {
+        wrong.push(format!("{at}: {number} is out of range"));
+    }
+    for item in value.as_array().into_iter().flatten() {
+        wrong.extend(violations(&schema["items"], item, &format!("{at}[]")));
+    }
+    for (key, inner) in value.as_object().into_iter().flatten() {
+        let at = format!("{at}.{key}");
+        match (&schema["properties"][key], &schema["additionalProperties"]) {
+            (Value::Null, Value::Bool(false)) => wrong.push(format!("{at}: no such key")),
+            (Value::Null, other) => wrong.extend(violations(other, inner, &at)),
+            (property, _) => wrong.extend(violations(property, inner, &at)),
+        }
+    }
+    let has = |key: &&Value| value.get(key.as_str().expect("text")).is_none();
+    let missing = schema["required"].as_array().into_iter().flatten().filter(has);
+    wrong.extend(missing.map(|key| format!("{at}: {key} is missing")));
+    wrong
+}
+
+#[test]
+fn the_template_is_what_the_schema_asks_for_and_what_is_none_is_found() {
+    let json = |text: &str| {
+        serde_json::to_value(text.parse::<toml::Table>().expect("TOML")).expect("JSON")
+    };
+    let template = json(CONFIG_TEMPLATE);
+    assert_eq!(violations(&schema(), &template, ""), Vec::<String>::new());
+    for (text, expected) in [
+        ("name = 1", "name: 1 is none of"),
+        ("nome = \"a\"", ".nome: no such key"),
+        ("[engine]\nbackend = \"fast\"", "engine.backend"),
+        ("[control]\nheartbeats_missed = 1", "out of range"),
+        ("[[link]]\npeer = \"b\"", "capacity"),
+        ("[service.a]\nshape = 3", "service.a.shape"),
+    ] {
+        let wrong = violations(&schema(), &json(text), "").join("; ");
+        assert!(wrong.contains(expected), "{text}: {wrong}");
+    }
+}
+
+#[test]
+fn every_key_has_an_effective_value_that_says_where_it_comes_from() {
+    let config = parse(CONFIG_TEMPLATE).expect("valid");
+    let all = settings(&config, CONFIG_TEMPLATE);
+    let of = |key: &str| all.iter().find(|one| one.key == key).unwrap_or_else(|| panic!("{key}"));
+    assert_eq!(
+        (of("link.peer-02.mtu").value.clone(), of("link.peer-02.mtu").from),
+        (json!(1500), Origin::Default)
+    );
+    assert_eq!(
+        (of("listen").value.clone(), of("listen").from),
+        (json!("127.0.0.1:7000"), Origin::File)
+    );
+    assert_eq!(of("service.video.listen").value, Value::Null);
+    assert_eq!(of("control.heartbeat").value, json!("25ms"));
+    let schema = schema();
+    let mut keys: Vec<String> = properties(&schema);
+    for (header, table) in tables_of(&schema) {
+        let (name, named) = match header.trim_matches(['[', ']']) {
+            "link" => ("link", "link.peer-02"),
+            "service.some" => ("service", "service.camera"),
+            plain => (plain, plain),
+        };
+        keys.retain(|key| key != name);
+        keys.extend(properties(&table).iter().map(|key| format!("{named}.{key}")));
+    }
+    assert!(keys.iter().all(|key| of(key).key == *key));
+    let others = all.iter().filter(|one| !keys.contains(&one.key));
+    let named = |key: &str| key.starts_with("service.") || key.starts_with("link.");
+    assert_eq!(others.filter(|one| !named(&one.key)).count(), 0);
+}
+
+#[test]
+fn bad_input_2_5_the_web_api_has_ports_paths_and_names_of_its_own() {
+    let api = |line: &str| format!("[api]\nlisten = \"127.0.0.1:7080\"\n{line}");
+    judge(
+        HEAD,
+        &[
+            row("[api]\n", "3:1: api.listen", "listen = \"127.0.0.1:7080\""),
+            row("[api]\nlisten = \"127.0.0.1:0\"", "4:10: api.listen", "from 1 to 65535"),
+            row("[api]\nlisten = \"127.0.0.1:7000\"", "4:10: api.listen", "port 7000"),
+            row("[api]\nlisten = \"0.0.0.0:7000\"", "4:10: api.listen", "another port"),
+            row("[api]\nlisten = \"239.1.1.1:7080\"", "4:10: api.listen", "no address of a host"),
+            (api("internal = \"0.0.0.0:7080\""), "5:12: api.internal", "line 4 already"),
+            (api("internal = \"127.0.0.1:7000\""), "5:12: api.internal", "port 7000"),
+            (api("interal = \"127.0.0.1:7081\""), "5:1: api.interal", "did you mean `internal`?"),
+            (api("base_path = \"spanway\""), "5:13: api.base_path", "\"/spanway/\""),
+            (api("base_path = \"/a//b\""), "5:13: api.base_path", "\"/spanway/\""),
+            (api("base_path = \"/../x\""), "5:13: api.base_path", "\"/spanway/\""),
+            (api("base_path = \"/a b\""), "5:13: api.base_path", "\"/spanway/\""),
+            (api("token_file = \"\""), "5:14: api.token_file", "is no path"),
+            (api("token_file = \"peer-01.key\""), "5:14: api.token_file", "a file of its own"),
+            (api("hosts = [\"http://x\"]"), "5:10: api.hosts", "as a browser sends it"),
+            (api("hosts = \"x\""), "5:9: api.hosts", "is no list"),
+        ],
+    );
+    assert_eq!(parse(HEAD).expect("valid").api, None);
+    let config =
+        parse(&format!("{HEAD}{}", api("base_path = \"/a/b\"\nhosts = [\"X.example:8443\"]")));
+    let api = config.expect("valid").api.expect("a section");
+    assert_eq!(api.token_file, Path::new("dir/peer-01.token"));
+    assert_eq!((api.base_path.as_str(), api.internal), ("/a/b/", None));
+    assert_eq!(api.hosts, ["x.example:8443"]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use common::overlay::{Overlay, Peer, Plan};
-use common::program::wait_for;
+use common::program::{output, wait_for};
 use common::stream::{Collector, Pacer};
 use serde_json::{Value, json};
 
@@ -104,6 +104,34 @@ fn a25_a_link_that_is_refused_changes_neither_the_file_nor_the_peer() {
         (a.ask(&["links"]), a.ask(&["services", "a"])[0]["name"].clone()),
         (json!([]), json!("extra"))
     );
+}
+
+#[test]
+fn a24_every_peer_tells_its_steps_of_the_last_computation_and_what_it_counted() {
+    let plan = Plan::new(&["a", "b", "c"]);
+    let overlay = plan.link("a", "b", "20 Mbit/s").link("b", "c", "9 Mbit/s").on_loopback();
+    let a = overlay.peer("a");
+    let courses = a.ask(&["tree", "--course"]);
+    let session = a.ask(&["tree"])["session"].clone();
+    for (peer, last) in [("a", "merged"), ("b", "absorbed"), ("c", "joined")] {
+        let course = &courses[peer];
+        assert_eq!((&course["session"], &course["complete"]), (&session, &json!(true)), "{course}");
+        let steps = course["steps"].as_array().expect("steps");
+        let whats: Vec<&str> = steps.iter().filter_map(|step| step["what"].as_str()).collect();
+        assert_eq!((whats.first(), whats.last()), (Some(&"woke"), Some(&"done")), "{whats:?}");
+        assert!(whats.contains(&last), "{peer}: {whats:?}");
+        let done = steps.last().expect("steps");
+        assert_eq!((&done["level"], &done["fragment"]), (&json!(1), &json!(["a", "b"])));
+    }
+    let computation = a.ask(&["status"])["computation"].clone();
+    assert_eq!((&computation["running"], &computation["level"]), (&json!(false), &json!(1)));
+    let counted = overlay.peer("b").ask(&["statistics"]);
+    assert!(counted["sessions"]["committed"].as_u64() >= Some(1), "{counted}");
+    assert!(counted["messages_received"]["ghs"].as_u64() >= Some(1), "{counted}");
+    for arguments in [&["tree", "--course"][..], &["statistics"]] {
+        let text = output(&mut a.client(arguments));
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
 }
 
 /// Opens a channel to d/video, sends until frames have come, and closes it.

@@ -96,7 +96,7 @@ mod tests {
 
     fn draw(edges: &[(&str, &str)], root: &str) -> Vec<String> {
         let root = PeerName::new(root).expect("a name");
-        tree(&reply(edges), &root, Style { colour: false })
+        tree(&reply(edges), &root, Style { colour: false, wide: false })
     }
 
     #[test]

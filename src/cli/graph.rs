@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_picture_fits_eighty_columns_and_says_who_leaves_and_who_has_no_link() {
-        let text = written(|out| text(&reply(), out, Style { colour: false }));
+        let text = written(|out| text(&reply(), out, Style { colour: false, wide: false }));
         assert!(text.starts_with("4 peers, 2 links, digest 0123456789abcdef, version 7\n"));
         assert!(text.contains("leaving: b\n"), "{text}");
         assert!(text.contains("without a link: gone (12 s)\n"), "{text}");

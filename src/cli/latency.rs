@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn a23_a_channel_is_shown_in_eighty_columns() {
-        let style = Style { colour: false };
+        let style = Style { colour: false, wide: false };
         let mut reply = reply(seen(&[(127, 990), (4_095, 9), (2_000_000_000, 10_000_000_000)]));
         let plain = text(|out| channel_text(&reply, out, style));
         assert!(plain.lines().all(|line| line.chars().count() <= WIDTH), "{plain}");
@@ -396,7 +396,7 @@ mod tests {
                 send_segments: Distribution::default(),
             }],
         };
-        let plain = text(|out| relay_text(&reply, out, Style { colour: false }));
+        let plain = text(|out| relay_text(&reply, out, Style { colour: false, wide: false }));
         assert!(plain.lines().all(|line| line.chars().count() <= WIDTH), "{plain}");
         for part in ["data", "control", "port 7000", "7000, a receive", "data lane", "█"] {
             assert!(plain.contains(part), "no {part:?} in {plain}");
@@ -406,7 +406,7 @@ mod tests {
     #[test]
     fn bars_are_as_long_as_their_counts() {
         let plain = text(|out| {
-            let style = Style { colour: false };
+            let style = Style { colour: false, wide: false };
             bars(out, style, &seen(&[(100, 50), (127, 50), (500, 1)]), Unit::Millis, 0)
         });
         let lines: Vec<&str> = plain.lines().collect();

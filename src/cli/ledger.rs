@@ -160,7 +160,7 @@ mod tests {
 
     fn shown(reply: &LedgerReply, missing: &BTreeMap<String, i64>) -> String {
         let mut out = Vec::new();
-        text(reply, missing, &mut out, Style { colour: false }).expect("written");
+        text(reply, missing, &mut out, Style { colour: false, wide: false }).expect("written");
         String::from_utf8(out).expect("text")
     }
 

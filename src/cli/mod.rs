@@ -4,7 +4,8 @@
 //! | file | commands |
 //! | --- | --- |
 //! | [`setup`] | `run`, `init`, `key`, `config` |
-//! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify`, `events` |
+//! | [`read`] | `status`, `peers`, `links`, `tree`, `channels`, `services`, `verify` |
+//! | [`events`] | `events` |
 //! | [`page`] | `page` |
 //! | [`graph`] | `graph` |
 //! | [`course`] | `tree --course` |
@@ -16,6 +17,9 @@
 //! | [`send`], [`recv`] | `send`, `recv` |
 //! | [`watch`] | `open --watch`, and what `send` says meanwhile |
 //! | [`forward`] | `forward` |
+//! | [`doctor`] | `doctor` |
+//! | [`top`] | `top` |
+//! | [`manual`] | `completions`, `man` |
 //! | [`demo`] | `demo` |
 //!
 //! [`screen`] holds what they share: the error with its exit code, standard output, colours;
@@ -25,17 +29,23 @@
 mod clock;
 mod course;
 mod demo;
+mod doctor;
 mod drawing;
+mod events;
 mod fit;
+#[cfg(test)]
+mod fixtures;
 mod forward;
 mod graph;
 mod interrupt;
 mod latency;
 mod ledger;
 mod link;
+mod manual;
 mod measure;
 mod open;
 mod page;
+mod progress;
 mod queue;
 mod read;
 mod recv;
@@ -45,6 +55,7 @@ mod send;
 mod setup;
 mod statistics;
 mod table;
+mod top;
 mod traffic;
 mod values;
 mod watch;
@@ -54,9 +65,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use crate::api::dto::PathChoice;
+use crate::api::dto::{self, PathChoice};
 use crate::config::values::address;
 use crate::limits;
 use crate::types::{Bandwidth, PeerName, ServiceName};
@@ -80,6 +91,11 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }
+}
+
+/// The whole command line as its parser has it, for pages that are made from it.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 #[derive(Debug, Parser)]
@@ -106,7 +122,7 @@ enum Command {
     Init(InitArgs),
     /// Print the public key of a peer, or make a key file
     Key(KeyArgs),
-    /// Check a configuration file, or print a commented one
+    /// Check a configuration file, print a commented one or its schema
     Config {
         #[command(subcommand)]
         action: ConfigAction,
@@ -138,6 +154,10 @@ enum Command {
     Status(Target),
     /// Show what was counted: recoveries and their gaps, answers, computations, messages
     Statistics(Target),
+    /// Look for trouble on this host, in the configuration and with the neighbours, and say what to do
+    Doctor(Target),
+    /// Watch channels, links and drops on the whole terminal
+    Top(TopArgs),
     /// List the services of a peer
     Services(ServicesArgs),
     /// Check the tree against an independent computation
@@ -151,7 +171,7 @@ enum Command {
     /// Print the address of this peer's web pages, with the token they ask for
     Page(Target),
     /// Show what happens, as it happens
-    Events(Target),
+    Events(EventsArgs),
     /// Show how long frames are inside this peer, or on their way in a channel
     Latency(LatencyArgs),
     /// Stream standard input to a service, at the rate of its channel
@@ -162,6 +182,31 @@ enum Command {
     Forward(forward::ForwardArgs),
     /// Leave the overlay once its channels have moved, and stop the daemon
     Leave(LeaveArgs),
+    /// Print what a shell needs to complete commands and options
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one a command
+    Man(ManArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  source <(spanway completions bash)
+  spanway completions fish > ~/.config/fish/completions/spanway.fish")]
+struct CompletionsArgs {
+    /// For which shell
+    shell: manual::KnownShell,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  spanway man | man -l -
+  spanway man ~/.local/share/man/man1")]
+struct ManArgs {
+    /// Where a page for each command goes [default: the program's own to standard output]
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
 }
 
 /// Which daemon, and how to print.
@@ -173,6 +218,16 @@ struct Target {
     /// Print JSON, as README describes it
     #[arg(long)]
     json: bool,
+    /// Print whole lines: nothing is shortened to fit 80 columns
+    #[arg(long, conflicts_with = "json")]
+    wide: bool,
+}
+
+#[derive(Debug, Args)]
+struct TopArgs {
+    /// The daemon's configuration file: it says where the daemon listens
+    #[arg(long, value_name = "FILE", env = "SPANWAY_CONFIG")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -180,6 +235,12 @@ struct RunArgs {
     /// The peer's configuration file
     #[arg(long, value_name = "FILE", env = "SPANWAY_CONFIG")]
     config: Option<PathBuf>,
+    /// Log more: every connection and what the machines think
+    #[arg(long, short, conflicts_with = "quiet")]
+    verbose: bool,
+    /// Log only what a person should look at
+    #[arg(long, short)]
+    quiet: bool,
     /// Never wait for more frames before passing on what has come: less delay for more CPU
     #[arg(long)]
     latency: bool,
@@ -224,9 +285,20 @@ struct KeyArgs {
 #[derive(Debug, Subcommand)]
 enum ConfigAction {
     /// Check a configuration file without starting anything
-    Check(Target),
+    Check(CheckArgs),
     /// Print a configuration file with every key explained
     PrintDefault,
+    /// Print the JSON Schema of configuration files, for editors
+    Schema,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Show every key with the value that holds, and whether it is the file's or the default
+    #[arg(long)]
+    show: bool,
+    #[command(flatten)]
+    target: Target,
 }
 
 #[derive(Debug, Subcommand)]
@@ -445,6 +517,26 @@ struct GraphArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  spanway events --follow                         also over a restart of the daemon
+  spanway events --channel film
+  spanway events --kind link_up,link_down --json")]
+struct EventsArgs {
+    /// Wait for the daemon when it stops, and go on when it is back
+    #[arg(long)]
+    follow: bool,
+    /// Only what happens to this channel, by its id or name
+    #[arg(long, value_name = "CHANNEL")]
+    channel: Option<String>,
+    /// Only events of these kinds
+    #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = dto::EVENTS)]
+    kind: Vec<String>,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
 struct ServicesArgs {
     /// Whose services
     peer: PeerName,
@@ -510,8 +602,9 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Run(args) => setup::run(args),
         Command::Init(args) => setup::init(&args),
         Command::Key(args) => setup::key(&args),
-        Command::Config { action: ConfigAction::Check(target) } => setup::check(&target),
+        Command::Config { action: ConfigAction::Check(args) } => setup::check(&args),
         Command::Config { action: ConfigAction::PrintDefault } => setup::print_default(),
+        Command::Config { action: ConfigAction::Schema } => setup::schema(),
         Command::Open(args) => open::open(args),
         Command::WouldFit(args) => fit::would_fit(args),
         Command::Queue(target) => queue::queue(&target),
@@ -530,14 +623,18 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Graph(args) => graph::graph(&args),
         Command::Status(target) => read::status(&target),
         Command::Statistics(target) => statistics::statistics(&target),
+        Command::Doctor(target) => doctor::doctor(&target),
+        Command::Top(args) => top::top(&args),
         Command::Services(args) => read::services(args),
         Command::Verify(target) => read::verify(&target),
         Command::Page(target) => page::page(&target),
-        Command::Events(target) => read::events(&target),
+        Command::Events(args) => events::events(&args),
         Command::Latency(args) => latency::latency(args),
         Command::Send(args) => send::send(args),
         Command::Recv(args) => recv::recv(args),
         Command::Forward(args) => forward::forward(&args),
+        Command::Completions(args) => manual::completions(args.shell),
+        Command::Man(args) => manual::man(&args),
     }
 }
 
@@ -570,6 +667,30 @@ mod tests {
     #[test]
     fn the_definitions_hold_together() {
         Cli::command().debug_assert();
+    }
+
+    /// Every command that ends in an answer has it as JSON. The others print a program's text or bytes,
+    /// a file in a form of its own, or draw.
+    #[test]
+    fn every_command_that_tells_something_has_json() {
+        const WITHOUT: [&str; 7] =
+            ["run", "init", "top", "completions", "man", "config print-default", "config schema"];
+        fn walk(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+            for command in command.get_subcommands() {
+                let path = format!("{path} {}", command.get_name()).trim_start().to_owned();
+                let json = command.get_arguments().any(|arg| arg.get_long() == Some("json"));
+                if !command.has_subcommands() && !json {
+                    found.push(path.clone());
+                }
+                walk(command, &path, found);
+            }
+        }
+        let mut without = Vec::new();
+        walk(&Cli::command(), "", &mut without);
+        let mut expected = WITHOUT.map(str::to_owned);
+        without.sort();
+        expected.sort();
+        assert_eq!(without, expected);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::progress::Progress;
 use super::screen::{CliError, Daemon, Fail, Style, print, say, show, to_json};
 use super::table::wrap;
 use super::{ChannelArgs, LeaveArgs, OpenArgs, Target, answer_time, fit, watch};
@@ -15,7 +16,7 @@ use crate::types::{PeerName, Reject};
 pub(super) fn open(args: OpenArgs) -> Result<(), CliError> {
     let daemon = Daemon::of(&args.target)?;
     let deadline = args.wait.unwrap_or(limits::OPEN_DEADLINE);
-    let request = Request::Open(dto::Open {
+    let asked = dto::Open {
         peer: args.destination.peer,
         service: args.destination.service,
         bandwidth_bps: args.rates.bandwidth,
@@ -32,17 +33,24 @@ pub(super) fn open(args: OpenArgs) -> Result<(), CliError> {
         shape: args.shape,
         keep: args.keep,
         idempotency_key: args.idempotency_key.clone(),
-    });
+    };
     if let (Some(wait), false) = (args.wait, args.target.json) {
         say(&format!(
             "waits up to {wait:?} if there is no room now; `spanway queue` says where it stands"
         ));
     }
     let lines = args.watch.then(|| watch::events(&daemon)).transpose()?;
-    let reply: OpenReply = daemon.ask_for(answer_time(deadline), &request)?;
+    let waits = args.wait.is_some() && !args.target.json;
+    let progress = if waits { Progress::start(&daemon, &asked) } else { None };
+    let reply = daemon.ask_for(answer_time(deadline), &Request::Open(asked));
+    if let Some(progress) = progress {
+        progress.stop();
+    }
+    let reply: OpenReply = reply?;
     let answer = verdict(&reply);
     if args.target.json || answer.is_ok() {
-        show(&args.target, &reply, opened)?;
+        // A channel's id is there to be copied: no part of it may be missing.
+        show(&Target { wide: true, ..args.target.clone() }, &reply, opened)?;
     }
     if args.explain && !args.target.json {
         print(|out, _| fit::explain(&reply, out))?;

@@ -1,18 +1,18 @@
-//! Commands that only look: one request, one table.
+//! Commands that only look: one request, one table. `events` has a file of its own.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::open::path_text;
-use super::screen::{CliError, Daemon, Fail, Style, print, show};
+use super::screen::{CliError, Daemon, Fail, Style, show};
 use super::send::about;
 use super::table::{Table, wrap};
 use super::values::millis;
 use super::{ServicesArgs, Target, answer_time};
 use crate::api::dto::{
-    BudgetStatus, ChannelRow, EdgeRow, EventLine, LinkRow, PeerRow, Request, ServiceRow,
-    StatusReply, TreeReply, VerifyReply,
+    BudgetStatus, ChannelRow, EdgeRow, LinkRow, PeerRow, Request, ServiceRow, StatusReply,
+    TreeReply, VerifyReply,
 };
 use crate::cli::drawing;
 use crate::limits;
@@ -20,40 +20,47 @@ use crate::stats::DropReason;
 
 pub(super) fn peers(target: &Target) -> Result<(), CliError> {
     let rows: Vec<PeerRow> = Daemon::of(target)?.ask(&Request::Peers)?;
-    show(target, &rows, |rows, out, style| {
-        let mut table =
-            Table::new().elastic("PEER").column("STATE").elastic("NEXT HOP").number("DISTANCE");
-        for row in rows {
-            let distance = row.distance.map_or_else(dash, |hops| hops.to_string());
-            let next_hop = row.next_hop.as_ref().map_or_else(dash, ToString::to_string);
-            table.row(vec![row.name.to_string(), row.state.clone(), next_hop, distance]);
-        }
-        table.write(out, style)
-    })
+    show(target, &rows, |rows, out, style| peers_text(rows, out, style))
+}
+
+fn peers_text(rows: &[PeerRow], out: &mut dyn Write, style: Style) -> io::Result<()> {
+    let mut table =
+        Table::new().elastic("PEER").column("STATE").elastic("NEXT HOP").number("DISTANCE");
+    for row in rows {
+        let distance = row.distance.map_or_else(dash, |hops| hops.to_string());
+        let next_hop = row.next_hop.as_ref().map_or_else(dash, ToString::to_string);
+        table.row(vec![row.name.to_string(), row.state.clone(), next_hop, distance]);
+    }
+    table.write(out, style)
 }
 
 pub(super) fn links(target: &Target) -> Result<(), CliError> {
     let rows: Vec<LinkRow> = Daemon::of(target)?.ask(&Request::Links)?;
-    show(target, &rows, |rows, out, style| {
-        let mut table = Table::new()
-            .elastic("PEER")
-            .column("STATE")
-            .number("CAPACITY")
-            .number("FREE OUT")
-            .number("FREE IN")
-            .column("TREE");
-        for row in rows {
-            table.row(vec![
-                row.peer.to_string(),
-                row.state.clone(),
-                row.capacity_bps.to_string(),
-                row.free_out_bps.to_string(),
-                row.free_in_bps.to_string(),
-                if row.tree { "yes".to_owned() } else { "no".to_owned() },
-            ]);
+    show(target, &rows, |rows, out, style| links_text(rows, out, style))
+}
+
+fn links_text(rows: &[LinkRow], out: &mut dyn Write, style: Style) -> io::Result<()> {
+    let mut table = Table::new()
+        .elastic("PEER")
+        .column("STATE")
+        .number("CAPACITY")
+        .number("FREE OUT")
+        .number("FREE IN")
+        .column("TREE");
+    for row in rows {
+        table.row(vec![
+            row.peer.to_string(),
+            row.state.clone(),
+            row.capacity_bps.to_string(),
+            row.free_out_bps.to_string(),
+            row.free_in_bps.to_string(),
+            if row.tree { "yes".to_owned() } else { "no".to_owned() },
+        ]);
+        if let (Some(why), "down") = (&row.last_failure, row.state.as_str()) {
+            table.note(format!("last: {why}"));
         }
-        table.write(out, style)
-    })
+    }
+    table.write(out, style)
 }
 
 pub(super) fn tree(target: &Target) -> Result<(), CliError> {
@@ -63,8 +70,8 @@ pub(super) fn tree(target: &Target) -> Result<(), CliError> {
         return show(target, &reply, |_, _, _| Ok(()));
     }
     let status: StatusReply = daemon.ask(&Request::Status)?;
-    print(|out, style| {
-        for line in drawing::tree(&reply, &status.name, style) {
+    show(target, &reply, |reply, out, style| {
+        for line in drawing::tree(reply, &status.name, style) {
             writeln!(out, "{line}")?;
         }
         let state = if reply.complete { "complete" } else { "a newer one is being computed" };
@@ -82,28 +89,30 @@ pub(super) fn tree(target: &Target) -> Result<(), CliError> {
 
 pub(super) fn channels(target: &Target) -> Result<(), CliError> {
     let rows: Vec<ChannelRow> = Daemon::of(target)?.ask(&Request::Channels)?;
-    show(target, &rows, |rows, out, style| {
-        if rows.is_empty() {
-            return writeln!(out, "no channels");
-        }
-        let mut table = Table::new()
-            .column("CHANNEL")
-            .column("ROLE")
-            .column("STATE")
-            .elastic("PEER/SERVICE")
-            .number("RATE");
-        for row in rows {
-            table.row(vec![
-                row.id.clone(),
-                row.role.clone(),
-                row.state.clone(),
-                format!("{}/{}", row.peer, row.service),
-                row.bandwidth_bps.to_string(),
-            ]);
-            channel_notes(row, &mut table);
-        }
-        table.write(out, style)
-    })
+    show(target, &rows, |rows, out, style| channels_text(rows, out, style))
+}
+
+fn channels_text(rows: &[ChannelRow], out: &mut dyn Write, style: Style) -> io::Result<()> {
+    if rows.is_empty() {
+        return writeln!(out, "no channels");
+    }
+    let mut table = Table::new()
+        .elastic("CHANNEL")
+        .column("ROLE")
+        .column("STATE")
+        .elastic("PEER/SERVICE")
+        .number("RATE");
+    for row in rows {
+        table.row(vec![
+            row.id.clone(),
+            row.role.clone(),
+            row.state.clone(),
+            format!("{}/{}", row.peer, row.service),
+            row.bandwidth_bps.to_string(),
+        ]);
+        channel_notes(row, &mut table);
+    }
+    table.write(out, style)
 }
 
 pub(super) fn status(target: &Target) -> Result<(), CliError> {
@@ -137,33 +146,6 @@ pub(super) fn verify(target: &Target) -> Result<(), CliError> {
     if reply.correct { Ok(()) } else { Err(CliError::said(Fail::Failure)) }
 }
 
-pub(super) fn events(target: &Target) -> Result<(), CliError> {
-    for line in Daemon::of(target)?.lines::<EventLine>(&Request::Events)? {
-        let line = line?;
-        let text = if target.json {
-            serde_json::to_string(&line).map_err(|error| CliError::failure(error.to_string()))?
-        } else {
-            format!("{}  {:<16} {}", time_of_day(line.at_ms), line.event, line.text)
-        };
-        let mut gone = false;
-        print(|out, _| {
-            let written = writeln!(out, "{text}").and_then(|()| out.flush());
-            gone = written.is_err();
-            written
-        })?;
-        if gone {
-            return Ok(());
-        }
-    }
-    Err(CliError::failure("the daemon has stopped"))
-}
-
-/// Milliseconds since 1970 as a time of day, in UTC like the log.
-fn time_of_day(at_ms: u64) -> String {
-    let (seconds, millis) = (at_ms / 1_000 % 86_400, at_ms % 1_000);
-    format!("{:02}:{:02}:{:02}.{millis:03}Z", seconds / 3_600, seconds / 60 % 60, seconds % 60)
-}
-
 fn dash() -> String {
     "-".to_owned()
 }
@@ -178,10 +160,13 @@ fn channel_notes(row: &ChannelRow, table: &mut Table) {
         let (listen, deliver) = (address(row.listen), address(row.deliver));
         table.note(format!("listen {listen}, deliver {deliver}"));
     }
-    table.note(format!(
-        "payload {}, back {}, sent {}, received {}",
-        row.payload_bps, row.bandwidth_back_bps, row.tx_frames, row.rx_frames
-    ));
+    let rates = [
+        format!("payload {}", row.payload_bps),
+        format!("back {}", row.bandwidth_back_bps),
+        format!("sent {}", row.tx_frames),
+        format!("received {}", row.rx_frames),
+    ];
+    table.note(wrap(&rates, ", ", 4));
     if !row.dropped.is_empty() {
         let drops: Vec<String> =
             row.dropped.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
@@ -293,16 +278,70 @@ fn verify_text(reply: &VerifyReply, out: &mut dyn Write, style: Style) -> io::Re
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::cli::fixtures;
+    use crate::cli::screen::fitted;
+    use crate::types::Bandwidth;
+
+    const LARGE: u64 = 123_456_789_012_345_678;
+
+    /// Narrow and whole.
+    fn both(text: impl Fn(&mut dyn Write, Style) -> io::Result<()>) -> (String, String) {
+        let of = |wide| {
+            let text = fitted(Style { colour: false, wide }, &text);
+            String::from_utf8(text.expect("written")).expect("text")
+        };
+        (of(false), of(true))
+    }
+
+    fn fits(what: &str, text: impl Fn(&mut dyn Write, Style) -> io::Result<()>) {
+        let (narrow, wide) = both(text);
+        let long = narrow.lines().find(|line| line.chars().count() > 80);
+        assert_eq!(long, None, "{what}:\n{narrow}");
+        assert!(narrow.contains('…'), "{what} is shortened:\n{narrow}");
+        assert!(wide.contains(&"n".repeat(63)) && !wide.contains('…'), "{what}:\n{wide}");
+    }
+
+    #[test]
+    fn every_table_fits_eighty_columns_and_has_everything_if_it_may_be_wide() {
+        let long: crate::types::PeerName = "n".repeat(63).parse().expect("a name");
+        let peer = PeerRow {
+            name: long.clone(),
+            state: "unreachable".to_owned(),
+            next_hop: Some(long.clone()),
+            distance: Some(63),
+        };
+        fits("peers", |out, style| peers_text(std::slice::from_ref(&peer), out, style));
+        let link = LinkRow {
+            peer: long.clone(),
+            capacity_bps: Bandwidth::from_bps(LARGE),
+            free_out_bps: Bandwidth::from_bps(LARGE),
+            free_in_bps: Bandwidth::from_bps(LARGE),
+            last_failure: Some(format!("198.18.0.1:7000: {}", "it was refused ".repeat(9))),
+            ..fixtures::link("down")
+        };
+        fits("links", |out, style| links_text(std::slice::from_ref(&link), out, style));
+        let mut channel = fixtures::channel("film");
+        channel.id = format!("{long}:0123456789abcdef:4294967295");
+        (channel.peer, channel.path) = (long.clone(), vec![long.clone(); 9]);
+        (channel.tx_frames, channel.rx_frames) = (LARGE, LARGE);
+        channel.dropped = BTreeMap::from([("foreign_sender".to_owned(), LARGE)]);
+        fits("channels", |out, style| channels_text(std::slice::from_ref(&channel), out, style));
+        let mut status = fixtures::status();
+        status.name = long;
+        status.key = "0".repeat(64);
+        status.workers[0].datagrams = LARGE;
+        status.workers[0].batches = LARGE;
+        status.warnings = vec!["look ".repeat(40)];
+        status.backend_why = "because ".repeat(20);
+        fits("status", |out, style| status_text(&status, out, style));
+    }
 
     #[test]
     fn cpus_are_shown_as_ranges() {
         assert_eq!(cpu_ranges(&[0, 1, 2, 3, 6, 8, 9]), ["0-3", "6", "8-9"]);
         assert!(cpu_ranges(&[]).is_empty());
-    }
-
-    #[test]
-    fn events_carry_the_time_of_day() {
-        assert_eq!(time_of_day(1_795_261_205_180), "11:40:05.180Z");
     }
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Target;
+use super::table::WIDTH;
 use crate::api::client::{Client, ClientError, Lines};
 use crate::api::dto::{FailureKind, Request};
 use crate::config::Config;
@@ -103,17 +104,61 @@ pub(super) fn print(
     }
 }
 
-/// Prints a value of the contract: JSON if asked for, `text` otherwise.
+/// Prints a value of the contract: JSON if asked for, `text` otherwise, cut to the width of a terminal
+/// unless all of it is wanted.
 pub(super) fn show<T: Serialize>(
     target: &Target,
     value: &T,
     text: impl FnOnce(&T, &mut dyn Write, Style) -> io::Result<()>,
 ) -> Result<(), CliError> {
     if !target.json {
-        return print(|out, style| text(value, out, style));
+        return print(|out, style| {
+            let style = Style { wide: target.wide, ..style };
+            fitted(style, |inner, style| text(value, inner, style))
+                .and_then(|all| out.write_all(&all))
+        });
     }
     let json = to_json(value)?;
     print(|out, _| writeln!(out, "{json}"))
+}
+
+/// What `text` writes, no line longer than a terminal's.
+pub(super) fn fitted(
+    style: Style,
+    text: impl FnOnce(&mut dyn Write, Style) -> io::Result<()>,
+) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    text(&mut all, style)?;
+    if style.wide {
+        return Ok(all);
+    }
+    let all = String::from_utf8_lossy(&all);
+    Ok(all.lines().map(|line| cut_line(line) + "\n").collect::<String>().into_bytes())
+}
+
+/// Marks of colour have no width; those behind the cut stay, so that none is left on.
+fn cut_line(line: &str) -> String {
+    let (mut marks, mut mark) = (0, false);
+    for c in line.chars() {
+        mark |= c == '\x1b';
+        marks += usize::from(mark);
+        mark &= c != 'm';
+    }
+    if line.chars().count() - marks <= WIDTH {
+        return line.to_owned();
+    }
+    let (mut kept, mut columns, mut mark) = (String::new(), 0, false);
+    for c in line.chars() {
+        mark |= c == '\x1b';
+        if mark || columns < WIDTH - 1 {
+            kept.push(c);
+        } else if columns == WIDTH - 1 {
+            kept.push('…');
+        }
+        columns += usize::from(!mark);
+        mark &= c != 'm';
+    }
+    kept
 }
 
 pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String, CliError> {
@@ -185,13 +230,15 @@ pub(super) fn shell_word(path: &Path) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Style {
     pub(super) colour: bool,
+    /// Lines may be longer than a terminal's.
+    pub(super) wide: bool,
 }
 
 impl Style {
     pub(super) fn of(stream: &impl IsTerminal) -> Self {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self { colour: stream.is_terminal() && !unwanted }
+        Self { colour: stream.is_terminal() && !unwanted, wide: false }
     }
 
     pub(super) fn bold(self, text: &str) -> String {
@@ -208,6 +255,10 @@ impl Style {
 
     pub(super) fn green(self, text: &str) -> String {
         self.paint("32", text)
+    }
+
+    pub(super) fn yellow(self, text: &str) -> String {
+        self.paint("33", text)
     }
 
     fn paint(self, code: &str, text: &str) -> String {
@@ -236,8 +287,21 @@ mod tests {
 
     #[test]
     fn colours_are_marks_around_the_text_or_nothing() {
-        assert_eq!(Style { colour: false }.red("no"), "no");
-        assert_eq!(Style { colour: true }.green("yes"), "\x1b[32myes\x1b[0m");
+        assert_eq!(Style { colour: false, wide: false }.red("no"), "no");
+        assert_eq!(Style { colour: true, wide: false }.green("yes"), "\x1b[32myes\x1b[0m");
+    }
+
+    #[test]
+    fn a_line_is_cut_where_a_terminal_ends_and_its_colours_are_closed() {
+        let style = Style { colour: true, wide: false };
+        let long = format!("{} {}", style.bold("name"), style.red(&"x".repeat(90)));
+        let cut = cut_line(&long);
+        let plain: String =
+            cut.replace("\x1b[1m", "").replace("\x1b[1;31m", "").replace("\x1b[0m", "");
+        assert_eq!(plain, format!("name {}…", "x".repeat(74)));
+        assert!(cut.ends_with("…\x1b[0m"), "{cut:?}");
+        let fits = style.bold(&"y".repeat(80));
+        assert_eq!(cut_line(&fits), fits);
     }
 
     #[test]

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::thread;
 
 use super::screen::{CliError, print, say, shell_word, show, to_json};
-use super::{InitArgs, KeyArgs, RunArgs, Target, needs_config};
-use crate::config::{CONFIG_TEMPLATE, Config, init};
+use super::table::Table;
+use super::{CheckArgs, InitArgs, KeyArgs, RunArgs, needs_config};
+use crate::config::settings::{Setting, settings};
+use crate::config::{CONFIG_TEMPLATE, Config, init, schema};
 use crate::daemon;
 use crate::daemon::identity::Identity;
 
@@ -15,7 +17,12 @@ pub(super) fn run(args: RunArgs) -> Result<(), CliError> {
     if args.while_stdin {
         stop_with_stdin();
     }
-    daemon::run(&file, args.latency).map_err(|error| CliError::failure(error.to_string()))
+    let level = match (args.verbose, args.quiet) {
+        (true, _) => "debug",
+        (false, true) => "warn",
+        (false, false) => "info",
+    };
+    daemon::run(&file, args.latency, level).map_err(|error| CliError::failure(error.to_string()))
 }
 
 pub(super) fn init(args: &InitArgs) -> Result<(), CliError> {
@@ -57,18 +64,24 @@ pub(super) fn key(args: &KeyArgs) -> Result<(), CliError> {
     })
 }
 
-pub(super) fn check(target: &Target) -> Result<(), CliError> {
+pub(super) fn check(args: &CheckArgs) -> Result<(), CliError> {
+    let target = &args.target;
     let config = load(target.config_file()?)?;
     // A configuration whose key cannot be read would not start either.
     let identity =
         Identity::load(&config.key_file).map_err(|error| CliError::failure(error.to_string()))?;
+    let shown = args.show.then(|| shown(&config)).transpose()?;
     if target.json {
-        let json = to_json(&serde_json::json!({
+        let mut json = serde_json::json!({
             "name": config.name,
             "fingerprint": identity.fingerprint(),
             "links": config.links.len(),
             "services": config.services.len(),
-        }))?;
+        });
+        if let Some(settings) = shown {
+            json["settings"] = serde_json::json!(settings);
+        }
+        let json = to_json(&json)?;
         return print(|out, _| writeln!(out, "{json}"));
     }
     print(|out, style| {
@@ -81,8 +94,30 @@ pub(super) fn check(target: &Target) -> Result<(), CliError> {
             config.links.len(),
             config.services.len(),
             identity.fingerprint()
-        )
+        )?;
+        shown.map_or(Ok(()), |settings| settings_table(&settings).write(out, style))
     })
+}
+
+fn shown(config: &Config) -> Result<Vec<Setting>, CliError> {
+    let text = std::fs::read_to_string(&config.file).map_err(|error| {
+        CliError::failure(format!("{} cannot be read: {error}", config.file.display()))
+    })?;
+    Ok(settings(config, &text))
+}
+
+fn settings_table(settings: &[Setting]) -> Table {
+    let mut table = Table::new().elastic("KEY").column("FROM").elastic("VALUE");
+    for Setting { key, value, from } in settings {
+        let value = if value.is_null() { "none".to_owned() } else { value.to_string() };
+        table.row(vec![key.clone(), from.as_str().to_owned(), value]);
+    }
+    table
+}
+
+pub(super) fn schema() -> Result<(), CliError> {
+    let json = to_json(&schema::schema())?;
+    print(|out, _| writeln!(out, "{json}"))
 }
 
 pub(super) fn print_default() -> Result<(), CliError> {

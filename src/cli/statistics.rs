@@ -16,12 +16,16 @@ pub(super) fn statistics(target: &Target) -> Result<(), CliError> {
 
 fn text(reply: &StatisticsReply, out: &mut dyn Write, style: Style) -> io::Result<()> {
     let StatisticsReply { peer, uptime_ms, recoveries, answers, sessions, .. } = reply;
-    writeln!(out, "{}, up for {} s", style.bold(peer.as_str()), uptime_ms / 1_000)?;
+    writeln!(out, "{}", style.bold(peer.as_str()))?;
+    writeln!(out, "up          {} s", uptime_ms / 1_000)?;
     writeln!(
         out,
-        "recoveries  {} after a break ({} by a path that stood by), {} without one, {} failed",
-        recoveries.moved, recoveries.protected, recoveries.seamless, recoveries.broken
+        "recoveries  {} after a break, {} without one, {} failed",
+        recoveries.moved, recoveries.seamless, recoveries.broken
     )?;
+    if recoveries.protected > 0 {
+        writeln!(out, "  at once   {} by a path that stood by", recoveries.protected)?;
+    }
     if let Some(line) = percentiles(&recoveries.gap_us, &|us| format!("{} ms", millis(us))) {
         writeln!(out, "  gap       {line}")?;
     }
@@ -106,7 +110,7 @@ mod tests {
         };
         let full = |reply: &StatisticsReply| {
             let mut out = Vec::new();
-            text(reply, &mut out, Style { colour: false }).expect("a vector takes it");
+            text(reply, &mut out, Style { colour: false, wide: false }).expect("a vector takes it");
             String::from_utf8(out).expect("text")
         };
         assert!(!full(&reply).contains("gap"), "nothing was counted");

@@ -1,7 +1,9 @@
 //! Tables of text that fit 80 columns.
 //!
-//! Columns are as wide as their widest cell; if that is too much, the one that may shrink is cut with
-//! an ellipsis. Widths count characters, which is right for names (ASCII) and close enough elsewhere.
+//! Columns are as wide as their widest cell. If that is too much, those that may shrink are cut with an
+//! ellipsis, the widest first; if that is not enough, columns of large numbers become rounded ones
+//! (`12.3M`), and then any is cut. With `--wide` nothing is. Widths count characters, which is right for
+//! names (ASCII) and close enough elsewhere.
 
 use std::io::{self, Write};
 
@@ -67,11 +69,12 @@ impl Table {
     }
 
     pub(super) fn write(&self, out: &mut dyn Write, style: Style) -> io::Result<()> {
-        let widths = self.widths();
+        let (widths, short) =
+            if style.wide { (self.natural(&[]), Vec::new()) } else { self.fitted() };
         let titles: Vec<String> = self.heads.iter().map(|head| head.title.to_owned()).collect();
         writeln!(out, "{}", style.dim(&self.line(&titles, &widths)))?;
         for row in &self.rows {
-            writeln!(out, "{}", self.line(&row.cells, &widths))?;
+            writeln!(out, "{}", self.line(&shortened(&row.cells, &short), &widths))?;
             for note in &row.notes {
                 writeln!(out, "  {note}")?;
             }
@@ -84,21 +87,30 @@ impl Table {
         self
     }
 
-    fn widths(&self) -> Vec<usize> {
+    /// What fits, and which columns have rounded numbers for it.
+    fn fitted(&self) -> (Vec<usize>, Vec<bool>) {
+        let mut short = vec![false; self.heads.len()];
+        loop {
+            let mut widths = self.natural(&short);
+            narrow(&mut widths, CUT_MIN, |column| self.heads[column].shrinks);
+            if total(&widths) <= WIDTH {
+                return (widths, short);
+            }
+            let numbers = (0..widths.len()).filter(|&n| self.heads[n].right && !short[n]);
+            let Some(widest) = numbers.max_by_key(|&column| widths[column]) else {
+                narrow(&mut widths, 1, |_| true);
+                return (widths, short);
+            };
+            short[widest] = true;
+        }
+    }
+
+    fn natural(&self, short: &[bool]) -> Vec<usize> {
         let mut widths: Vec<usize> =
             self.heads.iter().map(|head| head.title.chars().count()).collect();
         for row in &self.rows {
-            for (width, cell) in widths.iter_mut().zip(&row.cells) {
+            for (width, cell) in widths.iter_mut().zip(shortened(&row.cells, short)) {
                 *width = (*width).max(cell.chars().count());
-            }
-        }
-        let total = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
-        let mut surplus = total.saturating_sub(WIDTH);
-        for (width, head) in widths.iter_mut().zip(&self.heads) {
-            if head.shrinks {
-                let cut = surplus.min(width.saturating_sub(CUT_MIN));
-                *width -= cut;
-                surplus -= cut;
             }
         }
         widths
@@ -119,6 +131,44 @@ impl Table {
         }
         line.trim_end().to_owned()
     }
+}
+
+fn total(widths: &[usize]) -> usize {
+    widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1)
+}
+
+/// Takes what is too much from the widest of the columns that `may` shrink, down to `least`.
+fn narrow(widths: &mut [usize], least: usize, may: impl Fn(usize) -> bool) {
+    while total(widths) > WIDTH {
+        let wide = (0..widths.len()).filter(|&column| may(column) && widths[column] > least);
+        let Some(widest) = wide.max_by_key(|&column| widths[column]) else { return };
+        widths[widest] -= 1;
+    }
+}
+
+fn shortened(cells: &[String], short: &[bool]) -> Vec<String> {
+    let short = short.iter().chain(std::iter::repeat(&false));
+    let cell = |(cell, short): (&String, &bool)| match cell.parse() {
+        Ok(number) if *short => rounded(number),
+        _ => cell.clone(),
+    };
+    cells.iter().zip(short).map(cell).collect()
+}
+
+/// Four figures and a letter at most: `999`, `12.3k`, `18.4E`.
+fn rounded(number: u64) -> String {
+    let mut unit = 1;
+    for letter in ["", "k", "M", "G", "T", "P", "E"] {
+        if number / unit < 1_000 {
+            let tenths = number % unit / (unit / 10).max(1);
+            return match letter {
+                "" => number.to_string(),
+                letter => format!("{}.{tenths}{letter}", number / unit),
+            };
+        }
+        unit = unit.saturating_mul(1_000);
+    }
+    number.to_string()
 }
 
 /// At most `width` characters, the last an ellipsis if some are missing.
@@ -162,12 +212,41 @@ mod tests {
         table.row(vec!["x".into(), "y".into(), "1000 Mbit/s".into()]);
         table.note("path a > b".into());
         let mut out = Vec::new();
-        table.write(&mut out, Style { colour: false }).expect("written");
+        table.write(&mut out, Style { colour: false, wide: false }).expect("written");
         let text = String::from_utf8(out).expect("text");
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
         assert!(text.contains("peer-01:0123456789abcdef:1"), "{text}");
         assert!(text.contains('…'), "{text}");
         assert!(text.ends_with("  path a > b\n"), "{text}");
+    }
+
+    #[test]
+    fn large_numbers_are_rounded_only_where_they_have_no_room() {
+        let of = |columns: usize, wide| {
+            let heads =
+                (0..columns).fold(Table::new().elastic("NAME"), |table, _| table.number("N"));
+            let mut table = heads;
+            let number = 12_345_678_901_234_567_890_u64.to_string();
+            table.row(std::iter::once("n".repeat(63)).chain(vec![number; columns]).collect());
+            let mut out = Vec::new();
+            table.write(&mut out, Style { colour: false, wide }).expect("written");
+            String::from_utf8(out).expect("text")
+        };
+        assert!(of(2, false).contains("12345678901234567890"), "{}", of(2, false));
+        for columns in [4, 6, 12, 20] {
+            let text = of(columns, false);
+            assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+            assert!(columns > 6 || text.contains("12.3E"), "{text}");
+            let wide = of(columns, true);
+            assert!(
+                wide.contains(&"n".repeat(63)) && wide.contains("12345678901234567890"),
+                "{wide}"
+            );
+        }
+        assert_eq!(
+            [0, 999, 1_000, 999_999, 1_500_000].map(rounded),
+            ["0", "999", "1.0k", "999.9k", "1.5M"]
+        );
     }
 
     #[test]

@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(json["rates"]["to_server"]["sent_per_s"], 1_000_000);
         assert_eq!(json["rates"]["to_server"]["sent_bps"], 800_000_000);
         assert_eq!(json["rates"]["to_clients"]["sent_per_s"], 0);
-        let line = now.line_since(&before, Style { colour: false });
+        let line = now.line_since(&before, Style { colour: false, wide: false });
         assert_eq!(
             line,
             "     3 s  clients 2  to server 1,000,000/s 800.0 Mbit/s  to clients 0/s 0.0 Mbit/s  \
@@ -254,7 +254,9 @@ mod tests {
     #[test]
     fn the_summary_accounts_for_every_datagram() {
         let mut out = Vec::new();
-        reading(12_345, 1_000).write_summary(&mut out, Style { colour: false }).unwrap();
+        reading(12_345, 1_000)
+            .write_summary(&mut out, Style { colour: false, wide: false })
+            .unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "forwarded: 3 clients in 12.3 s\n  \

@@ -6,7 +6,8 @@
 //!
 //! Files: `document` tables and values with their places, `file` the keys and their rules, `api` those of
 //! `[api]`, [`values`] addresses and durations, `error` the one line a person gets, [`edit`] links put into a
-//! file and taken out, [`init`] `spanway init`.
+//! file and taken out, [`init`] `spanway init`, [`schema`] the keys for other programs, [`settings`] what
+//! holds and why.
 
 mod api;
 mod document;
@@ -14,6 +15,8 @@ pub mod edit;
 mod error;
 mod file;
 pub mod init;
+pub mod schema;
+pub mod settings;
 pub mod values;
 
 use std::collections::BTreeMap;

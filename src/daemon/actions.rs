@@ -249,10 +249,12 @@ impl Control {
             receive_key: data.receive_key,
             interval: self.config.control.heartbeat,
             missed_max: self.config.control.heartbeats_missed,
+            pulse: Arc::default(),
         };
         if let Some(slot) = self.links.get_mut(&link) {
             // A neighbour's control port is the port of its first worker.
             self.neighbours.addresses.learn(&slot.peer, SocketAddr::new(remote.ip(), data.port));
+            self.neighbours.contacts.linked(&slot.peer, &spec.pulse);
             slot.spec = Some((spec.clone(), now));
         }
         let spec = Arc::new(spec);

@@ -76,7 +76,7 @@ impl Control {
         match request {
             dto::Request::Status => answers.ok(&self.status()),
             dto::Request::Peers => answers.ok(&rows(self.node.peers(), views::peer_row)),
-            dto::Request::Links => answers.ok(&rows(self.node.links(), views::link_row)),
+            dto::Request::Links => answers.ok(&self.link_rows()),
             dto::Request::Tree => answers.ok(&views::tree_reply(self.node.tree())),
             dto::Request::Graph => {
                 answers.ok(&views::graph_reply(self.node.graph_view(self.now())));
@@ -95,10 +95,7 @@ impl Control {
             dto::Request::Verify => {
                 self.ask(Asking::Plain(answers), Request::CollectLinks { course: false });
             }
-            dto::Request::Computation { all: false } => answers.ok(&self.course()),
-            dto::Request::Computation { all: true } => {
-                self.ask(Asking::Course(answers), Request::CollectLinks { course: true });
-            }
+            dto::Request::Computation { all } => self.course(all, answers),
             dto::Request::Services { peer } => {
                 self.ask(Asking::Plain(answers), Request::Services { peer });
             }
@@ -351,9 +348,12 @@ impl Control {
 
     // --- The computation ---
 
-    fn course(&self) -> BTreeMap<PeerName, dto::Course> {
+    fn course(&mut self, all: bool, answers: Answers) {
+        if all {
+            return self.ask(Asking::Course(answers), Request::CollectLinks { course: true });
+        }
         let course = self.node.course().map(|(course, _)| course);
-        BTreeMap::from([(self.config.name.clone(), views::course(course))])
+        answers.ok(&BTreeMap::from([(self.config.name.clone(), views::course(course))]));
     }
 
     // --- Status ---

@@ -45,6 +45,7 @@ use crate::daemon::kept::{Kept, Save};
 use crate::daemon::lane::Lane;
 use crate::daemon::latency::ChannelWatch;
 use crate::daemon::neighbours::{Dial, Neighbours};
+use crate::daemon::notify::Manager;
 use crate::daemon::views;
 use crate::engine::probes::ProbeCounts;
 use crate::engine::{self, DataPlane, LinkSpec, Silence};
@@ -104,6 +105,8 @@ pub(crate) struct Control {
     pub(super) stage: Stage,
     pub(super) neighbours: Rc<Neighbours>,
     pub(super) ids: LinkIds,
+    /// Whoever started this process and wants to know how it fares.
+    pub(super) manager: Manager,
     connections: u64,
     pub(super) requests: u64,
     pub(super) kept: Kept,
@@ -132,6 +135,13 @@ pub(crate) struct Slot {
     pub(super) probes: Option<Arc<ProbeCounts>>,
     connected: watch::Sender<bool>,
     dialler: Option<(Dial, AbortHandle)>,
+}
+
+impl Slot {
+    /// The configured address.
+    pub(super) fn dial_address(&self) -> Option<SocketAddr> {
+        self.dialler.as_ref().map(|(dial, _)| dial.address)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,6 +212,7 @@ impl Control {
             stage: Stage::Running,
             ids,
             neighbours,
+            manager: Manager::of_environment(),
             connections: 0,
             requests: 0,
             kept,
@@ -221,6 +232,7 @@ impl Control {
     ) -> Result<(), String> {
         let event_fd = watch_readable(self.engine.event_fd())
             .map_err(|error| format!("cannot watch the engine: {error}"))?;
+        self.manager.ready();
         loop {
             let wake = self.wake();
             tokio::select! {
@@ -249,6 +261,7 @@ impl Control {
             }
             self.settle(&event_fd).await;
             self.record_inside();
+            self.tell_manager();
             if let Stage::Ended(result) = &self.stage {
                 let result = result.clone();
                 self.stop(clients).await;
@@ -286,10 +299,13 @@ impl Control {
 
     fn told(&mut self, told: &Told) {
         match (told, &self.stage) {
-            (Told::Reload, _) => match self.reload() {
-                Ok(()) => {}
-                Err(why) => tracing::error!(why, "reload refused; the old configuration stays"),
-            },
+            (Told::Reload, _) => {
+                self.manager.reloading();
+                if let Err(why) = self.reload() {
+                    tracing::error!(why, "reload refused; the old configuration stays");
+                }
+                self.manager.ready();
+            }
             (Told::Stop, Stage::Running) => self.leave(None, limits::LEAVE_TIMEOUT),
             (Told::Stop, Stage::Leaving(_)) if !self.node.is_gone() => {
                 tracing::warn!("told to stop again; leaving at once");
@@ -308,6 +324,8 @@ impl Control {
         let relayed = self.node.channels().iter().filter(|view| view.side.is_none()).count();
         tracing::info!(relayed, ?timeout, "leaving");
         let until = self.now() + timeout + limits::LEAVE_MAX;
+        // Leaving, and then as long again for the neighbours to read it.
+        self.manager.stopping(timeout + 2 * limits::LEAVE_MAX);
         self.stage = match self.stage {
             Stage::Leaving(before) => Stage::Leaving(before.min(until)),
             Stage::Running | Stage::Ended(_) => Stage::Leaving(until),
@@ -429,6 +447,9 @@ impl Control {
     /// Closes the connection of a link and tells the node.
     pub(super) fn disconnect(&mut self, link: LinkId, why: &str) {
         if self.close_connection(link) {
+            if let Some(slot) = self.links.get(&link) {
+                self.neighbours.contacts.failed(&slot.peer, why);
+            }
             self.feed(Input::Disconnected { link, why: why.to_owned() });
         }
     }
@@ -464,7 +485,8 @@ impl Control {
             Stage::Running | Stage::Ended(_) => None,
         };
         let kept = self.kept.next().filter(|_| self.stage == Stage::Running);
-        node.into_iter().chain(watch).chain(leaving).chain(self.entry_look).chain(kept).min()
+        let ours = [watch, leaving, self.entry_look, kept, self.manager.due()];
+        ours.into_iter().chain([node]).flatten().min()
     }
 
     fn timed_out(&mut self) {

@@ -19,6 +19,7 @@ mod actions;
 mod addresses;
 mod asks;
 pub(crate) mod connection;
+mod contacts;
 pub(crate) mod control;
 mod counters;
 mod ends;
@@ -31,6 +32,7 @@ mod lane;
 mod latency;
 mod measuring;
 mod neighbours;
+mod notify;
 mod opens;
 mod relink;
 pub(crate) mod runtime;
@@ -50,7 +52,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 
 use self::addresses::Addresses;
-pub(crate) use self::ends::in_words;
+pub(crate) use self::ends::{in_words, other_files};
 
 use self::control::{Control, Facts, Inbound, Signals};
 use self::handshake::{Credentials, HandshakeError};
@@ -103,9 +105,10 @@ pub enum DaemonError {
 }
 
 /// Runs a peer until it leaves. Everything that may fail at the start fails before it joins.
-/// `latency` switches gathering waits off, as `[engine] latency` does.
-pub fn run(config_file: &Path, latency: bool) -> Result<(), DaemonError> {
-    trace::start();
+/// `latency` switches gathering waits off, as `[engine] latency` does; `level` is the log's where
+/// `RUST_LOG` says nothing.
+pub fn run(config_file: &Path, latency: bool, level: &str) -> Result<(), DaemonError> {
+    trace::start_at(level);
     let mut config = Config::load(config_file)?;
     config.engine.latency |= latency;
     run_with(config, |engine| Ok(Box::new(Engine::start(engine)?)))
@@ -230,7 +233,7 @@ fn log_start(config: &Config, identity: &Identity, engine: &dyn DataPlane, facts
 /// files until it asks for more. Before the workers, whose rings have tables of that size.
 fn raise_open_files(config: &Config) -> u64 {
     let (workers, links) = (config.engine_workers().len(), config.links.len());
-    let others = ends::other_files(workers, links, config.api.is_some());
+    let others = other_files(workers, links, config.api.is_some());
     net::raise_open_files(others + limits::CHANNELS_MAX as u64)
 }
 

@@ -25,6 +25,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::daemon::addresses::Addresses;
 use crate::daemon::connection::{self, Arrival, Arrivals};
+use crate::daemon::contacts::Contacts;
 use crate::daemon::handshake::{self, Credentials, HandshakeError, Secured};
 use crate::daemon::lane;
 use crate::types::{Dscp, LinkId, PeerName, PublicKey};
@@ -40,6 +41,7 @@ pub(crate) struct Neighbours {
     pub(crate) addresses: Addresses,
     pub(crate) known: RefCell<BTreeMap<PeerName, (LinkId, PublicKey)>>,
     pub(crate) arrivals: Arrivals,
+    pub(crate) contacts: Contacts,
     complaints: RefCell<Complaints>,
 }
 
@@ -61,8 +63,8 @@ impl Neighbours {
         addresses: Addresses,
         arrivals: Arrivals,
     ) -> Self {
-        let (known, complaints) = Default::default();
-        Self { credentials, listen, dscp, addresses, known, arrivals, complaints }
+        let (known, contacts, complaints) = Default::default();
+        Self { credentials, listen, dscp, addresses, known, arrivals, contacts, complaints }
     }
 
     /// Takes connections of neighbours that dial, for as long as the daemon runs.
@@ -105,12 +107,20 @@ impl Neighbours {
         let result = timeout(limits::HANDSHAKE_MAX, answered).await;
         match result.unwrap_or(Err(HandshakeError::Timeout)) {
             Ok((link, secured)) => {
+                if let Some(peer) = self.name_of(link) {
+                    self.contacts.met(&peer, remote, false);
+                }
                 let joined = Arrival::Joined { link, stream, secured, remote };
                 // An error means that the daemon stops.
                 let _ = self.arrivals.send(joined).await;
             }
             Err(error) => self.complain_of(&error, remote),
         }
+    }
+
+    fn name_of(&self, link: LinkId) -> Option<PeerName> {
+        let known = self.known.borrow();
+        known.iter().find(|(_, (id, _))| *id == link).map(|(peer, _)| peer.clone())
     }
 
     /// Starts dialling one neighbour whenever `connected` says that it has no connection.
@@ -148,6 +158,7 @@ impl Neighbours {
             match attempted {
                 Ok((stream, remote, secured)) => {
                     let link = dial.link;
+                    self.contacts.met(&dial.peer, remote, true);
                     let joined = Arrival::Joined { link, stream, secured, remote };
                     if self.arrivals.send(joined).await.is_err() {
                         return;
@@ -158,6 +169,7 @@ impl Neighbours {
                 }
                 Err(error) => {
                     backoff.failed(&error);
+                    self.contacts.failed(&dial.peer, &format!("{address}: {error}"));
                     self.complain(&format!("dial {}", dial.peer), || {
                         tracing::warn!(peer = %dial.peer, %address, %error, "link not connected");
                     });
@@ -194,6 +206,7 @@ impl Neighbours {
             HandshakeError::WrongKey { name, .. } | HandshakeError::Signature(name)
                 if self.known.borrow().contains_key(name) =>
             {
+                self.contacts.failed(name, &format!("{remote}: {error}"));
                 format!("key {name}")
             }
             HandshakeError::UnknownPeer { .. } => "unknown peer".to_owned(),

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::api::dto::{
-    self, ChannelRow, Distribution, EdgeRow, EventLine, FactsStatus, FitAnswer, FitReply,
+    self, ChannelRow, Distribution, EVENTS, EdgeRow, EventLine, FactsStatus, FitAnswer, FitReply,
     GraphLink, GraphPeer, GraphReply, LedgerRow, LedgerWorker, LimitReply, LinkRow, MeasureReply,
     MeasureTrain, MeasureWay, OpenReply, PeerRow, QueueRow, RefusedPath, ServiceRow, ShortRow,
     TreeReply, VerifyReply,
@@ -45,6 +45,7 @@ pub(crate) fn peer_row(view: PeerView) -> PeerRow {
     }
 }
 
+/// What the node knows of it.
 pub(crate) fn link_row(view: LinkView) -> LinkRow {
     LinkRow {
         peer: view.peer,
@@ -53,6 +54,11 @@ pub(crate) fn link_row(view: LinkView) -> LinkRow {
         free_out_bps: view.free_out,
         free_in_bps: view.free_in,
         tree: view.tree,
+        rtt_us: None,
+        heard_ms: None,
+        address: None,
+        connection: None,
+        last_failure: None,
     }
 }
 
@@ -489,6 +495,7 @@ pub(crate) fn event_line(at_ms: u64, event: &Event) -> EventLine {
         }
         Event::Ignored { peer, what, why } => ("ignored", format!("{what} of {peer}: {why}")),
     };
+    debug_assert!(EVENTS.contains(&name), "{name} is in no list");
     let channel = channel_of(event).map(ToString::to_string);
     EventLine { at_ms, event: name.to_owned(), text, channel, excess: None }
 }

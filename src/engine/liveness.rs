@@ -149,6 +149,7 @@ impl Liveness {
             watch.confirmed = beat.heard;
             watch.confirmed_at = if first { now } else { watch.confirmed_at.max(now) };
         }
+        watch.spec.pulse.note(now, watch.rtt);
         Some(source != watch.address)
     }
 
@@ -312,6 +313,7 @@ mod tests {
             receive_key: HeartbeatKey([receive; 32]),
             interval: INTERVAL,
             missed_max: 5,
+            pulse: Arc::default(),
         })
     }
 
@@ -406,14 +408,17 @@ mod tests {
     #[test]
     fn the_round_trip_leaves_out_how_long_the_neighbour_waited() {
         let (mut one, mut other) = (Liveness::default(), Liveness::default());
-        one.set(&spec(1, 2), ms(0));
+        let link = spec(1, 2);
+        one.set(&link, ms(0));
         other.set(&spec(2, 1), ms(0));
-        assert_eq!(one.rtt(LinkId(3)), None);
+        assert_eq!((one.rtt(LinkId(3)), link.pulse.heard()), (None, None));
         let there = beats(&mut one, ms(0))[0];
         assert_eq!(hear(&mut other, 1, &there, ms(4)), Some(false));
         let back = beats(&mut other, ms(20))[0];
         assert_eq!(hear(&mut one, 2, &back, ms(27)), Some(false));
         assert_eq!(one.rtt(LinkId(3)), Some(Duration::from_millis(4 + 7)));
+        assert_eq!(link.pulse.rtt(), one.rtt(LinkId(3)));
+        assert_eq!(link.pulse.heard(), Some(ms(27)));
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod worker;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 pub use handle::{Engine, EngineError, WorkerInfo};
@@ -137,6 +138,8 @@ pub struct LinkSpec {
     pub interval: Duration,
     /// Heartbeats missed in a row that make the link silent.
     pub missed_max: u32,
+    /// Where worker 0 says what it hears of the neighbour.
+    pub pulse: Arc<Pulse>,
 }
 
 /// The socket of a channel end.
@@ -252,9 +255,29 @@ pub enum BackendChoice {
     Mmsg,
 }
 
-/// A reading of when a link was last heard, for `links` and `doctor`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heard {
-    pub at: Time,
-    pub sequence: u64,
+/// What the heartbeats of a neighbour tell, for `links` and `doctor`: one writer, any reader.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    /// In microseconds of the engine's clock, 0 before the first.
+    heard_us: AtomicU64,
+    /// Last round trip, 0 before there was one.
+    rtt_us: AtomicU64,
+}
+
+impl Pulse {
+    pub(crate) fn note(&self, heard: Time, rtt: Option<Duration>) {
+        self.heard_us.store(heard.0.max(1), Relaxed);
+        if let Some(rtt) = rtt {
+            self.rtt_us.store(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1), Relaxed);
+        }
+    }
+
+    /// When a heartbeat was heard last.
+    pub fn heard(&self) -> Option<Time> {
+        Some(self.heard_us.load(Relaxed)).filter(|heard| *heard > 0).map(Time)
+    }
+
+    pub fn rtt(&self) -> Option<Duration> {
+        Some(self.rtt_us.load(Relaxed)).filter(|rtt| *rtt > 0).map(Duration::from_micros)
+    }
 }

@@ -261,6 +261,7 @@ mod tests {
             receive_key: HeartbeatKey([receive; 32]),
             interval: Duration::from_millis(25),
             missed_max: 5,
+            pulse: Arc::default(),
         }
     }
 

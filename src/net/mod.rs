@@ -20,6 +20,7 @@
 //! Also here: the set-up of sockets and threads that needs the kernel, and the probe that chooses the
 //! back end. Knows nothing of frames or channels.
 
+pub mod clock;
 mod enter;
 pub mod mark;
 mod message;

@@ -91,9 +91,18 @@ pub fn stay_on(cpus: &[usize]) -> io::Result<()> {
 
 /// CPU time that the calling thread has used; other threads' turns in between do not count.
 pub fn thread_time() -> Duration {
+    clock(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// The host's monotonic clock as a number, which other processes of the host can compare.
+pub fn monotonic_time() -> Duration {
+    clock(libc::CLOCK_MONOTONIC)
+}
+
+fn clock(which: libc::clockid_t) -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` lives through the call; every kernel has this clock, so it cannot fail.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    // SAFETY: `time` lives through the call; every kernel has the two clocks, so it cannot fail.
+    unsafe { libc::clock_gettime(which, &raw mut time) };
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }

@@ -516,47 +516,24 @@ pub struct DataLink {
 /// What happened, for the log, `spanway events` and those who wait for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    LinkUp {
-        peer: PeerName,
-        capacity: Bandwidth,
-    },
-    LinkDown {
-        peer: PeerName,
-        why: String,
-    },
-    /// Why a session was started here.
-    SessionStarted {
-        session: SessionId,
-        why: String,
-    },
-    SessionAdopted {
-        session: SessionId,
-    },
-    TreeCommitted {
-        session: SessionId,
-        peers: usize,
-        edges: Vec<EdgeKey>,
-    },
-    ChannelOpen {
-        channel: ChannelId,
-        path: Vec<PeerName>,
-    },
+    /// A neighbour has greeted: the link is in use, at this capacity.
+    LinkUp { peer: PeerName, capacity: Bandwidth },
+    /// The link is out of use, and why.
+    LinkDown { peer: PeerName, why: String },
+    /// A new computation of the tree was started here, and why.
+    SessionStarted { session: SessionId, why: String },
+    /// A session that a neighbour began, newer than the one here, is taken part in.
+    SessionAdopted { session: SessionId },
+    /// The tree of a session is complete and in use.
+    TreeCommitted { session: SessionId, peers: usize, edges: Vec<EdgeKey> },
+    /// Frames pass on this path.
+    ChannelOpen { channel: ChannelId, path: Vec<PeerName> },
     /// There is no room for it now: it stands in line along this path.
-    ChannelQueued {
-        channel: ChannelId,
-        path: Vec<PeerName>,
-    },
+    ChannelQueued { channel: ChannelId, path: Vec<PeerName> },
     /// The path broke or was given up; the channel looks for another.
-    ChannelMoving {
-        channel: ChannelId,
-        why: String,
-    },
-    /// Another path is asked for.
-    ChannelTrying {
-        channel: ChannelId,
-        path: Vec<PeerName>,
-        purpose: Purpose,
-    },
+    ChannelMoving { channel: ChannelId, why: String },
+    /// A path is asked for, to be used or to stand by.
+    ChannelTrying { channel: ChannelId, path: Vec<PeerName>, purpose: Purpose },
     /// Frames take another path from now on.
     ChannelMoved {
         channel: ChannelId,
@@ -569,26 +546,13 @@ pub enum Event {
         smaller_payload: Option<u16>,
     },
     /// A second path is reserved and waits.
-    ChannelProtected {
-        channel: ChannelId,
-        path: Vec<PeerName>,
-    },
-    ChannelClosed {
-        channel: ChannelId,
-        reason: Option<Reject>,
-        why: String,
-    },
+    ChannelProtected { channel: ChannelId, path: Vec<PeerName> },
+    /// It has ended: closed by an end, or broken with a reason.
+    ChannelClosed { channel: ChannelId, reason: Option<Reject>, why: String },
     /// At the far end: the stream ended after this many frames.
-    StreamFinished {
-        channel: ChannelId,
-        frames: u64,
-    },
+    StreamFinished { channel: ChannelId, frames: u64 },
     /// A message was dropped for a reason worth a line (stale session, not the owner, ...).
-    Ignored {
-        peer: PeerName,
-        what: &'static str,
-        why: &'static str,
-    },
+    Ignored { peer: PeerName, what: &'static str, why: &'static str },
 }
 
 /// What a path is tried for.

@@ -32,7 +32,6 @@ use crate::limits;
 use crate::mutant::{self, Mutant};
 use crate::types::{Bandwidth, EdgeKey, Incarnation, LinkId, PeerName, PublicKey, SessionId, Time};
 use crate::wire::control::{Ghs, Message, Start};
-use crate::wire::course::Course;
 
 /// What happened so far, for `status` and tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -185,17 +184,6 @@ impl Sessions {
     pub fn frozen(&self, link: LinkId, incarnation: Incarnation) -> Option<Bandwidth> {
         let (of, key) = self.frozen.get(&link)?;
         (*of == incarnation).then_some(key.capacity)
-    }
-
-    /// What this peer did in its session so far, and when it adopted it.
-    pub fn course(&self) -> Option<(Course, Time)> {
-        let run = self.run.as_ref()?;
-        let course = Course {
-            session: run.signed.session.clone(),
-            complete: matches!(run.phase, Phase::Committed),
-            steps: run.steps.all().to_vec(),
-        };
-        Some((course, run.adopted))
     }
 
     pub fn counters(&self) -> Counters {

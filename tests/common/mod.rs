@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses another part")]
 #![allow(clippy::print_stdout, reason = "a test tells what it skips and what the programs said")]
 
+pub(crate) mod http;
 pub(crate) mod netns;
 pub(crate) mod overlay;
 pub(crate) mod ports;

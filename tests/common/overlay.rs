@@ -199,6 +199,11 @@ impl Overlay {
         self.run_as(name, command);
     }
 
+    /// The same with a command that is the program, in an environment of its own.
+    pub(crate) fn run_command(&mut self, name: &str, command: Command) {
+        self.run_as(name, command);
+    }
+
     fn run_as(&mut self, name: &str, mut command: Command) {
         let folder = self.folder.path().to_owned();
         let peer = self.peers.iter_mut().find(|peer| peer.name == name).expect("a planned peer");
@@ -215,6 +220,11 @@ impl Overlay {
     /// SIGTERM: please leave.
     pub(crate) fn terminate(&self, name: &str) {
         self.peer(name).daemon.as_ref().expect("a running daemon").terminate();
+    }
+
+    /// Sends a signal, written as `kill` wants it.
+    pub(crate) fn signal(&self, name: &str, signal: &str) {
+        self.peer(name).daemon.as_ref().expect("a running daemon").signal(signal);
     }
 
     /// SIGSTOP: alive, and does nothing.

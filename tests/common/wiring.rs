@@ -29,6 +29,7 @@ pub(crate) fn link(number: u16, up: bool, address: SocketAddr, workers: u8) -> A
         receive_key: key(receive),
         interval: INTERVAL,
         missed_max: MISSED_MAX,
+        pulse: Arc::default(),
     })
 }
 

@@ -1,7 +1,7 @@
 //! `POST /api/command`: the JSON commands of the original system, with typed results (A26).
 //!
-//! One route for programs that speak them. A *peer* of `new_peer` and `rem_peer` is a link of this one: nothing
-//! here starts or stops the daemon of another host.
+//! One route for programs that speak them. A *peer* of `new_peer` and `rem_peer` is a link of this one:
+//! nothing here starts or stops the daemon of another host.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;

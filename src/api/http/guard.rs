@@ -40,6 +40,15 @@ pub(super) struct Guard {
     refusals: Mutex<Refusals>,
 }
 
+/// Where a request goes that may go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Passed<'g> {
+    /// As the routes know the place.
+    To(Uri),
+    /// The client has to ask there.
+    Elsewhere(&'g str),
+}
+
 #[derive(Debug, Default)]
 struct Refusals {
     said: Option<Instant>,
@@ -56,10 +65,13 @@ impl Guard {
     }
 
     /// Looks at all but the body; `local` is the address that the client reached.
-    pub(super) fn check(&self, head: &Parts, local: SocketAddr) -> Result<Uri, ApiError> {
+    pub(super) fn check(&self, head: &Parts, local: SocketAddr) -> Result<Passed<'_>, ApiError> {
         let host = self.host(head, local)?;
         if let Some(origin) = head.headers.get(ORIGIN) {
             check_origin(origin, host)?;
+        }
+        if let Some(path) = self.lacks_slash(&head.uri) {
+            return Ok(Passed::Elsewhere(path));
         }
         let uri = self.inner_uri(&head.uri)?;
         if let Some(token) = &self.token
@@ -74,7 +86,7 @@ impl Guard {
         {
             check_type(&head.headers)?;
         }
-        Ok(uri)
+        Ok(Passed::To(uri))
     }
 
     /// The name by which the client calls this host, if it is one of ours.
@@ -111,7 +123,7 @@ impl Guard {
     }
 
     /// The base path without the slash at its end: the slash matters to relative links.
-    pub(super) fn lacks_slash(&self, uri: &Uri) -> Option<&str> {
+    fn lacks_slash(&self, uri: &Uri) -> Option<&str> {
         (format!("{}/", uri.path()) == self.base_path).then_some(self.base_path.as_str())
     }
 
@@ -294,7 +306,14 @@ mod tests {
         }
         let (head, ()) = request.body(()).expect("a request").into_parts();
         let local = "127.0.0.1:7080".parse().expect("an address");
-        guard.check(&head, local).map_or_else(|error| error.status().as_u16(), |_| 200)
+        match guard.check(&head, local) {
+            Ok(Passed::To(_)) => 200,
+            Ok(Passed::Elsewhere(path)) => {
+                assert_eq!(path, guard.base_path);
+                308
+            }
+            Err(error) => error.status().as_u16(),
+        }
     }
 
     #[test]
@@ -365,8 +384,7 @@ mod tests {
         {
             assert_eq!(status(&guard, "GET", path, &here), 400, "{path}");
         }
-        let redirect = |path: &'static str| guard.lacks_slash(&Uri::from_static(path));
-        assert_eq!(redirect("/spanway"), Some("/spanway/"));
-        assert_eq!(redirect("/spanway/"), None);
+        assert_eq!(status(&guard, "GET", "/spanway", &here), 308);
+        assert_eq!(status(&guard, "GET", "/spanway", &[("host", "evil.example")]), 403);
     }
 }

@@ -137,8 +137,9 @@ async fn follow(app: Arc<App>, mut happened: Lines) {
             }
             () = sleep_until(next) => {
                 let start = Instant::now();
-                if app.live.lock().has_pages() && look(&app).await.is_err() {
-                    break;
+                if app.live.lock().has_pages() {
+                    // Whoever has taken all places gives one back; a daemon that stops ends the events.
+                    let _ = look(&app).await;
                 }
                 let took = start.elapsed();
                 next = start + limits::HTTP_LIVE_INTERVAL.max(took * limits::HTTP_LIVE_SHARE);

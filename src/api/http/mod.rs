@@ -148,6 +148,7 @@ fn run(bound: Bound, local_socket: PathBuf, mut stopped: watch::Receiver<bool>) 
         let guard = Guard::new(&section, section.listen, Some(token));
         tracing::info!(listen = %section.listen, base_path = section.base_path, "web API is running");
         let public = serve::Site::new(guard, routes::router(Arc::clone(&app)));
+        let places = public.places();
         tokio::spawn(serve::serve(tokio::net::TcpListener::from_std(listener)?, public));
         if let (Some(internal), Some(address)) = (internal, section.internal) {
             let guard = Guard::new(&section, address, None);
@@ -157,6 +158,8 @@ fn run(bound: Bound, local_socket: PathBuf, mut stopped: watch::Receiver<bool>) 
         }
         // The sender is dropped with the daemon, which is the same.
         let _ = stopped.wait_for(|stopped| *stopped).await;
+        // Streams end with those of the daemon; whatever else does not, ends now.
+        let _ = tokio::time::timeout(limits::HTTP_STOP_MAX, places.answered()).await;
         io::Result::Ok(())
     })?;
     runtime.shutdown_timeout(limits::HTTP_STOP_MAX);

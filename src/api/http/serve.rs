@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -22,8 +23,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
-use super::guard::{self, Guard};
+use super::error::ApiError;
+use super::guard::{self, Guard, Passed};
 use crate::limits;
+
+/// How often it is looked whether all requests are answered when the daemon stops.
+const STOP_LOOK: Duration = Duration::from_millis(10);
 
 /// What one listener serves.
 pub(super) struct Site {
@@ -34,7 +39,7 @@ pub(super) struct Site {
 
 /// Who is connected.
 #[derive(Debug, Default)]
-struct Places {
+pub(super) struct Places {
     taken: Mutex<BTreeMap<u64, Place>>,
 }
 
@@ -62,6 +67,10 @@ impl Site {
         Self { guard, router, places: Arc::default() }
     }
 
+    pub(super) fn places(&self) -> Arc<Places> {
+        Arc::clone(&self.places)
+    }
+
     async fn answer(
         &self,
         number: u64,
@@ -84,13 +93,12 @@ impl Site {
         number: u64,
         local: SocketAddr,
         request: Request<Incoming>,
-    ) -> Result<Response, super::error::ApiError> {
+    ) -> Result<Response, ApiError> {
         let (mut head, body) = request.into_parts();
-        let checked = self.guard.check(&head, local);
-        if let Some(path) = self.guard.lacks_slash(&head.uri) {
-            return Ok(redirect(path));
+        match self.guard.check(&head, local)? {
+            Passed::To(uri) => head.uri = uri,
+            Passed::Elsewhere(path) => return Ok(redirect(path)),
         }
-        head.uri = checked?;
         let body = guard::read_body(&head, Body::new(body)).await?;
         let busy = Arc::new(Busy::new(&self.places, number));
         head.extensions.insert(Arc::clone(&busy));
@@ -172,6 +180,15 @@ fn redirect(path: &str) -> Response {
 impl Places {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Place>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until every request that came is answered.
+    pub(super) async fn answered(&self) {
+        while self.lock().values().any(|place| place.busy > 0) {
+            sleep(STOP_LOOK).await;
+        }
+        // What was answered last is written in the turn behind this one.
+        sleep(STOP_LOOK).await;
     }
 
     /// Whether another one may come; closes the one that is idle longest if need be.

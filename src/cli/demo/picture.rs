@@ -234,7 +234,7 @@ mod tests {
     }
 
     fn draw(ring: &Ring<'_>) -> Vec<String> {
-        let lines = ring.lines(Style { colour: false });
+        let lines = ring.lines(Style { colour: false, wide: false });
         lines.into_iter().map(|line| line.trim_end().to_owned()).collect()
     }
 

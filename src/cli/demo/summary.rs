@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn text(summary: &Summary) -> String {
-        summary.text(Style { colour: false }).join("\n")
+        summary.text(Style { colour: false, wide: false }).join("\n")
     }
 
     #[test]

@@ -47,6 +47,7 @@ fn rig(backend: net::Backend) -> Rig {
         receive_key: key,
         interval: Duration::from_secs(1),
         missed_max: 100,
+        pulse: Arc::default(),
     };
     let stats = Arc::default();
     let hop = Target::Hop { link: LinkId(1), label: Label(9), port: there.port() };

@@ -6,11 +6,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::{Phase, Sessions};
 use crate::limits;
 use crate::proto::ghs::Computation;
-use crate::types::{EdgeKey, LinkId, PeerName};
+use crate::types::{EdgeKey, LinkId, PeerName, Time};
 use crate::wire::control::{FragmentName, Ghs};
-use crate::wire::course::{Step, StepKind};
+use crate::wire::course::{Course, Step, StepKind};
 
 /// The steps of one session so far.
 #[derive(Clone, Debug, Default)]
@@ -21,11 +22,20 @@ pub(super) struct Steps {
     branches: BTreeSet<LinkId>,
 }
 
-impl Steps {
-    pub(super) fn all(&self) -> &[Step] {
-        &self.steps
+impl Sessions {
+    /// What this peer did in its session so far, and when it adopted it.
+    pub fn course(&self) -> Option<(Course, Time)> {
+        let run = self.run.as_ref()?;
+        let course = Course {
+            session: run.signed.session.clone(),
+            complete: matches!(run.phase, Phase::Committed),
+            steps: run.steps.steps.clone(),
+        };
+        Some((course, run.adopted))
     }
+}
 
+impl Steps {
     pub(super) fn woke(&mut self, at: Duration) {
         self.note(at, StepKind::Woke, None);
     }
@@ -136,9 +146,9 @@ mod tests {
         (0..2 * limits::COURSE_STEPS_MAX).for_each(|_| steps.woke(Duration::MAX));
         steps.done(Duration::ZERO);
         steps.done(Duration::ZERO);
-        assert_eq!(steps.all().len(), limits::COURSE_STEPS_MAX);
+        assert_eq!(steps.steps.len(), limits::COURSE_STEPS_MAX);
         assert_eq!(
-            (steps.steps[0].at_us, steps.all().last().unwrap().what),
+            (steps.steps[0].at_us, steps.steps.last().unwrap().what),
             (u32::MAX, StepKind::Done)
         );
     }

@@ -38,7 +38,7 @@ const RELAY: &str = "SPANWAY_TEST_RELAY";
 #[ignore = "becomes a relay: started by the other tests"]
 fn relay() {
     if let Some(config) = std::env::var_os(RELAY) {
-        spanway::daemon::run(Path::new(&config), false).expect("the relay leaves in order");
+        spanway::daemon::run(Path::new(&config), false, "info").expect("the relay leaves in order");
     }
 }
 

@@ -1,6 +1,7 @@
-//! `cargo xtask long`: what takes too long for CI, run by hand before a release: many more seeds of
-//! the simulator, the larger model checks, the tests with real daemons again and again, chaos with many
-//! seeds, some trials of every way to recover, and one long demo as a soak.
+//! `cargo xtask long`: what takes too long for CI, run by hand before a release: many more seeds of the
+//! simulator, the larger model checks, the tests with real daemons again and again, chaos with many
+//! seeds, generated questions to the web API, some trials of every way to recover, and one long demo as
+//! a soak.
 
 #![allow(clippy::print_stdout, reason = "its output is for the developer at the terminal")]
 
@@ -32,6 +33,9 @@ pub(crate) struct Arguments {
 /// Of one seed of the chaos test: there are nine kinds of fault.
 const CHAOS_STEPS: &str = "27";
 
+/// To each route of the web API.
+const QUESTIONS: &str = "500";
+
 pub(crate) fn run(arguments: &Arguments) -> bool {
     println!("=== {} seeds of the simulator", arguments.seeds);
     if !sim::run_many(World::Tree, 0, arguments.seeds)
@@ -46,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
     }
     for round in 1..=arguments.rounds {
         println!("=== real daemons, round {round} of {}", arguments.rounds);
-        let tests = ["answers", "crash", "daemon", "cli", "netns"];
+        let tests = ["answers", "api", "crash", "daemon", "cli", "netns"];
         let tests = tests.iter().flat_map(|name| ["--test", name]);
         if !cargo(["test", "--release"].into_iter().chain(tests)) {
             return false;
@@ -61,6 +65,10 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
         if !cargo_with(variables, test) {
             return false;
         }
+    }
+    println!("=== generated questions to the web API");
+    if !cargo(["xtask", "schemathesis", "--examples", QUESTIONS]) {
+        return false;
     }
     println!("=== {} trials of every way to recover", arguments.trials);
     let trials = arguments.trials.to_string();

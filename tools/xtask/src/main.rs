@@ -7,8 +7,11 @@ mod fairness;
 mod instructions;
 mod long;
 mod mutants;
+mod package;
 mod perf;
 mod recovery;
+mod reference;
+mod schemathesis;
 mod sim;
 
 use std::process::ExitCode;
@@ -38,8 +41,14 @@ enum Command {
     Mutants(mutants::Arguments),
     /// Count the instructions of the frame path and compare them with the baseline.
     Instructions(instructions::Arguments),
+    /// Make the Debian package, and try what is in it.
+    Package(package::Arguments),
     /// Measure the relay beside its rivals; compare revisions; profile.
     Perf(Box<perf::Arguments>),
+    /// Write docs/reference from the code.
+    Reference(reference::Arguments),
+    /// Ask the web API thousands of generated questions.
+    Schemathesis(schemathesis::Arguments),
     /// Measure how long streams stand still when a relay or a link dies.
     Recovery(Box<recovery::Arguments>),
 }
@@ -53,7 +62,10 @@ fn main() -> ExitCode {
         Command::Fairness(arguments) => fairness::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
+        Command::Package(arguments) => package::run(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),
+        Command::Reference(arguments) => reference::run(&arguments),
+        Command::Schemathesis(arguments) => schemathesis::run(&arguments),
         Command::Recovery(arguments) => recovery::run(&arguments),
     };
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -263,6 +263,7 @@ pub(crate) mod samples {
             receive_key: HeartbeatKey([2; 32]),
             interval: Duration::from_millis(25),
             missed_max: 5,
+            pulse: Arc::default(),
         });
         table
     }

@@ -1,0 +1,201 @@
+//! The configuration as a JSON Schema, for editors and other programs: `spanway config schema`.
+//!
+//! What a schema can say; rules between keys are the parser's alone. `tests/config.rs` compares the
+//! keys of both. TOML's tables are objects here, `[[link]]` is an array of them.
+
+use serde_json::{Map, Value, json};
+
+use crate::limits;
+
+/// Draft 2020-12.
+pub fn schema() -> Value {
+    let properties = [
+        ("name", name("This peer, unique in the overlay; names break ties in the tree")),
+        ("listen", address("Control TCP, and the UDP port of worker 0; worker i has PORT + i")),
+        ("state_dir", path("Lock and local socket; relative to this file [default: NAME.state]")),
+        ("key_file", path("The identity, mode 0600; relative to this file [default: NAME.key]")),
+        ("link", list("A neighbour each", link(), limits::LINKS_MAX)),
+        ("service", services()),
+        ("engine", engine()),
+        ("host", host()),
+        ("control", control()),
+        ("recovery", recovery()),
+        ("trust", trust()),
+    ];
+    let mut schema = table("Configuration of one Spanway peer", properties, &["name", "listen"]);
+    let fixed = [
+        ("$schema", json!("https://json-schema.org/draft/2020-12/schema")),
+        ("title", json!("spanway")),
+    ];
+    let root = schema.as_object_mut().expect("a table is an object");
+    root.extend(fixed.map(|(key, value)| (key.to_owned(), value)));
+    schema
+}
+
+fn link() -> Value {
+    let mtu = number("Largest IP packet of the wire", limits::MTU_MIN.into(), u16::MAX.into());
+    let properties = [
+        ("peer", name("The neighbour")),
+        ("address", address("Where it listens; may be missing at one end")),
+        ("capacity", rate("Of the wire, each way; the smaller of both ends counts")),
+        ("key", key("The neighbour's public key")),
+        ("mtu", with_default(mtu, json!(limits::MTU_DEFAULT))),
+    ];
+    table("A neighbour", properties, &["peer", "capacity", "key"])
+}
+
+fn services() -> Value {
+    let properties = [
+        ("deliver", address("Frames go to this address, its answers go back")),
+        ("listen", address("A local source speaks first here; one channel at a time")),
+        (
+            "from",
+            json!({
+                "description": "Who besides this host may send to `listen`, as ADDRESS/BITS",
+                "type": "string",
+            }),
+        ),
+        ("shape", flag("What its program sends above the bandwidth waits before it is dropped")),
+    ];
+    let service = table("A service that others open channels to", properties, &[]);
+    json!({
+        "description": "Services by name",
+        "type": "object",
+        "propertyNames": { "pattern": NAME_PATTERN },
+        "maxProperties": limits::SERVICES_MAX,
+        "additionalProperties": service,
+    })
+}
+
+fn engine() -> Value {
+    let workers = limits::WORKERS_MAX.min(usize::from(limits::PORTS_PER_PEER));
+    let backend = json!({
+        "description": "How frames go to and from the kernel",
+        "enum": ["auto", "uring", "mmsg"],
+        "default": "auto",
+    });
+    let properties = [
+        ("cpus", cpus("One pinned worker each; none is one worker, not pinned", workers)),
+        ("backend", backend),
+        ("dscp", dscp("How frames and heartbeats are marked for routers")),
+        ("latency", flag("Never wait for more frames before passing on what has come")),
+    ];
+    table("The workers", properties, &[])
+}
+
+fn host() -> Value {
+    let properties = [
+        ("egress", rate("What the host sends over all links together [default: no limit]")),
+        ("ingress", rate("What the host receives over all links together [default: no limit]")),
+    ];
+    table("What the links of the host carry together", properties, &[])
+}
+
+fn control() -> Value {
+    let (least, most) = limits::HEARTBEATS_MISSED_RANGE;
+    let missed = number("That many missed in a row and a link is dead", least.into(), most.into());
+    let heartbeat = json!({
+        "description": format!("Between two signs of life on a link, {:?} to {:?}",
+            limits::HEARTBEAT_RANGE.0, limits::HEARTBEAT_RANGE.1),
+        "type": "string",
+        "pattern": r"^\s*[0-9]+(\.[0-9]*)?\s*(us|ms|s|min)\s*$",
+        "default": format!("{:?}", limits::HEARTBEAT_INTERVAL),
+    });
+    let host_cpus = usize::try_from(limits::CPU_NUMBER_MAX).unwrap_or(usize::MAX);
+    let properties = [
+        ("heartbeat", heartbeat),
+        ("heartbeats_missed", with_default(missed, json!(limits::HEARTBEATS_MISSED_MAX))),
+        (
+            "cpus",
+            cpus("Where the control thread runs; none is every CPU without worker", host_cpus),
+        ),
+        ("dscp", dscp("How connections between neighbours are marked")),
+    ];
+    table("Between neighbours", properties, &[])
+}
+
+fn recovery() -> Value {
+    let mode = json!({
+        "description": "`channels`: what crossed a failure moves; `everything`: each new tree closes \
+                        every path",
+        "enum": ["channels", "everything"],
+        "default": "channels",
+    });
+    table("What a failure does to channels asked for here", [("mode", mode)], &[])
+}
+
+fn trust() -> Value {
+    let keys = list("Accepted, not used yet", key("A public key"), limits::PEERS_MAX);
+    table("Peers that need no [[link]]", [("peers", with_default(keys, json!([])))], &[])
+}
+
+const NAME_PATTERN: &str = "^[A-Za-z0-9._-]{1,63}$";
+const _: () = assert!(limits::NAME_BYTES_MAX == 63);
+
+fn name(words: &str) -> Value {
+    json!({ "description": words, "type": "string", "pattern": NAME_PATTERN })
+}
+
+fn address(words: &str) -> Value {
+    json!({ "description": words, "type": "string", "pattern": r"^(\[.+\]|[0-9.]+):[0-9]{1,5}$" })
+}
+
+fn path(words: &str) -> Value {
+    json!({ "description": words, "type": "string", "minLength": 1 })
+}
+
+fn rate(words: &str) -> Value {
+    json!({
+        "description": words,
+        "type": "string",
+        "pattern": r"^\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*[kMG]?(bit|B)/s\s*$",
+    })
+}
+
+fn key(words: &str) -> Value {
+    json!({ "description": words, "type": "string", "pattern": "^[0-9A-Fa-f]{64}$" })
+}
+
+fn flag(words: &str) -> Value {
+    json!({ "description": words, "type": "boolean", "default": false })
+}
+
+fn number(words: &str, least: u64, most: u64) -> Value {
+    json!({ "description": words, "type": "integer", "minimum": least, "maximum": most })
+}
+
+fn cpus(words: &str, most: usize) -> Value {
+    let cpu = number("A CPU's number", 0, limits::CPU_NUMBER_MAX);
+    with_default(list(words, cpu, most), json!([]))
+}
+
+fn dscp(words: &str) -> Value {
+    json!({
+        "description": words,
+        "type": ["string", "integer"],
+        "minimum": 0,
+        "maximum": 63,
+        "default": "CS0",
+    })
+}
+
+fn list(words: &str, items: Value, most: usize) -> Value {
+    json!({ "description": words, "type": "array", "items": items, "maxItems": most })
+}
+
+/// An object with these keys and no other.
+fn table<const N: usize>(words: &str, properties: [(&str, Value); N], required: &[&str]) -> Value {
+    let properties = properties.into_iter().map(|(key, value)| (key.to_owned(), value));
+    json!({
+        "description": words,
+        "type": "object",
+        "properties": properties.collect::<Map<String, Value>>(),
+        "required": required,
+        "additionalProperties": false,
+    })
+}
+
+fn with_default(mut schema: Value, default: Value) -> Value {
+    schema.as_object_mut().expect("a schema is an object").insert("default".to_owned(), default);
+    schema
+}
