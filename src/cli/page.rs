@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::Target;
-use super::screen::{CliError, Fail, show};
+use super::screen::{CliError, Fail, print, show};
 use crate::api::http::token::Token;
 use crate::config::Config;
 
@@ -32,7 +32,11 @@ pub(super) fn page(target: &Target) -> Result<(), CliError> {
         "token": token.as_str(),
         "token_file": api.token_file,
     });
-    show(target, &shown, |_, out, _| writeln!(out, "{page}"))
+    if target.json {
+        return show(target, &shown, |_, _, _| Ok(()));
+    }
+    // As long as it is: half a token opens nothing.
+    print(|out, _| writeln!(out, "{page}"))
 }
 
 /// Where a browser of this host finds a listener.
