@@ -108,7 +108,9 @@ fn pair(sink: &Collector) -> (Overlay, Site) {
 }
 
 fn scrape(site: &Site) -> String {
-    let answer = site.raw(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let head =
+        format!("GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", site.address);
+    let answer = site.raw(head.as_bytes());
     assert_eq!(answer.status, 200, "{}", answer.head);
     let kind = answer.header("content-type").unwrap_or_default();
     assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");

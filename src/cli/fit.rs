@@ -2,9 +2,9 @@
 
 use std::io::{self, Write};
 
-use super::FitArgs;
 use super::open::path_text;
 use super::screen::{CliError, Daemon, Fail, Style, show};
+use super::{FitArgs, Target};
 use crate::api::dto::{self, FitReply, LimitReply, OpenReply, Request};
 
 pub(super) fn would_fit(args: FitArgs) -> Result<(), CliError> {
@@ -14,7 +14,8 @@ pub(super) fn would_fit(args: FitArgs) -> Result<(), CliError> {
     let (path, avoid) = (way.path, way.avoid);
     let request = dto::WouldFit { peer, bandwidth_bps, bandwidth_back_bps, path, avoid };
     let reply: FitReply = daemon.ask(&Request::WouldFit(request))?;
-    show(&target, &reply, fit)?;
+    // Sentences, no table: none is cut.
+    show(&Target { wide: true, ..target }, &reply, fit)?;
     match reply.answer {
         dto::FitAnswer::Now => Ok(()),
         dto::FitAnswer::Later => Err(CliError::said(Fail::Later)),

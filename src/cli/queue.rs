@@ -10,7 +10,8 @@ use crate::api::dto::{QueueRow, Request, ShortRow};
 
 pub(super) fn queue(target: &Target) -> Result<(), CliError> {
     let rows: Vec<QueueRow> = Daemon::of(target)?.ask(&Request::Queue)?;
-    show(target, &rows, |rows, out, style| {
+    // Sentences, no table: none is cut.
+    show(&Target { wide: true, ..target.clone() }, &rows, |rows, out, style| {
         if rows.is_empty() {
             return writeln!(out, "nothing waits");
         }
