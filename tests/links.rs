@@ -87,7 +87,7 @@ fn a25_a_link_that_is_refused_changes_neither_the_file_nor_the_peer() {
     let out = link(a, &["add", "c", "--key", &other, "--capacity", rate]);
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(out.status.code() == Some(1) && said.contains("a.toml cannot be written"), "{said}");
-    assert_eq!((read(path.clone()), still(a)), (text.clone(), links.clone()));
+    assert_eq!((read(path.clone()), still(a)), (text.clone(), links));
     fs::remove_dir(&taken).expect("empty");
 
     // What a person has written meanwhile is kept, and what he got wrong is told first.
@@ -99,7 +99,7 @@ fn a25_a_link_that_is_refused_changes_neither_the_file_nor_the_peer() {
     assert_eq!(read(path.clone()), format!("{by_hand}colour = 7\n"));
     fs::write(&path, &by_hand).expect("written");
     a.ask(&["link", "remove", "b"]);
-    assert!(read(path.clone()).ends_with("# By hand.\n[service.extra]\n"));
+    assert!(read(path).ends_with("# By hand.\n[service.extra]\n"));
     assert_eq!(
         (still(a), a.ask(&["services", "a"])[0]["name"].clone()),
         (json!([]), json!("extra"))

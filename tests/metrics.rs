@@ -2,6 +2,7 @@
 //! fall; and the dashboard and alert rules that use them.
 
 #![expect(clippy::disallowed_methods, reason = "these tests live in real time")]
+#![allow(clippy::print_stderr, reason = "a test tells what it skips")]
 
 mod common;
 
