@@ -314,9 +314,13 @@ impl Channels {
     ) {
         self.protect_again(now, source);
         let until = now + limits::HOLD;
-        if let Some(path) = self.beside(source, paths) {
+        match self.beside(source, paths, &source.refused) {
             // Refused here: tried again later, like a refusal from elsewhere.
-            let _ = self.send_reserve(now, source, path, Purpose::Standby, until, out);
+            Some(path) => {
+                let _ = self.send_reserve(now, source, path, Purpose::Standby, until, out);
+            }
+            // The picture is true within 5 %: what refused once may have room by now.
+            None => source.refused = Avoid::default(),
         }
     }
 
@@ -366,7 +370,7 @@ impl Channels {
         for id in &ids {
             let second = {
                 let source = &self.sources[id];
-                source.current.as_ref().and_then(|_| self.beside(source, paths))
+                source.current.as_ref().and_then(|_| self.beside(source, paths, &Avoid::default()))
             };
             self.sources.get_mut(id).expect("listed above").second = second;
         }
@@ -400,14 +404,15 @@ impl Channels {
 
     /// A path that shares no relay with the one in use, or at least no link. There is time, so the
     /// picture knows of every failure by then, and of what has come back.
-    fn beside(&self, source: &Source, paths: &dyn Paths) -> Option<Vec<PeerName>> {
+    fn beside(&self, source: &Source, paths: &dyn Paths, refused: &Avoid) -> Option<Vec<PeerName>> {
         let current = &source.current.as_ref()?.path;
         let hops = current.windows(2).map(|hop| (hop[0].clone(), hop[1].clone()));
         let past = Some(&source.avoid).filter(|_| mutant::on(Mutant::AvoidKept));
-        let links: Vec<FailedLink> =
-            hops.chain(past.iter().flat_map(|past| past.links.clone())).collect();
-        let disjoint = self.widest(source, paths, &links, &current[1..current.len() - 1]);
-        disjoint.or_else(|| self.widest(source, paths, &links, &[]))
+        let past = past.into_iter().chain([refused]);
+        let links: Vec<FailedLink> = hops.chain(past.flat_map(|past| past.links.clone())).collect();
+        let relays = [&current[1..current.len() - 1], &refused.relays].concat();
+        let disjoint = self.widest(source, paths, &links, &relays);
+        disjoint.or_else(|| self.widest(source, paths, &links, &refused.relays))
     }
 
     fn widest(

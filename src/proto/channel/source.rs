@@ -58,6 +58,8 @@ pub(super) struct Source {
     /// A relay asked the channel to leave its path: since when, and when that is tried next.
     pub(super) away: Option<(Time, Time)>,
     pub(super) avoid: Avoid,
+    /// What refused to stand by since a path last did: the next one is looked for around it.
+    pub(super) refused: Avoid,
     /// Of the path in use, or used last.
     pub(super) max_payload: u16,
     pub(super) finish: Option<Finish>,
@@ -190,6 +192,7 @@ impl Channels {
             protection: if request.protect { Protection::Wanted(now) } else { Protection::None },
             away: None,
             avoid: Avoid::default(),
+            refused: Avoid::default(),
             max_payload: 0,
             finish: None,
         };
@@ -280,6 +283,7 @@ impl Channels {
                 let (channel, path) = (source.id.clone(), attempt.path.clone());
                 out.push(Action::Event(Event::ChannelProtected { channel, path }));
                 source.standby = Some(attempt);
+                source.refused = Avoid::default();
             }
             Purpose::Use => self.opened(now, &mut source, attempt, since, width, out),
         }
@@ -364,7 +368,11 @@ impl Channels {
     ) {
         let reason = nack.map_or(Reject::Timeout, |nack| nack.reason);
         match (purpose, &source.stage) {
-            (Purpose::Standby, _) => {}
+            (Purpose::Standby, _) => {
+                if let Some(nack) = nack {
+                    source.refused.learn(nack, path);
+                }
+            }
             (Purpose::Use, Stage::OpeningEnd { .. } | Stage::Reserving(_)) => {
                 let why = Rejection::new(reason, detail);
                 if !Self::learn_refusal(now, &mut source, nack, path, &why) {
