@@ -6,7 +6,7 @@
 //!   ▲───────┴────────┘           of it; written before the answer is told, and when one is closed
 //! ```
 //!
-//! [`Kept`] is told what happened and the time, and says what to ask; [`write`] has the file.
+//! [`Kept`] is told what happened and the time, and says what to ask; [`write()`] has the file.
 
 use std::collections::BTreeSet;
 use std::io;
