@@ -105,6 +105,10 @@ pub const CONTROL_SLICE: Duration = Duration::from_millis(10);
 /// UDP ports one peer keeps from its listen port upwards: `init` puts peers this far apart.
 pub const PORTS_PER_PEER: u16 = 16;
 
+/// Frames behind the newest one that still count if they come late, once each: WireGuard's window. A
+/// multiple of 64.
+pub const REPLAY_FRAMES: u64 = 8_192;
+
 // --- Two paths of one channel ---
 
 /// Frames of one channel end that wait for those of the path before (spec 2.9, rule 7): at 8,000 frames

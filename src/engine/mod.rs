@@ -27,6 +27,7 @@ mod plane;
 pub mod pool;
 pub mod probes;
 pub mod proxy;
+pub mod replay;
 pub mod ring;
 pub mod runs;
 pub mod shaper;
