@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::http::Site;
-use common::overlay::{Overlay, Plan};
+use common::overlay::{Overlay, Peer, Plan};
 use common::ports::free_ports;
 use common::program::wait_for;
 use common::stream::{Collector, Pacer};
@@ -25,16 +25,21 @@ const ALERTS: &str = include_str!("../tools/package/monitoring/alerts.yml");
 
 type Samples = BTreeMap<String, f64>;
 
+/// A channel that carried frames for half a second: the answer to its request, and how many.
+fn carry(a: &Peer) -> (serde_json::Value, u64) {
+    let opened = a.open("b/video", "1 Mbit/s", &["--name", "film"]);
+    let listen = opened["listen"].as_str().and_then(|text| text.parse().ok()).expect("it");
+    let pacer = Pacer::start(listen, 1, 500);
+    std::thread::sleep(Duration::from_millis(500));
+    (opened, pacer.stop())
+}
+
 #[test]
 fn a23_the_text_is_what_a_linter_accepts_and_has_every_metric_of_the_table() {
     let sink = Collector::start();
     let (overlay, site) = pair(&sink);
     let a = overlay.peer("a");
-    let opened = a.open("b/video", "1 Mbit/s", &["--name", "film"]);
-    let listen = opened["listen"].as_str().and_then(|text| text.parse().ok()).expect("it");
-    let pacer = Pacer::start(listen, 1, 500);
-    std::thread::sleep(Duration::from_millis(500));
-    pacer.stop();
+    let (opened, _) = carry(a);
     let text = scrape(&site);
     let samples = parse(&text);
     for (name, kind, _) in METRICS {
@@ -62,11 +67,7 @@ fn a21_counters_of_frames_do_not_fall_when_a_channel_ends_and_add_up_with_its_le
     let sink = Collector::start();
     let (overlay, site) = pair(&sink);
     let a = overlay.peer("a");
-    let opened = a.open("b/video", "1 Mbit/s", &["--name", "film"]);
-    let listen = opened["listen"].as_str().and_then(|text| text.parse().ok()).expect("it");
-    let pacer = Pacer::start(listen, 1, 500);
-    std::thread::sleep(Duration::from_millis(600));
-    let sent = pacer.stop();
+    let (_, sent) = carry(a);
     let entered = || parse(&scrape(&site))["spanway_frames_total{what=\"entered\"}"];
     wait_for("all of them", SOON, || (entered() >= sent as f64).then_some(()));
     a.ask(&["close", "film"]);

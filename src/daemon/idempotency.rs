@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use crate::api::dto;
 use crate::api::server::Answers;
 use crate::limits;
-use crate::types::Time;
+use crate::types::{Reject, Time};
 
 /// The keys of a daemon.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ pub(crate) enum Seen {
     /// Asked before: its answer comes, or came, to this client too.
     Again,
     /// It cannot be taken, in words.
-    Wrong(Answers, String),
+    Wrong(Answers, dto::Failure),
 }
 
 impl Idempotency {
@@ -57,7 +57,7 @@ impl Idempotency {
     ) -> Seen {
         let Some(key) = &open.idempotency_key else { return Seen::New(answers) };
         if let Err(why) = check(key) {
-            return Seen::Wrong(answers, why);
+            return Seen::Wrong(answers, wrong(why));
         }
         self.forget(now);
         let Some(entry) = self.keys.get_mut(key) else {
@@ -68,17 +68,17 @@ impl Idempotency {
             let why = format!(
                 "{most} idempotency keys are known already: ask without, or in a few minutes"
             );
-            return Seen::Wrong(answers, why);
+            return Seen::Wrong(answers, busy(why));
         };
         if entry.asked != *open {
             let why = format!("idempotency key {key} was used for another request: take a new one");
-            return Seen::Wrong(answers, why);
+            return Seen::Wrong(answers, wrong(why));
         }
         match &mut entry.stage {
             Stage::Answered(_, reply) => answers.ok(&**reply),
             Stage::Waiting(clients) if clients.len() >= limits::IDEMPOTENCY_CLIENTS_MAX => {
                 let why = format!("{} clients wait for idempotency key {key}", clients.len());
-                return Seen::Wrong(answers, why);
+                return Seen::Wrong(answers, busy(why));
             }
             Stage::Waiting(clients) => clients.push((client, answers)),
         }
@@ -145,6 +145,14 @@ fn check(key: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn wrong(message: String) -> dto::Failure {
+    dto::Failure { kind: dto::FailureKind::Usage, message, reason: None }
+}
+
+fn busy(message: String) -> dto::Failure {
+    dto::Failure { kind: dto::FailureKind::Failed, message, reason: Some(Reject::Busy) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -179,7 +187,7 @@ mod tests {
                 Asked::New
             }
             Seen::Again => Asked::Again(Box::new(lines)),
-            Seen::Wrong(_, why) => Asked::Wrong(why),
+            Seen::Wrong(_, failure) => Asked::Wrong(failure.message),
         }
     }
 

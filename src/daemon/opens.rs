@@ -48,7 +48,7 @@ impl Control {
         let answers = match self.idempotency.look(self.now(), client, &open, answers) {
             Seen::New(answers) => answers,
             Seen::Again => return self.tell_again(client, &open),
-            Seen::Wrong(answers, why) => return answers.failed(FailureKind::Usage, why),
+            Seen::Wrong(answers, failure) => return answers.refused(failure),
         };
         match self.end_for(&open) {
             Ok(end) => {

@@ -142,13 +142,9 @@ impl Queries {
         here: &impl Here,
         out: &mut Vec<Action>,
     ) -> Result<(), &'static str> {
-        let position = usize::from(routed.position);
-        let expected = position.checked_sub(1).and_then(|before| routed.path.get(before));
-        if routed.path.get(position) != Some(here.name()) || expected != Some(from) {
-            return Err("a routed message that is not on its path");
-        }
+        let last = is_last(from, &routed, here)?;
         let question = matches!(routed.body, RoutedBody::AskServices | RoutedBody::AskLinks { .. });
-        if position + 1 < routed.path.len() {
+        if !last {
             pass_on(routed, question, here, out);
         } else if question {
             answer(&routed, here, out);
@@ -360,6 +356,20 @@ impl Walk {
 
 /// Towards the next peer of the path. A question that cannot go on is answered; an answer that
 /// cannot is lost, and the asker's deadline tells it.
+/// Whether a message from this neighbour ends here; refused if it does not belong here at all.
+pub(super) fn is_last(
+    from: &PeerName,
+    routed: &Routed,
+    here: &impl Here,
+) -> Result<bool, &'static str> {
+    let position = usize::from(routed.position);
+    let before = position.checked_sub(1).and_then(|before| routed.path.get(before));
+    if routed.path.get(position) != Some(here.name()) || before != Some(from) {
+        return Err("a routed message that is not on its path");
+    }
+    Ok(position + 1 == routed.path.len())
+}
+
 pub(super) fn pass_on(mut routed: Routed, question: bool, here: &impl Here, out: &mut Vec<Action>) {
     let next = &routed.path[usize::from(routed.position) + 1];
     match way_to(next, &routed.body, here) {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
-use super::query::{Here, pass_on, reply, way_to};
+use super::query::{Here, is_last, pass_on, reply, way_to};
 use super::{Action, Answer, Hop, Rejection, Timer};
 use crate::limits;
 use crate::types::{ChannelId, PeerName, Reject, RequestId, Time};
@@ -98,13 +98,9 @@ impl Surveys {
         here: &impl Here,
         out: &mut Vec<Action>,
     ) -> Result<(), &'static str> {
-        let position = usize::from(routed.position);
-        let expected = position.checked_sub(1).and_then(|before| routed.path.get(before));
-        if routed.path.get(position) != Some(here.name()) || expected != Some(from) {
-            return Err("a routed message that is not on its path");
-        }
+        let last = is_last(from, &routed, here)?;
         let question = matches!(routed.body, RoutedBody::AskHop(_));
-        if position + 1 < routed.path.len() {
+        if !last {
             pass_on(routed, question, here, out);
         } else if !question {
             self.on_answer(routed, out);
