@@ -9,8 +9,8 @@ use super::table::Table;
 use super::{CheckArgs, InitArgs, KeyArgs, RunArgs, needs_config};
 use crate::config::settings::{Setting, settings};
 use crate::config::{CONFIG_TEMPLATE, Config, init, schema};
-use crate::daemon;
 use crate::daemon::identity::Identity;
+use crate::daemon::{self, give_up_privileges};
 
 pub(super) fn run(args: RunArgs) -> Result<(), CliError> {
     let file = args.config.ok_or_else(needs_config)?;
@@ -131,6 +131,8 @@ fn load(file: &Path) -> Result<Config, CliError> {
 /// Ends this process when standard input closes, which it does when the parent dies.
 fn stop_with_stdin() {
     let watch = || {
+        // It does nothing that would need any.
+        let _ = give_up_privileges();
         // Nobody writes there; an error is an end as well.
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         std::process::exit(0);

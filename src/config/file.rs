@@ -31,6 +31,7 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
         "host",
         "control",
         "recovery",
+        "security",
         "trust",
         "api",
     ])?;
@@ -52,6 +53,7 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
         host: host(&root)?,
         control: control(&root)?,
         recovery: recovery(&root)?,
+        seccomp: seccomp(&root)?,
         trust: trust(&root)?,
         file: file.to_owned(),
         name,
@@ -407,6 +409,12 @@ fn recovery(root: &Section<'_>) -> Result<Recovery, ConfigError> {
             Err(item.error(format!("{} {text}", item.written())))
         }
     }
+}
+
+fn seccomp(root: &Section<'_>) -> Result<bool, ConfigError> {
+    let Some(section) = root.section("security")? else { return Ok(false) };
+    section.only(&["seccomp"])?;
+    Ok(section.item("seccomp").map(|item| item.flag()).transpose()?.unwrap_or_default())
 }
 
 fn trust(root: &Section<'_>) -> Result<Vec<PublicKey>, ConfigError> {

@@ -53,6 +53,8 @@ pub struct Config {
     pub control: ControlSection,
     /// `[recovery] mode`
     pub recovery: Recovery,
+    /// `[security] seccomp`: most system calls are forbidden to the running daemon.
+    pub seccomp: bool,
     /// Missing: no web API.
     pub api: Option<ApiSection>,
     /// Fingerprints or keys of peers that may join without a `[[link]]`; accepted, not used yet.
@@ -234,6 +236,7 @@ impl Config {
             ("control.cpus", self.control.cpus != new.control.cpus),
             ("control.dscp", self.control.dscp != new.control.dscp),
             ("engine.latency", self.engine.latency != new.engine.latency),
+            ("security.seccomp", self.seccomp != new.seccomp),
             ("api", self.api != new.api),
         ];
         match fixed.iter().find(|(_, changed)| *changed) {

@@ -21,6 +21,7 @@ pub fn schema() -> Value {
         ("control", control()),
         ("recovery", recovery()),
         ("api", api()),
+        ("security", security()),
         ("trust", trust()),
     ];
     let mut schema = table("Configuration of one Spanway peer", properties, &["name", "listen"]);
@@ -137,6 +138,11 @@ fn api() -> Value {
         ("internal", address("Metrics and health, without a token [default: none]")),
     ];
     table("Web API; without this section there is none", properties, &["listen"])
+}
+
+fn security() -> Value {
+    let seccomp = flag("Forbid the running daemon every system call that it has no use for");
+    table("What the daemon denies itself", [("seccomp", seccomp)], &[])
 }
 
 fn trust() -> Value {

@@ -134,6 +134,7 @@ impl Settings {
             ),
             ("recovery", vec![("mode", json!(mode))]),
             ("api", config.api.as_ref().map(api).unwrap_or_default()),
+            ("security", vec![("seccomp", json!(config.seccomp))]),
             ("trust", vec![("peers", json!(keys))]),
         ] {
             let (table, prefix) = (section(file, name), format!("{name}."));

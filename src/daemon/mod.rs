@@ -10,8 +10,9 @@
 //! | blocking pool | file writes where io_uring is not allowed | - |
 //!
 //! Start: configuration, key, state folder (lock), TCP and UDP ports, local socket, runtime, loop. What
-//! is wrong is said before anything joins the overlay. Stop: Leave (channels closed, Bye said), answers
-//! of local clients, workers, local socket, lock.
+//! is wrong is said before anything joins the overlay. What is needed to start only (capabilities, core
+//! dumps, on request most system calls) is given up before the loop begins. Stop: Leave (channels closed,
+//! Bye said), answers of local clients, workers, local socket, lock.
 //!
 //! All clocks of the program are read here and in the workers.
 
@@ -55,6 +56,7 @@ use tokio::sync::mpsc;
 
 use self::addresses::Addresses;
 pub(crate) use self::ends::{in_words, other_files};
+pub(crate) use crate::net::confine::give_up_privileges;
 
 use self::control::{Control, Facts, Inbound, Signals};
 use self::handshake::{Credentials, HandshakeError};
@@ -100,6 +102,10 @@ pub enum DaemonError {
         "the control thread cannot run on CPUs {cpus:?}: {error}; choose `[control] cpus` that exist"
     )]
     Place { cpus: Vec<usize>, error: io::Error },
+    #[error(
+        "cannot give up what a running peer does not need: {0}; `[security] seccomp = false` does without a filter"
+    )]
+    Confine(io::Error),
     #[error("cannot make the key of this run: {0}")]
     Credentials(String),
     #[error("the daemon had to stop: {0}")]
@@ -111,9 +117,12 @@ pub enum DaemonError {
 /// `RUST_LOG` says nothing.
 pub fn run(config_file: &Path, latency: bool, level: &str) -> Result<(), DaemonError> {
     trace::start_at(level);
-    let mut config = Config::load(config_file)?;
-    config.engine.latency |= latency;
-    run_with(config, |engine| Ok(Box::new(Engine::start(engine)?)))
+    let config = Config::load(config_file)?;
+    // Not in the configuration, which a reload compares with the file.
+    run_with(config, |engine| {
+        let latency = latency | engine.latency;
+        Ok(Box::new(Engine::start(EngineConfig { latency, ..engine })?))
+    })
 }
 
 /// Runs a peer with another data plane than the engine, for programs that are a peer themselves.
@@ -139,6 +148,7 @@ pub fn run_with(
     let runtime = Runtime::start(uring).map_err(DaemonError::Runtime)?;
     let key = identity.public_key().to_string();
     let facts = Facts { origin, key, runtime: runtime.kind(), lane, files };
+    confine(config.seccomp)?;
     // Behind the local socket, which it asks, and on the CPUs of the control lane.
     let web = web.map(|bound| start_http(bound, state.socket_path())).transpose()?;
     let learned = (runtime.files(), [addresses::FILE, kept::FILE].map(|name| state.file(name)));
@@ -229,6 +239,15 @@ fn log_start(config: &Config, identity: &Identity, engine: &dyn DataPlane, facts
             tracing::warn!("{what}");
         }
     }
+}
+
+/// Everything is bound: from here on the daemon can do less, and the threads that it starts. The workers gave
+/// their privileges up when they were ready.
+fn confine(seccomp: bool) -> Result<(), DaemonError> {
+    give_up_privileges()
+        .and_then(|()| net::confine::forbid_core_dumps())
+        .and_then(|()| if seccomp { net::confine::filter_system_calls() } else { Ok(()) })
+        .map_err(DaemonError::Confine)
 }
 
 /// Room for as many channels as may end here, if the system allows it; most allow a process 1,024 open

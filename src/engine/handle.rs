@@ -330,7 +330,11 @@ impl Start {
             .spawn(move || {
                 let _ended = Ended(Arc::clone(&self.shared));
                 let shared = Arc::clone(&self.shared);
-                let prepared = self.prepare();
+                let prepared = self.prepare().and_then(|ready| {
+                    net::confine::give_up_privileges()
+                        .map_err(|error| format!("cannot give up privileges: {error}"))?;
+                    Ok(ready)
+                });
                 let answer = prepared.as_ref().map(|(_, slice)| *slice).map_err(Clone::clone);
                 told.set(answer).expect("only set here");
                 starter.unpark();

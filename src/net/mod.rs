@@ -21,6 +21,7 @@
 //! back end. Knows nothing of frames or channels.
 
 pub mod clock;
+pub mod confine;
 mod enter;
 pub mod mark;
 mod message;
