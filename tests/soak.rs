@@ -28,14 +28,14 @@ const CHANNELS: usize = 200;
 /// Between two datagrams of a channel.
 const TICK: Duration = Duration::from_millis(20);
 const PAYLOAD_BYTES: usize = 200;
-/// Behind the start, before anything is compared.
-const WARM_UP: Duration = Duration::from_secs(30);
 const SAMPLE: Duration = Duration::from_secs(2);
 /// A datagram that has not come by then does not come.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// What may change.
 struct Bounds {
+    /// Before anything is compared: what is remembered of ended channels for a while fills up.
+    warm_up: Duration,
     run: Duration,
     /// Of each daemon's resident memory, after the warm-up.
     growth_bytes_per_hour: f64,
@@ -48,6 +48,7 @@ impl Bounds {
     fn chosen() -> Self {
         match std::env::var("SPANWAY_SOAK").ok().and_then(|seconds| seconds.parse().ok()) {
             Some(seconds) => Self {
+                warm_up: Duration::from_secs(600.min(seconds)),
                 run: Duration::from_secs(seconds),
                 growth_bytes_per_hour: 1_048_576.0,
                 p50: 1.1,
@@ -55,6 +56,7 @@ impl Bounds {
             },
             // A page more or less in two minutes is 0.1 MiB an hour, an allocator's chunk of 1 MiB 30.
             None => Self {
+                warm_up: Duration::from_secs(30),
                 run: Duration::from_secs(180),
                 growth_bytes_per_hour: 64.0 * 1_048_576.0,
                 p50: 1.5,
@@ -121,7 +123,7 @@ fn send(origin: Instant, flows: Arc<Mutex<Vec<Flow>>>, stop: Arc<AtomicBool>) ->
 
 fn receive(
     origin: Instant,
-    (socket, run): (UdpSocket, Duration),
+    (socket, warm_up, run): (UdpSocket, Duration, Duration),
     came: Arc<Mutex<Came>>,
     stop: Arc<AtomicBool>,
 ) -> JoinHandle<()> {
@@ -140,7 +142,7 @@ fn receive(
             let expected = next.entry(flow).or_default();
             came.twice += u64::from(sequence < *expected);
             *expected = sequence + 1;
-            if let Some(measured) = elapsed.checked_sub(WARM_UP) {
+            if let Some(measured) = elapsed.checked_sub(warm_up) {
                 let quarter = (measured.as_secs_f64() / run.as_secs_f64() * 4.0) as usize;
                 came.quarters[quarter.min(3)].saturating_record(now.saturating_sub(sent));
             }
@@ -182,7 +184,7 @@ impl Churn<'_> {
         let opened = self.overlay.peer(&peer).open(
             &format!("p{to}/sink"),
             "200 kbit/s",
-            &["--name", &name, "--bandwidth-back", "0bit/s"],
+            &["--name", &name, "--one-way"],
         );
         let listen = opened["listen"].as_str().and_then(|text| text.parse().ok()).expect("it");
         self.names.push((peer, name));
@@ -245,8 +247,12 @@ impl Run {
         let came = Arc::new(Mutex::new(Came::default()));
         let origin = Instant::now();
         let stop = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
-        let receiver =
-            receive(origin, (socket, bounds.run), Arc::clone(&came), Arc::clone(&stop[1]));
+        let receiver = receive(
+            origin,
+            (socket, bounds.warm_up, bounds.run),
+            Arc::clone(&came),
+            Arc::clone(&stop[1]),
+        );
         let sender = send(origin, Arc::clone(&flows), Arc::clone(&stop[0]));
         let (memory, descriptors) = watch(origin, &mut churn, bounds);
         stop[0].store(true, Ordering::Relaxed);
@@ -284,8 +290,8 @@ fn watch(
     bounds: &Bounds,
 ) -> (Vec<Vec<(f64, f64)>>, Vec<usize>) {
     let (mut memory, mut descriptors) = (vec![Vec::new(); PEERS], Vec::new());
-    let (mut next_churn, mut next_sample) = (origin, origin + WARM_UP);
-    while origin.elapsed() < WARM_UP + bounds.run {
+    let (mut next_churn, mut next_sample) = (origin, origin + bounds.warm_up);
+    while origin.elapsed() < bounds.warm_up + bounds.run {
         thread::sleep(Duration::from_millis(20));
         let now = Instant::now();
         if now >= next_churn {
