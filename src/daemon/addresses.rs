@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::daemon::runtime::Files;
 use crate::limits;
-use crate::types::PeerName;
+use crate::types::{PeerName, address};
 
 /// Name of the file in the state folder.
 pub(crate) const FILE: &str = "addresses.json";
@@ -67,7 +67,7 @@ impl Addresses {
 
     /// The neighbour was met at `address`.
     pub(crate) fn learn(&self, peer: &PeerName, address: SocketAddr) {
-        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let address = address::canonical(address);
         if self.table.borrow_mut().insert(peer.clone(), address) != Some(address) {
             self.changed.send_replace(());
         }

@@ -29,6 +29,7 @@ use crate::daemon::handshake::{Secured, TAG_BYTES};
 use crate::daemon::lane;
 use crate::types::{Dscp, LinkId};
 use crate::wire::control::{Message, VERSIONS};
+use crate::wire::tag::HopKeys;
 use crate::{limits, net};
 
 /// Largest and smallest length prefix: a message has at least its type.
@@ -68,6 +69,7 @@ pub(crate) struct Connection {
     /// Counts the connections of this run: messages of a replaced one are told by it.
     pub(crate) number: u64,
     pub(crate) remote: SocketAddr,
+    pub(crate) hop_keys: HopKeys,
     queue: SendQueue,
     reader: AbortHandle,
     writer: JoinHandle<()>,
@@ -139,7 +141,8 @@ impl Connection {
                 let _ = told.send(Arrival::Ended { link, number, why }).await;
             }
         });
-        Self { number, remote, queue, reader: reader.abort_handle(), writer }
+        let (reader, hop_keys) = (reader.abort_handle(), secured.hop_keys);
+        Self { number, remote, hop_keys, queue, reader, writer }
     }
 
     pub(crate) fn queue(&self) -> SendQueue {
@@ -314,6 +317,7 @@ mod tests {
         a.read_message(&message[..length], &mut payload).expect("read");
         let secured = |noise: snow::HandshakeState| Secured {
             noise: noise.into_stateless_transport_mode().expect("finished"),
+            hop_keys: HopKeys::derive(&[1; 32], &[2; 32]),
             sent: 0,
             received: 0,
         };
@@ -408,7 +412,7 @@ mod tests {
         assert!(end_of(|_| vec![0, 100, 1, 2, 3]).contains("was cut"));
         assert!(end_of(|_| vec![0, 20].into_iter().chain([9; 20]).collect()).contains("decrypt"));
         let unknown = end_of(|secured| sealed(secured, &[0xee, 0xee]));
-        assert!(unknown.contains("message type") && unknown.contains("versions 1-5"), "{unknown}");
+        assert!(unknown.contains("message type") && unknown.contains("versions 1-6"), "{unknown}");
         let changed = end_of(|secured| {
             let mut bytes = sealed(secured, &message(1).emit());
             bytes[7] ^= 1;

@@ -374,6 +374,7 @@ impl Control {
             }
         }
         self.neighbours.addresses.retain(|peer| known.contains_key(peer));
+        *self.neighbours.reach.borrow_mut() = self.config.reach();
         *self.neighbours.known.borrow_mut() = known;
     }
 
@@ -412,7 +413,7 @@ impl Control {
                 engine::Event::LinkMoved { link, address } => {
                     let Some(slot) = self.links.get_mut(&link) else { continue };
                     let Some((spec, _)) = slot.spec.as_mut() else { continue };
-                    self.neighbours.addresses.learn(&slot.peer, address);
+                    self.neighbours.learn(&slot.peer, address);
                     let before = std::mem::replace(&mut spec.address, address);
                     tracing::info!(link = link.0, %before, %address, "neighbour moved");
                     let spec = Arc::new(spec.clone());

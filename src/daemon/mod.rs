@@ -174,7 +174,7 @@ async fn serve(
     let neighbours = Rc::new(Neighbours::new(
         credentials,
         (config.listen.ip(), config.control.dscp),
-        addresses,
+        (addresses, config.reach()),
         arrivals_in,
     ));
     let clients = Clients::new(move |ask| {

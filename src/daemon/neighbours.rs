@@ -28,6 +28,7 @@ use crate::daemon::connection::{self, Arrival, Arrivals};
 use crate::daemon::contacts::Contacts;
 use crate::daemon::handshake::{self, Credentials, HandshakeError, Secured};
 use crate::daemon::lane;
+use crate::types::address::Reach;
 use crate::types::{Dscp, LinkId, PeerName, PublicKey};
 use crate::{limits, net};
 
@@ -39,6 +40,8 @@ pub(crate) struct Neighbours {
     /// How the connections are marked.
     pub(crate) dscp: Dscp,
     pub(crate) addresses: Addresses,
+    /// Where others may make this peer connect to.
+    pub(crate) reach: RefCell<Reach>,
     pub(crate) known: RefCell<BTreeMap<PeerName, (LinkId, PublicKey)>>,
     pub(crate) arrivals: Arrivals,
     pub(crate) contacts: Contacts,
@@ -60,11 +63,20 @@ impl Neighbours {
     pub(crate) fn new(
         credentials: Credentials,
         (listen, dscp): (IpAddr, Dscp),
-        addresses: Addresses,
+        (addresses, reach): (Addresses, Reach),
         arrivals: Arrivals,
     ) -> Self {
         let (known, contacts, complaints) = Default::default();
-        Self { credentials, listen, dscp, addresses, known, arrivals, contacts, complaints }
+        let reach = RefCell::new(reach);
+        Self { credentials, listen, dscp, addresses, reach, known, arrivals, contacts, complaints }
+    }
+
+    /// A neighbour was met at `address`: a hint for the next time, if it is one that others may name.
+    pub(crate) fn learn(&self, peer: &PeerName, address: SocketAddr) {
+        match self.reach.borrow().check(address) {
+            Ok(address) => self.addresses.learn(peer, address),
+            Err(refused) => tracing::debug!(%peer, %refused, "not remembered"),
+        }
     }
 
     /// Takes connections of neighbours that dial, for as long as the daemon runs.
@@ -178,10 +190,12 @@ impl Neighbours {
         }
     }
 
-    /// The configured address, and every second time the one where the neighbour was met last.
+    /// The configured address, and every second time the one where the neighbour was met last. That one
+    /// comes out of a file, which may be older than the configuration, or another's work.
     fn address_of(&self, dial: &Dial, attempts: u32) -> SocketAddr {
         let learned = self.addresses.of(&dial.peer).filter(|_| attempts % 2 == 1);
-        learned.unwrap_or(dial.address)
+        let allowed = learned.and_then(|learned| self.reach.borrow().check(learned).ok());
+        allowed.unwrap_or(dial.address)
     }
 
     async fn attempt(

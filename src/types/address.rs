@@ -181,32 +181,29 @@ impl Reach {
 
     /// An address that somebody else named, in its one form, if this peer may send there.
     pub fn check(&self, address: SocketAddr) -> Result<SocketAddr, Refusal> {
-        self.judge(address, self.loopback, self.private)
+        self.judge(address, None)
     }
 
-    /// A link whose frames go to `from` may have them sent to `to`: where it was private or loopback
-    /// before, it may stay so.
+    /// A link whose frames go to `from` may have them sent to `to`: to any address that may be named, and
+    /// to one of the kind it had, because the operator wrote that or a connection came from there.
     pub fn follow(&self, from: SocketAddr, to: SocketAddr) -> Result<SocketAddr, Refusal> {
-        let before = Kind::of(from.ip());
-        let loopback = self.loopback || before == Kind::Loopback;
-        let private = self.private || matches!(before, Kind::Private | Kind::Loopback);
-        self.judge(to, loopback, private)
+        self.judge(to, Some(Kind::of(from.ip())))
     }
 
-    fn judge(
-        &self,
-        address: SocketAddr,
-        loopback: bool,
-        private: bool,
-    ) -> Result<SocketAddr, Refusal> {
+    fn judge(&self, address: SocketAddr, before: Option<Kind>) -> Result<SocketAddr, Refusal> {
         let address = canonical(address);
         let kind = Kind::of(address.ip());
         let why = match kind {
             _ if address.port() == 0 => Why::NoPort,
             _ if self.is_own(address, kind) => Why::Own,
             Kind::Public => return Ok(address),
-            Kind::Private if private => return Ok(address),
-            Kind::Loopback if loopback => return Ok(address),
+            Kind::Private if self.private => return Ok(address),
+            Kind::Loopback if self.loopback => return Ok(address),
+            Kind::Private | Kind::Loopback | Kind::LinkLocal | Kind::Reserved
+                if before == Some(kind) =>
+            {
+                return Ok(address);
+            }
             Kind::Private
             | Kind::Loopback
             | Kind::LinkLocal
@@ -352,6 +349,8 @@ mod tests {
         assert!(reach.follow(home, at("127.0.0.1:7032")).is_ok());
         assert!(reach.follow(lan, at("127.0.0.1:7032")).is_err());
         assert!(reach.follow(lan, outside).is_ok());
+        assert!(reach.follow(at("[fe80::1]:7000"), at("[fe80::2]:7000")).is_ok());
+        assert!(reach.follow(at("0.0.0.0:1"), at("0.0.0.0:2")).is_err());
         for from in [lan, home, outside] {
             assert!(reach.follow(from, metadata).is_err(), "{from}");
             assert!(reach.follow(from, at("127.0.0.1:7000")).is_err(), "{from}");
