@@ -65,12 +65,14 @@ impl Addresses {
         self.table.borrow().get(peer).copied()
     }
 
-    /// The neighbour was met at `address`.
-    pub(crate) fn learn(&self, peer: &PeerName, address: SocketAddr) {
+    /// The neighbour was met at `address`; whether that is news.
+    pub(crate) fn learn(&self, peer: &PeerName, address: SocketAddr) -> bool {
         let address = address::canonical(address);
-        if self.table.borrow_mut().insert(peer.clone(), address) != Some(address) {
+        let news = self.table.borrow_mut().insert(peer.clone(), address) != Some(address);
+        if news {
             self.changed.send_replace(());
         }
+        news
     }
 
     /// Forgets everybody that `known` does not know.
