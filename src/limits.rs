@@ -276,8 +276,18 @@ pub const HEARTBEAT_RANGE: (Duration, Duration) =
 pub const HEARTBEATS_MISSED_RANGE: (u32, u32) = (2, 100);
 /// A handshake that takes longer is dropped (threat model).
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
-/// Handshakes at the same time of connections nobody has authenticated yet (threat model).
+/// Handshakes at the same time with strangers (threat model).
 pub const HALF_OPEN_MAX: usize = 256;
+/// ... of one network (/24 or /56): 16 networks are needed to take all of them.
+pub const HALF_OPEN_PER_NETWORK_MAX: usize = 16;
+/// ... of each neighbour at an address where neighbours are configured or were met.
+pub const HALF_OPEN_PER_NEIGHBOUR_MAX: usize = 4;
+/// Handshakes a second of one network, and of each neighbour (threat model).
+pub const HANDSHAKES_PER_NETWORK: u32 = 20;
+/// ... and of all strangers together: three Diffie-Hellman and a signature each, a tenth of a CPU.
+pub const HANDSHAKES_PER_SECOND: u32 = 500;
+/// Networks that are remembered: more than can begin a handshake in the second until one is forgotten.
+pub const HANDSHAKE_NETWORKS_MAX: usize = 4_096;
 /// Wait before a lost or refused link is dialled again: first and longest.
 pub const REDIAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Wait after a refusal that only a person can change (wrong key, unknown peer, other version).
@@ -293,6 +303,13 @@ pub const MESSAGE_REST_MAX: Duration = Duration::from_secs(5);
 pub const CONNECTION_DRAIN_MAX: Duration = Duration::from_millis(500);
 /// Messages of all links that wait for the control loop: 256 x 16 KiB = 4 MiB at most.
 pub const ARRIVALS_MAX: usize = 256;
+/// ... and of one link: a message of another link has at most this many of each flooding one in front of it.
+pub const ARRIVALS_PER_LINK_MAX: usize = 8;
+/// Reading and handling the messages of one neighbour takes one part in this many of the control thread in
+/// the long run. At 11,000 messages a second (5,500 admissions through one link, measured) it is a fifth.
+pub const CONTROL_SHARE_OF: u32 = 3;
+/// ... and so much at once: the tree of 10,000 peers in 100 pieces.
+pub const CONTROL_SHARE_BURST: Duration = Duration::from_millis(250);
 /// A worker tells when it has applied something; it is looked at after this in any case.
 pub const APPLY_LOOK: Duration = Duration::from_millis(5);
 /// Messages behind a route change leave after this even if a worker has not applied it.
@@ -618,6 +635,9 @@ const _: () = {
     assert!(3 * BLOCK_BYTES >= MTU_DEFAULT as usize);
     assert!(BATCH_MAX < BUFFERS_PER_WORKER as usize && BUFFERS_PER_WORKER.is_power_of_two());
     assert!(RECEIVE_MAX <= BATCH_MAX);
+    assert!(ARRIVALS_PER_LINK_MAX * 8 <= ARRIVALS_MAX);
+    assert!(HALF_OPEN_PER_NETWORK_MAX * 16 <= HALF_OPEN_MAX);
+    assert!(HANDSHAKE_NETWORKS_MAX > 2 * HANDSHAKES_PER_SECOND as usize);
     assert!(RUNS_MAX.is_power_of_two() && RUNS_MAX <= u16::MAX as usize);
     assert!(RUN_BYTES_MAX as usize <= DATAGRAM_BYTES_MAX);
     assert!(MESSAGE_BYTES_MAX < SEND_QUEUE_BYTES_MAX);

@@ -103,7 +103,8 @@ fn a_message_cut_at_any_byte_is_refused() {
         for length in 0..bytes.len() {
             let what = file_of(&message);
             // Without its optional field it is what an older version says.
-            let older = ["reserve_beside", "release_failed", "nack_towards"].contains(&what)
+            let older = ["hello_tagged", "reserve_beside", "release_failed", "nack_towards"]
+                .contains(&what)
                 || what.ends_with("_course");
             if let Ok(message) = Message::parse(&bytes[..length]) {
                 assert!(older && message.emit().len() == length, "{what} cut at {length}");
@@ -116,6 +117,7 @@ fn a_message_cut_at_any_byte_is_refused() {
 /// and [`every_golden_file_is_held_against_the_code`] wants every file in [`messages`].
 fn file_of(message: &Message) -> &'static str {
     match message {
+        Message::Hello(Hello { hop_tag: true, .. }) => "hello_tagged",
         Message::Hello(Hello { session: Some(_), .. }) => "hello",
         Message::Hello(Hello { session: None, .. }) => "hello_first",
         Message::Bye(_) => "bye",
@@ -186,6 +188,7 @@ fn messages() -> Vec<Message> {
     let mut messages = vec![
         Message::Hello(hello()),
         Message::Hello(hello_first()),
+        Message::Hello(hello_tagged()),
         Message::Bye("leave".to_owned()),
         Message::Capacity(Bandwidth::from_bps(47_500_000)),
         Message::Start(Start {
@@ -278,7 +281,13 @@ fn hello() -> Hello {
         heartbeat_label: LABEL,
         heartbeat_key: key(),
         session: Some(session()),
+        hop_tag: false,
     }
+}
+
+/// Wants hop tags: version 6.
+fn hello_tagged() -> Hello {
+    Hello { versions: (1, 6), hop_tag: true, ..hello() }
 }
 
 fn hello_first() -> Hello {

@@ -108,6 +108,7 @@ const ENGINE_PURE: &[&str] = &[
     "engine::Target",
     "engine::forward",
     "engine::merge",
+    "engine::replay",
     "engine::shaper",
     "engine::table",
     "wire",

@@ -27,8 +27,8 @@ pub(crate) fn neighbour() -> SocketAddr {
 /// A relay between two links with this many labels.
 pub(crate) fn table(labels: u64) -> Table {
     let mut table = Table::default();
-    table.set_link(LinkId(0), neighbour(), 1, Label(1));
-    table.set_link(LinkId(1), SocketAddr::from(([198, 18, 0, 2], 4_000)), 1, Label(2));
+    table.set_link(LinkId(0), neighbour(), 1, Label(1), None);
+    table.set_link(LinkId(1), SocketAddr::from(([198, 18, 0, 2], 4_000)), 1, Label(2), None);
     for number in 0..labels {
         let to = Target::Hop { link: LinkId(1), label: label(number), port: 4_000 };
         let policer = Policer::at_hop(Bandwidth::MAX, 1);

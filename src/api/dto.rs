@@ -284,6 +284,10 @@ pub struct ControlStatus {
     pub slice_us: Option<u64>,
     /// CPU time of the longest piece of work without a pause since the start.
     pub longest_piece_us: u64,
+    /// Connections that others made to this peer, by what became of them: `accepted`, `failed`,
+    /// `refused_at_once` and `refused_rate` (before any cryptography, without an answer).
+    #[serde(default)]
+    pub handshakes: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -330,6 +334,13 @@ pub struct LinkRow {
     pub connection: Option<String>,
     /// Why the last attempt to connect failed or the last connection ended, however long ago.
     pub last_failure: Option<String>,
+    /// While up: every frame carries a proof of which neighbour sent it.
+    #[serde(default)]
+    pub hop_tag: bool,
+    /// How long its messages had to wait on this connection, because they took more of the control thread
+    /// than one neighbour may.
+    #[serde(default)]
+    pub paced_ms: u64,
 }
 
 /// What became of a link that was to be added or removed.

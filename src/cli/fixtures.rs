@@ -30,8 +30,13 @@ pub(super) fn status() -> StatusReply {
         differed: 0,
         summaries: 0,
     };
-    let control =
-        ControlStatus { cpus: vec![0], shared: false, slice_us: None, longest_piece_us: 0 };
+    let control = ControlStatus {
+        cpus: vec![0],
+        shared: false,
+        slice_us: None,
+        longest_piece_us: 0,
+        handshakes: Default::default(),
+    };
     StatusReply {
         name: "a".parse().expect("a name"),
         version: "1".to_owned(),
@@ -73,6 +78,8 @@ pub(super) fn link(state: &str) -> LinkRow {
         address: "127.0.0.1:7016".parse().ok(),
         connection: Some("dialled".to_owned()),
         last_failure: None,
+        hop_tag: false,
+        paced_ms: 0,
     }
 }
 

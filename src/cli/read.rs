@@ -218,6 +218,12 @@ fn status_text(reply: &StatusReply, out: &mut dyn Write, style: Style) -> io::Re
     writeln!(out, "control   {} on CPU {}{beside}", reply.runtime, wrap(&cpus, ", ", 10))?;
     let longest = millis(reply.control.longest_piece_us);
     writeln!(out, "          longest piece of work {longest} ms")?;
+    let refused =
+        reply.control.handshakes.iter().filter(|(result, _)| result.starts_with("refused"));
+    let refused: u64 = refused.map(|(_, count)| count).sum();
+    if refused > 0 {
+        writeln!(out, "          {refused} connections of strangers not answered: too many")?;
+    }
     let mut table = Table::new()
         .number("PORT")
         .number("CPU")

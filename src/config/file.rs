@@ -13,7 +13,7 @@ use super::{Config, ControlSection, EngineSection, HostSection, Link, Service, S
 use crate::engine::BackendChoice;
 use crate::limits;
 use crate::proto::Recovery;
-use crate::types::{Bandwidth, Dscp, PeerName, PublicKey, ServiceName};
+use crate::types::{Bandwidth, Dscp, PeerName, PublicKey, ServiceName, address};
 
 /// A whole file.
 pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
@@ -168,7 +168,7 @@ fn link(
     ports: &OwnPorts,
     seen: &mut Seen,
 ) -> Result<Link, ConfigError> {
-    section.only(&["peer", "address", "capacity", "key", "mtu"])?;
+    section.only(&["peer", "address", "capacity", "key", "mtu", "hop_tag"])?;
     let peer_item = section.required("peer", "peer = \"NAME\" of the neighbour")?;
     let peer: PeerName = peer_item.parse("a name, as in \"peer-02\"")?;
     if peer == *own {
@@ -197,13 +197,13 @@ fn link(
         .item("mtu")
         .map(|item| item.number(u64::from(limits::MTU_MIN), u64::from(u16::MAX)));
     let mtu = mtu.transpose()?.unwrap_or(limits::MTU_DEFAULT);
-    Ok(Link { peer, address, capacity, key, mtu })
+    let hop_tag = section.item("hop_tag").map(|item| item.flag()).transpose()?;
+    Ok(Link { peer, address, capacity, key, mtu, hop_tag })
 }
 
 fn link_address(item: &Item<'_>, ports: &OwnPorts) -> Result<SocketAddr, ConfigError> {
     let address = item.address("an address, as in \"192.0.2.2:7000\"")?;
-    let ip = address.ip();
-    if ip.is_unspecified() || ip.is_multicast() || is_broadcast(ip) {
+    if address::written(address).is_err() {
         let text = format!("{} is no address of a host: write the neighbour's", item.written());
         return Err(item.error(text));
     }
@@ -321,7 +321,7 @@ fn own_port(item: &Item<'_>, ports: &OwnPorts) -> String {
 
 fn engine(root: &Section<'_>) -> Result<EngineSection, ConfigError> {
     let Some(section) = root.section("engine")? else { return Ok(EngineSection::default()) };
-    section.only(&["cpus", "backend", "dscp", "latency"])?;
+    section.only(&["cpus", "backend", "dscp", "latency", "hop_tag"])?;
     let workers_max = limits::WORKERS_MAX.min(usize::from(limits::PORTS_PER_PEER));
     let workers = |item: Item<'_>| cpus(&item, workers_max, "a peer has at most", "workers");
     let cpus = section.item("cpus").map(workers).transpose()?.unwrap_or_default();
@@ -338,8 +338,10 @@ fn engine(root: &Section<'_>) -> Result<EngineSection, ConfigError> {
             }
         },
     };
-    let latency = section.item("latency").map(|item| item.flag()).transpose()?.unwrap_or_default();
-    Ok(EngineSection { cpus, backend, dscp: dscp(&section)?, latency })
+    let flag = |key| section.item(key).map(|item| item.flag()).transpose();
+    let (latency, hop_tag) =
+        (flag("latency")?.unwrap_or_default(), flag("hop_tag")?.unwrap_or_default());
+    Ok(EngineSection { cpus, backend, dscp: dscp(&section)?, latency, hop_tag })
 }
 
 fn cpus(item: &Item<'_>, max: usize, most: &str, what: &str) -> Result<Vec<usize>, ConfigError> {

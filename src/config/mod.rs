@@ -29,6 +29,7 @@ use std::time::Duration;
 pub use self::error::{ConfigError, Position};
 use crate::limits;
 use crate::proto::{Budgets, LinkConfig, NodeConfig, Recovery, ServiceConfig, ServiceKind};
+use crate::types::address::Reach;
 use crate::types::{Bandwidth, Dscp, LinkId, PeerName, PublicKey, ServiceName};
 
 /// A configuration with every key and its default, commented; what `spanway config print-default`
@@ -69,6 +70,8 @@ pub struct Link {
     pub capacity: Bandwidth,
     pub key: PublicKey,
     pub mtu: u16,
+    /// Missing: as `[engine] hop_tag` says.
+    pub hop_tag: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +103,8 @@ pub struct EngineSection {
     pub dscp: Dscp,
     /// Never wait for more frames before passing on what has come.
     pub latency: bool,
+    /// Links that say nothing of their own have hop tags.
+    pub hop_tag: bool,
 }
 
 /// What the host carries over all its links together; no single link gets more than the smaller.
@@ -201,6 +206,7 @@ impl Config {
             key: link.key,
             capacity: link.capacity,
             mtu: link.mtu,
+            hop_tag: link.hop_tag.unwrap_or(self.engine.hop_tag),
         };
         let service = |service: &Service| ServiceConfig {
             name: service.name.clone(),
@@ -220,6 +226,14 @@ impl Config {
             recovery: self.recovery,
             budgets: Budgets { egress: self.host.egress, ingress: self.host.ingress },
         }
+    }
+
+    /// What others may make this peer send to.
+    pub fn reach(&self) -> Reach {
+        let first = self.listen.port();
+        let workers = u16::try_from(self.engine_workers().len()).expect("at most WORKERS_MAX");
+        let links = self.links.iter().filter_map(|link| link.address);
+        Reach::new(self.listen, first..=first.saturating_add(workers - 1), links)
     }
 
     /// Whether a running peer may take `new`: all of it or nothing. What sockets, files and threads

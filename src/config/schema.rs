@@ -42,6 +42,10 @@ fn link() -> Value {
         ("capacity", rate("Of the wire, each way; the smaller of both ends counts")),
         ("key", key("The neighbour's public key")),
         ("mtu", with_default(mtu, json!(limits::MTU_DEFAULT))),
+        (
+            "hop_tag",
+            flag_of("Every frame of the link proves who sent it [default: that of engine]"),
+        ),
     ];
     table("A neighbour", properties, &["peer", "capacity", "key"])
 }
@@ -81,6 +85,7 @@ fn engine() -> Value {
         ("backend", backend),
         ("dscp", dscp("How frames and heartbeats are marked for routers")),
         ("latency", flag("Never wait for more frames before passing on what has come")),
+        ("hop_tag", flag("Every frame of every link proves which neighbour sent it")),
     ];
     table("The workers", properties, &[])
 }
@@ -179,6 +184,10 @@ fn key(words: &str) -> Value {
 
 fn flag(words: &str) -> Value {
     json!({ "description": words, "type": "boolean", "default": false })
+}
+
+fn flag_of(words: &str) -> Value {
+    json!({ "description": words, "type": "boolean" })
 }
 
 fn number(words: &str, least: u64, most: u64) -> Value {

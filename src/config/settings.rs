@@ -79,6 +79,7 @@ impl Settings {
         self.push(table, &prefix, "capacity", json!(link.capacity.to_string()));
         self.push(table, &prefix, "key", json!(link.key.to_string()));
         self.push(table, &prefix, "mtu", json!(link.mtu));
+        self.push(table, &prefix, "hop_tag", json!(link.hop_tag));
     }
 
     fn service(&mut self, file: &Table, service: &Service) {
@@ -117,6 +118,7 @@ impl Settings {
                     ("backend", json!(backend)),
                     ("dscp", json!(engine.dscp.number())),
                     ("latency", json!(engine.latency)),
+                    ("hop_tag", json!(engine.hop_tag)),
                 ],
             ),
             (

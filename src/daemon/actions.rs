@@ -287,8 +287,15 @@ impl Control {
 
     fn apply_link_up(&mut self, link: LinkId, data: DataLink) {
         let now = self.now();
-        let remote = self.remote(link);
-        let Some(remote) = remote else { return };
+        let connection = self.links.get(&link).and_then(|slot| slot.connection.as_ref());
+        let Some(connection) = connection else { return };
+        let (remote, tags) = (connection.remote, data.hop_tag.then(|| connection.hop_keys.clone()));
+        let reach = self.config.reach();
+        // The connection shows the host; the port is the neighbour's word.
+        let said = SocketAddr::new(remote.ip(), data.port);
+        if let Err(refused) = reach.follow(remote, said) {
+            return self.disconnect(link, &format!("the neighbour wants frames at {refused}"));
+        }
         let spec = LinkSpec {
             link,
             address: self.data_address(remote, data.port),
@@ -297,13 +304,15 @@ impl Control {
             send_key: data.send_key,
             receive_label: data.receive_label,
             receive_key: data.receive_key,
+            tags,
+            reach,
             interval: self.config.control.heartbeat,
             missed_max: self.config.control.heartbeats_missed,
             pulse: Arc::default(),
         };
         if let Some(slot) = self.links.get_mut(&link) {
             // A neighbour's control port is the port of its first worker.
-            self.neighbours.addresses.learn(&slot.peer, SocketAddr::new(remote.ip(), data.port));
+            self.neighbours.learn(&slot.peer, said);
             self.neighbours.contacts.linked(&slot.peer, &spec.pulse);
             slot.spec = Some((spec.clone(), now));
         }
@@ -449,10 +458,6 @@ impl Control {
     }
 
     // --- Addresses ---
-
-    fn remote(&self, link: LinkId) -> Option<SocketAddr> {
-        self.links.get(&link)?.connection.as_ref().map(|connection| connection.remote)
-    }
 
     /// Address of a neighbour by its name.
     pub(super) fn neighbour_address(&self, peer: &PeerName) -> Option<IpAddr> {

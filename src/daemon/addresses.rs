@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::daemon::runtime::Files;
 use crate::limits;
-use crate::types::PeerName;
+use crate::types::{PeerName, address};
 
 /// Name of the file in the state folder.
 pub(crate) const FILE: &str = "addresses.json";
@@ -65,12 +65,14 @@ impl Addresses {
         self.table.borrow().get(peer).copied()
     }
 
-    /// The neighbour was met at `address`.
-    pub(crate) fn learn(&self, peer: &PeerName, address: SocketAddr) {
-        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        if self.table.borrow_mut().insert(peer.clone(), address) != Some(address) {
+    /// The neighbour was met at `address`; whether that is news.
+    pub(crate) fn learn(&self, peer: &PeerName, address: SocketAddr) -> bool {
+        let address = address::canonical(address);
+        let news = self.table.borrow_mut().insert(peer.clone(), address) != Some(address);
+        if news {
             self.changed.send_replace(());
         }
+        news
     }
 
     /// Forgets everybody that `known` does not know.

@@ -428,6 +428,7 @@ impl Control {
             shared: lane.shared,
             slice_us: lane.slice.granted().map(micros),
             longest_piece_us: micros(lane::longest_piece()),
+            handshakes: self.neighbours.handshakes(),
         }
     }
 

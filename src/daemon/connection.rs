@@ -5,14 +5,15 @@
 //! and nothing else; the reason goes to the control loop. The queue is bounded in bytes
 //! ([`limits::SEND_QUEUE_BYTES_MAX`]): a neighbour that does not read loses its link.
 //!
-//! Two tasks on the control thread per connection, a reader and a writer. Knows nothing of what the
-//! messages mean.
+//! Two tasks on the control thread per connection, a reader and a writer. The reader stops for as long as
+//! the neighbour has used more than its share of the thread. Knows nothing of what the messages mean.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,14 +22,16 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::daemon::handshake::{Secured, TAG_BYTES};
 use crate::daemon::lane;
+use crate::daemon::share::Share;
 use crate::types::{Dscp, LinkId};
 use crate::wire::control::{Message, VERSIONS};
+use crate::wire::tag::HopKeys;
 use crate::{limits, net};
 
 /// Largest and smallest length prefix: a message has at least its type.
@@ -52,6 +55,8 @@ pub(crate) enum Arrival {
         message: Message,
         /// When it had been read from the connection.
         read: Instant,
+        /// One of the places that the messages of this connection have in the ring.
+        place: OwnedSemaphorePermit,
     },
     Ended {
         link: LinkId,
@@ -68,6 +73,9 @@ pub(crate) struct Connection {
     /// Counts the connections of this run: messages of a replaced one are told by it.
     pub(crate) number: u64,
     pub(crate) remote: SocketAddr,
+    pub(crate) hop_keys: HopKeys,
+    /// What its messages cost the control thread.
+    pub(crate) share: Rc<RefCell<Share>>,
     queue: SendQueue,
     reader: AbortHandle,
     writer: JoinHandle<()>,
@@ -113,16 +121,23 @@ impl Connection {
         let queue = SendQueue { messages, waiting_bytes: Rc::clone(&waiting_bytes) };
         let noise = Rc::new(secured.noise);
         let (read_half, write_half) = stream.into_split();
-        let mut reader =
-            Reader { half: read_half, noise: Rc::clone(&noise), received: secured.received };
+        let share = Rc::new(RefCell::new(Share::new(now())));
+        let places = Arc::new(Semaphore::new(limits::ARRIVALS_PER_LINK_MAX));
+        let mut reader = Reader {
+            half: read_half,
+            noise: Rc::clone(&noise),
+            received: secured.received,
+            share: Rc::clone(&share),
+        };
         let mut writer =
             Writer { half: write_half, noise, sent: secured.sent, queued, waiting_bytes };
         let told = arrivals.clone();
         let reader = lane::spawn(async move {
             let why = loop {
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
                 match reader.message().await {
                     Ok((message, read)) => {
-                        let arrival = Arrival::Message { link, number, message, read };
+                        let arrival = Arrival::Message { link, number, message, read, place };
                         if told.send(arrival).await.is_err() {
                             return;
                         }
@@ -139,7 +154,8 @@ impl Connection {
                 let _ = told.send(Arrival::Ended { link, number, why }).await;
             }
         });
-        Self { number, remote, queue, reader: reader.abort_handle(), writer }
+        let (reader, hop_keys) = (reader.abort_handle(), secured.hop_keys);
+        Self { number, remote, hop_keys, share, queue, reader, writer }
     }
 
     pub(crate) fn queue(&self) -> SendQueue {
@@ -182,11 +198,16 @@ struct Reader {
     half: OwnedReadHalf,
     noise: Rc<StatelessTransportState>,
     received: u64,
+    share: Rc<RefCell<Share>>,
 }
 
 impl Reader {
-    /// The next message, or in words why there is none.
+    /// The next message, or in words why there is none; not before the neighbour may have it read.
     async fn message(&mut self) -> Result<(Message, Instant), String> {
+        let wait = self.share.borrow_mut().wait(now());
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
         let mut length = [0; 2];
         match self.half.read_exact(&mut length).await {
             Ok(_) => {}
@@ -221,6 +242,8 @@ impl Reader {
                 VERSIONS.0, VERSIONS.1
             )
         })?;
+        let done = now();
+        self.share.borrow_mut().charge(done, done.saturating_duration_since(read));
         Ok((message, read))
     }
 }
@@ -314,6 +337,7 @@ mod tests {
         a.read_message(&message[..length], &mut payload).expect("read");
         let secured = |noise: snow::HandshakeState| Secured {
             noise: noise.into_stateless_transport_mode().expect("finished"),
+            hop_keys: HopKeys::derive(&[1; 32], &[2; 32]),
             sent: 0,
             received: 0,
         };
@@ -408,7 +432,7 @@ mod tests {
         assert!(end_of(|_| vec![0, 100, 1, 2, 3]).contains("was cut"));
         assert!(end_of(|_| vec![0, 20].into_iter().chain([9; 20]).collect()).contains("decrypt"));
         let unknown = end_of(|secured| sealed(secured, &[0xee, 0xee]));
-        assert!(unknown.contains("message type") && unknown.contains("versions 1-5"), "{unknown}");
+        assert!(unknown.contains("message type") && unknown.contains("versions 1-6"), "{unknown}");
         let changed = end_of(|secured| {
             let mut bytes = sealed(secured, &message(1).emit());
             bytes[7] ^= 1;

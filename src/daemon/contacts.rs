@@ -7,11 +7,12 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::control::Control;
 use super::views;
 use crate::api::dto::LinkRow;
-use crate::engine::Pulse;
+use crate::engine::{LinkSpec, Pulse};
 use crate::proto::view::LinkState;
 use crate::types::{PeerName, Time};
 
@@ -60,14 +61,19 @@ impl Control {
             let dialled = slot.and_then(|slot| slot.dial_address());
             let used = slot.and_then(|slot| slot.spec.as_ref()).map(|(spec, _)| spec.address);
             let contact = self.neighbours.contacts.of(&view.peer);
-            filled(views::link_row(view), &contact, used.or(dialled), now)
+            let tags = |(spec, _): &(LinkSpec, Time)| spec.tags.is_some();
+            let hop_tag = slot.and_then(|slot| slot.spec.as_ref()).is_some_and(tags);
+            let paced = slot.map_or(Duration::ZERO, |slot| slot.paced());
+            let paced_ms = u64::try_from(paced.as_millis()).unwrap_or(u64::MAX);
+            let row = filled(views::link_row(view), &contact, used.or(dialled), now);
+            LinkRow { hop_tag: hop_tag && row.state == LinkState::Up.as_str(), paced_ms, ..row }
         };
         self.node.links().into_iter().map(row).collect()
     }
 }
 
 fn filled(row: LinkRow, contact: &Contact, address: Option<SocketAddr>, now: Time) -> LinkRow {
-    let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let pulse = contact.pulse.as_deref();
     let up = row.state == LinkState::Up.as_str();
     let connected = row.state != LinkState::Down.as_str();
@@ -86,8 +92,6 @@ fn filled(row: LinkRow, contact: &Contact, address: Option<SocketAddr>, now: Tim
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::types::Bandwidth;
 
@@ -104,6 +108,8 @@ mod tests {
             address: None,
             connection: None,
             last_failure: None,
+            hop_tag: false,
+            paced_ms: 0,
         }
     }
 

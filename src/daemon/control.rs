@@ -144,6 +144,14 @@ impl Slot {
     }
 }
 
+impl Slot {
+    /// How long messages of this connection had to wait for their share.
+    pub(super) fn paced(&self) -> Duration {
+        let connection = self.connection.as_ref();
+        connection.map_or(Duration::ZERO, |connection| connection.share.borrow().waited())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Running,
@@ -337,8 +345,9 @@ impl Control {
 
     /// Makes slots, diallers and the list of known neighbours those of the configuration.
     pub(super) fn keep_links(&mut self) {
-        let mut known = BTreeMap::new();
+        let (mut known, mut configured) = (BTreeMap::new(), BTreeMap::new());
         for link in &self.config.links {
+            configured.extend(link.address.map(|address| (link.peer.clone(), address.ip())));
             let id = self.ids.id(&link.peer).expect("ids know every link of the configuration");
             known.insert(link.peer.clone(), (id, link.key));
             let slot = self.links.entry(id).or_insert_with(|| Slot {
@@ -374,7 +383,9 @@ impl Control {
             }
         }
         self.neighbours.addresses.retain(|peer| known.contains_key(peer));
+        *self.neighbours.reach.borrow_mut() = self.config.reach();
         *self.neighbours.known.borrow_mut() = known;
+        self.neighbours.expect(configured);
     }
 
     /// Everything that was promised is sent within a bound; then the workers stop.
@@ -412,7 +423,7 @@ impl Control {
                 engine::Event::LinkMoved { link, address } => {
                     let Some(slot) = self.links.get_mut(&link) else { continue };
                     let Some((spec, _)) = slot.spec.as_mut() else { continue };
-                    self.neighbours.addresses.learn(&slot.peer, address);
+                    self.neighbours.learn(&slot.peer, address);
                     let before = std::mem::replace(&mut spec.address, address);
                     tracing::info!(link = link.0, %before, %address, "neighbour moved");
                     let spec = Arc::new(spec.clone());
@@ -511,10 +522,15 @@ impl Control {
 
     fn arrived(&mut self, arrival: Arrival) {
         match arrival {
-            Arrival::Message { link, number, message, read } if self.is_current(link, number) => {
+            Arrival::Message { link, number, message, read, place }
+                if self.is_current(link, number) =>
+            {
                 self.read.push(read);
                 self.counters.received(&message);
+                let begun = Instant::now();
                 self.feed(Input::Message { link, message });
+                self.charge(link, begun);
+                drop(place);
             }
             Arrival::Ended { link, number, why } if self.is_current(link, number) => {
                 self.disconnect(link, &why);
@@ -536,6 +552,15 @@ impl Control {
                 let ipv6 = remote.ip().to_canonical().is_ipv6();
                 self.feed(Input::Connected { link, ipv6 });
             }
+        }
+    }
+
+    /// What came of a message of this link took from then until now.
+    fn charge(&self, link: LinkId, begun: Instant) {
+        let connection = self.links.get(&link).and_then(|slot| slot.connection.as_ref());
+        if let Some(connection) = connection {
+            let now = Instant::now();
+            connection.share.borrow_mut().charge(now, now.saturating_duration_since(begun));
         }
     }
 

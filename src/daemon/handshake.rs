@@ -24,6 +24,7 @@ use crate::daemon::identity::{self, Identity};
 use crate::types::{LinkId, PeerName, PublicKey};
 use crate::wire::ParseError;
 use crate::wire::codec::{Reader, Writer};
+use crate::wire::tag::HopKeys;
 
 /// Handshake versions this build speaks: (lowest, highest).
 pub(crate) const VERSIONS: (u16, u16) = (1, 1);
@@ -112,8 +113,27 @@ struct Proof {
 /// A link's connection after the handshake: the ciphers and the count of messages each way.
 pub(crate) struct Secured {
     pub(crate) noise: StatelessTransportState,
+    /// Keys of the hop tags of frames, for as long as this connection lives.
+    pub(crate) hop_keys: HopKeys,
     pub(crate) sent: u64,
     pub(crate) received: u64,
+}
+
+impl Secured {
+    /// `sent` and `received` of the messages of this handshake that were sealed already.
+    fn new(
+        mut finished: HandshakeState,
+        (sent, received): (u64, u64),
+    ) -> Result<Self, HandshakeError> {
+        let split = finished.dangerously_get_raw_split();
+        let (there, back) = (Zeroizing::new(split.0), Zeroizing::new(split.1));
+        // The initiator sends with the first one.
+        let hop_keys = match finished.is_initiator() {
+            true => HopKeys::derive(&there, &back),
+            false => HopKeys::derive(&back, &there),
+        };
+        Ok(Self { noise: finished.into_stateless_transport_mode()?, hop_keys, sent, received })
+    }
 }
 
 impl Credentials {
@@ -147,13 +167,13 @@ pub(crate) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
         return Err(HandshakeError::WrongKey { name: proof.name, expected: key, got: proof.key });
     }
     send(stream, &mut noise, &hello(Some(&me.proof))).await?;
-    let noise = noise.into_stateless_transport_mode()?;
+    let secured = Secured::new(noise, (0, 1))?;
     let sealed = read_piece(stream).await?;
     let mut verdict = vec![0; sealed.len()];
-    let length = noise.read_message(0, &sealed, &mut verdict)?;
+    let length = secured.noise.read_message(0, &sealed, &mut verdict)?;
     let mut reader = Reader::new(&verdict[..length]);
     if reader.bool("verdict")? {
-        Ok(Secured { noise, sent: 0, received: 1 })
+        Ok(secured)
     } else {
         Err(HandshakeError::Refused(reader.text("verdict")?))
     }
@@ -177,15 +197,15 @@ pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     spoken?;
     let payload = receive(stream, &mut noise).await?;
     let judged = check(&payload, &noise).and_then(|proof| judge(proof, known));
-    let noise = noise.into_stateless_transport_mode()?;
+    let secured = Secured::new(noise, (1, 0))?;
     let mut verdict = Writer::new();
     verdict.bool(judged.is_ok());
     verdict.text(&judged.as_ref().err().map(told).unwrap_or_default());
     let verdict = verdict.finish();
     let mut sealed = vec![0; verdict.len() + TAG_BYTES];
-    noise.write_message(0, &verdict, &mut sealed)?;
+    secured.noise.write_message(0, &verdict, &mut sealed)?;
     write_piece(stream, &sealed).await?;
-    Ok((judged?, Secured { noise, sent: 1, received: 0 }))
+    Ok((judged?, secured))
 }
 
 fn judge(
@@ -383,6 +403,11 @@ mod tests {
         let here = both.dialled.expect("accepted");
         let (link, there) = both.answered.expect("accepted");
         assert_eq!(link, LinkId(7));
+        assert_eq!(here.hop_keys.send, there.hop_keys.receive);
+        assert_eq!(here.hop_keys.receive, there.hop_keys.send);
+        assert_ne!(here.hop_keys.send, here.hop_keys.receive, "each direction has its own");
+        let again = shake(&a, &b, b.public_key(), a.public_key()).dialled.expect("accepted");
+        assert_ne!(here.hop_keys.send, again.hop_keys.send, "and each connection");
         let mut sealed = [0; 5 + TAG_BYTES];
         let mut text = [0; 5 + TAG_BYTES];
         here.noise.write_message(here.sent, b"hello", &mut sealed).expect("sealed");

@@ -23,6 +23,7 @@ pub(crate) mod connection;
 mod contacts;
 pub(crate) mod control;
 mod counters;
+mod door;
 mod ends;
 mod excess;
 pub(crate) mod handshake;
@@ -37,6 +38,7 @@ mod notify;
 mod opens;
 mod relink;
 pub(crate) mod runtime;
+mod share;
 pub mod store;
 mod survey;
 mod totals;
@@ -184,7 +186,7 @@ async fn serve(
     let neighbours = Rc::new(Neighbours::new(
         credentials,
         (config.listen.ip(), config.control.dscp),
-        addresses,
+        (addresses, config.reach()),
         arrivals_in,
     ));
     let clients = Clients::new(move |ask| {

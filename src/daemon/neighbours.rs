@@ -15,21 +15,27 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::daemon::addresses::Addresses;
 use crate::daemon::connection::{self, Arrival, Arrivals};
 use crate::daemon::contacts::Contacts;
+use crate::daemon::door::{Door, Refused};
 use crate::daemon::handshake::{self, Credentials, HandshakeError, Secured};
 use crate::daemon::lane;
+use crate::types::address::Reach;
 use crate::types::{Dscp, LinkId, PeerName, PublicKey};
 use crate::{limits, net};
+
+/// What may become of a connection that another end made, besides what the door refuses.
+const ACCEPTED: &str = "accepted";
+const FAILED: &str = "failed";
 
 /// What the listener and the diallers share.
 pub(crate) struct Neighbours {
@@ -39,9 +45,16 @@ pub(crate) struct Neighbours {
     /// How the connections are marked.
     pub(crate) dscp: Dscp,
     pub(crate) addresses: Addresses,
+    /// Where others may make this peer connect to.
+    pub(crate) reach: RefCell<Reach>,
     pub(crate) known: RefCell<BTreeMap<PeerName, (LinkId, PublicKey)>>,
     pub(crate) arrivals: Arrivals,
     pub(crate) contacts: Contacts,
+    /// Who may begin a handshake, and what became of those who tried, by name.
+    door: RefCell<Door>,
+    handshakes: RefCell<BTreeMap<&'static str, u64>>,
+    /// Where neighbours are, as the operator wrote.
+    configured: RefCell<BTreeMap<PeerName, IpAddr>>,
     complaints: RefCell<Complaints>,
 }
 
@@ -60,17 +73,69 @@ impl Neighbours {
     pub(crate) fn new(
         credentials: Credentials,
         (listen, dscp): (IpAddr, Dscp),
-        addresses: Addresses,
+        (addresses, reach): (Addresses, Reach),
         arrivals: Arrivals,
     ) -> Self {
-        let (known, contacts, complaints) = Default::default();
-        Self { credentials, listen, dscp, addresses, known, arrivals, contacts, complaints }
+        let results = [ACCEPTED, FAILED, Refused::AtOnce.as_str(), Refused::Rate.as_str()];
+        let handshakes = results.into_iter().map(|result| (result, 0)).collect();
+        Self {
+            credentials,
+            listen,
+            dscp,
+            addresses,
+            reach: RefCell::new(reach),
+            known: RefCell::default(),
+            arrivals,
+            contacts: Contacts::default(),
+            door: RefCell::new(Door::new(Instant::now())),
+            handshakes: RefCell::new(handshakes),
+            configured: RefCell::default(),
+            complaints: RefCell::default(),
+        }
+    }
+
+    /// Where the neighbours of the configuration are; `known` says who they are.
+    pub(crate) fn expect(&self, configured: BTreeMap<PeerName, IpAddr>) {
+        *self.configured.borrow_mut() = configured;
+        self.tell_door();
+    }
+
+    /// Those addresses, and where neighbours were met that moved.
+    fn tell_door(&self) {
+        let (known, configured) = (self.known.borrow(), self.configured.borrow());
+        let addresses = known.keys().flat_map(|peer| {
+            let written = configured.get(peer).map(IpAddr::to_canonical);
+            let learned = self.addresses.of(peer).map(|address| address.ip().to_canonical());
+            written.into_iter().chain(learned.filter(|learned| Some(*learned) != written))
+        });
+        self.door.borrow_mut().know(addresses, Instant::now());
+    }
+
+    /// What became of connections that others made here, by name; since the start.
+    pub(crate) fn handshakes(&self) -> BTreeMap<String, u64> {
+        let counts = self.handshakes.borrow();
+        counts.iter().map(|(result, count)| ((*result).to_owned(), *count)).collect()
+    }
+
+    fn count(&self, result: &'static str) {
+        *self.handshakes.borrow_mut().entry(result).or_default() += 1;
+    }
+
+    /// A neighbour was met at `address`: a hint for the next time, if it is one that others may name.
+    pub(crate) fn learn(&self, peer: &PeerName, address: SocketAddr) {
+        match self.reach.borrow().check(address) {
+            Ok(address) => {
+                if self.addresses.learn(peer, address) {
+                    self.tell_door();
+                }
+            }
+            Err(refused) => tracing::debug!(%peer, %refused, "not remembered"),
+        }
     }
 
     /// Takes connections of neighbours that dial, for as long as the daemon runs.
     #[expect(clippy::infinite_loop, reason = "its task is aborted when the daemon stops")]
     pub(crate) async fn accept(self: Rc<Self>, listener: TcpListener) {
-        let half_open = Arc::new(Semaphore::new(limits::HALF_OPEN_MAX));
         loop {
             let (stream, remote) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -81,21 +146,32 @@ impl Neighbours {
                     continue;
                 }
             };
-            let Ok(permit) = Arc::clone(&half_open).try_acquire_owned() else {
-                self.complain("half-open", || {
-                    tracing::warn!(
-                        max = limits::HALF_OPEN_MAX,
-                        "too many handshakes at once; refusing more"
-                    );
-                });
-                continue;
+            let knocked = self.door.borrow_mut().knock(remote.ip(), Instant::now());
+            let guest = match knocked {
+                Ok(guest) => guest,
+                Err(refused) => {
+                    self.refuse(&stream, remote, refused);
+                    continue;
+                }
             };
             let this = Rc::clone(&self);
             lane::spawn(async move {
                 this.answer(stream, remote).await;
-                drop(permit);
+                this.door.borrow_mut().done(guest);
             });
         }
+    }
+
+    /// Without a word, and without a trace: a reset leaves nothing in the kernel's tables.
+    fn refuse(&self, stream: &TcpStream, remote: SocketAddr, refused: Refused) {
+        // A stream that is gone already needs none.
+        let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        let result = refused.as_str();
+        self.count(result);
+        self.complain(result, || {
+            let so_far = self.handshakes.borrow()[result];
+            tracing::warn!(%remote, result, so_far, "too many connections; not answered");
+        });
     }
 
     async fn answer(&self, mut stream: TcpStream, remote: SocketAddr) {
@@ -110,11 +186,15 @@ impl Neighbours {
                 if let Some(peer) = self.name_of(link) {
                     self.contacts.met(&peer, remote, false);
                 }
+                self.count(ACCEPTED);
                 let joined = Arrival::Joined { link, stream, secured, remote };
                 // An error means that the daemon stops.
                 let _ = self.arrivals.send(joined).await;
             }
-            Err(error) => self.complain_of(&error, remote),
+            Err(error) => {
+                self.count(FAILED);
+                self.complain_of(&error, remote);
+            }
         }
     }
 
@@ -178,10 +258,12 @@ impl Neighbours {
         }
     }
 
-    /// The configured address, and every second time the one where the neighbour was met last.
+    /// The configured address, and every second time the one where the neighbour was met last. That one
+    /// comes out of a file, which may be older than the configuration, or another's work.
     fn address_of(&self, dial: &Dial, attempts: u32) -> SocketAddr {
         let learned = self.addresses.of(&dial.peer).filter(|_| attempts % 2 == 1);
-        learned.unwrap_or(dial.address)
+        let allowed = learned.and_then(|learned| self.reach.borrow().check(learned).ok());
+        allowed.unwrap_or(dial.address)
     }
 
     async fn attempt(

@@ -105,6 +105,7 @@ fn link(asked: &dto::AddLink) -> Result<Link, String> {
         capacity: *capacity_bps,
         key: key.parse().map_err(|error| format!("link.key: {error}"))?,
         mtu: mtu.unwrap_or(limits::MTU_DEFAULT),
+        hop_tag: None,
     })
 }
 

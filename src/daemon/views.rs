@@ -60,6 +60,8 @@ pub(crate) fn link_row(view: LinkView) -> LinkRow {
         address: None,
         connection: None,
         last_failure: None,
+        hop_tag: false,
+        paced_ms: 0,
     }
 }
 

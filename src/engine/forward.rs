@@ -1,7 +1,8 @@
 //! What happens to one datagram: the judgement, and the edit of its header in place.
 //!
 //! ```text
-//! from a neighbour   forward()  parse ─► label ─► link ─► rate ─► hop limit ─► Relay: label swapped in place
+//! from a neighbour   forward()  parse ─► label ─► link (─► tag ─► seen before?) ─► rate ─► hop limit
+//!                                                                              ─► Relay: label swapped in place
 //!                                                                              Deliver: leave() says to whom
 //! from a program     admit()    sender ─► path ─► size ─► rate ─► Enter, or Wait if the channel is shaped
 //!                    enter()    header written in front, tag room behind
@@ -12,6 +13,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
+use super::replay::Replay;
 use super::shaper::Turn;
 use super::table::{Account, End, EndSlot, Links, Table, Way};
 use super::{AllowedFrom, Deliver};
@@ -19,6 +21,7 @@ use crate::limits::HOP_LIMIT_START;
 use crate::stats::DropReason;
 use crate::types::{LinkId, Time};
 use crate::wire::frame::{self, FrameType, Header, OVERHEAD_BYTES};
+use crate::wire::tag::HopKey;
 
 /// What a datagram from the overlay is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,13 +67,16 @@ pub fn forward(
         }
     }
     let (route, links) = table.look_up(header.label).ok_or(DropReason::UnknownLabel)?;
-    if !links.get(route.from).is_some_and(|link| link.sends_from(source)) {
-        return Err(DropReason::ForeignLabel);
+    let link = links.get(route.from).filter(|link| link.sends_from(source));
+    let link = link.ok_or(DropReason::ForeignLabel)?;
+    let tagged = link.tags.is_some();
+    if let Some(tags) = &link.tags {
+        check_tag(datagram, header.sequence, &tags.receive, route.seen.as_deref_mut())?;
     }
     let verdict = if route.policer.admit(now, datagram.len()) {
         match route.ways.first() {
             Some(&Way::Local(end)) => Verdict::Deliver(end),
-            Some(&way) => relay(datagram, header.hop_limit, way, links),
+            Some(&way) => relay(datagram, header.hop_limit, way, links, tagged),
             None => Verdict::Drop(DropReason::UnknownLabel),
         }
     } else {
@@ -79,7 +85,27 @@ pub fn forward(
     Ok(Judged::Frame { account: route.account, from: route.from, header, verdict })
 }
 
-fn relay(datagram: &mut [u8], hop_limit: u8, way: Way, links: &Links) -> Verdict {
+/// Before anything of it counts: neither rate nor window nor sign of life is a stranger's to touch.
+#[inline(never)]
+fn check_tag(
+    datagram: &[u8],
+    sequence: u64,
+    key: &HopKey,
+    seen: Option<&mut Replay>,
+) -> Result<(), DropReason> {
+    let Some(seen) = seen.filter(|_| key.wrote(datagram)) else {
+        return Err(DropReason::BadTag);
+    };
+    if !seen.is_new(sequence) {
+        return Err(DropReason::Replayed);
+    }
+    seen.mark(sequence);
+    Ok(())
+}
+
+/// `tagged`: it came with a tag, which means nothing to the next hop.
+#[inline]
+fn relay(datagram: &mut [u8], hop_limit: u8, way: Way, links: &Links, tagged: bool) -> Verdict {
     let Way::Hop { link, label, port } = way else {
         return Verdict::Drop(DropReason::UnknownLabel);
     };
@@ -90,7 +116,17 @@ fn relay(datagram: &mut [u8], hop_limit: u8, way: Way, links: &Links) -> Verdict
         return Verdict::Drop(DropReason::NoLink);
     };
     frame::relabel(datagram, label, hop_limit);
+    if let Some(tags) = &link.tags {
+        write_tag(datagram, &tags.send);
+    } else if tagged {
+        frame::set_hop_tag(datagram, [0; 16]);
+    }
     Verdict::Relay(link.worker_address(port))
+}
+
+#[inline(never)]
+fn write_tag(header: &mut [u8], key: &HopKey) {
+    key.write(header);
 }
 
 /// A datagram of a program that may enter.
@@ -150,10 +186,10 @@ pub fn enter(
     stamp: u32,
     table: &Table,
 ) -> Verdict {
-    let (label, verdict) = match way {
-        Way::Local(end) => (crate::types::Label(0), Verdict::Deliver(end)),
+    let (label, verdict, tags) = match way {
+        Way::Local(end) => (crate::types::Label(0), Verdict::Deliver(end), None),
         Way::Hop { link, label, port } => match table.link(link) {
-            Some(link) => (label, Verdict::Relay(link.worker_address(port))),
+            Some(link) => (label, Verdict::Relay(link.worker_address(port)), link.tags.as_ref()),
             None => return Verdict::Drop(DropReason::NoLink),
         },
     };
@@ -170,6 +206,9 @@ pub fn enter(
         stamp,
     };
     fields.emit(header);
+    if let Some(tags) = tags {
+        write_tag(header, &tags.send);
+    }
     tag.fill(0);
     verdict
 }
@@ -229,6 +268,7 @@ mod tests {
     use crate::wire::frame::{END_TAG_BYTES, HEADER_BYTES, OVERHEAD_BYTES};
     use crate::wire::heartbeat::{Heartbeat, HeartbeatKey};
     use crate::wire::measure::Probe;
+    use crate::wire::tag::HopKeys;
 
     const IN: LinkId = LinkId(0);
     const OUT: LinkId = LinkId(1);
@@ -251,8 +291,8 @@ mod tests {
     /// Label 1 is relayed to link 1 as label 2, label 3 is local.
     fn table() -> Table {
         let mut table = Table::default();
-        table.set_link(IN, neighbour(), 2, Label(100));
-        table.set_link(OUT, address("10.0.0.2:5000"), 1, Label(200));
+        table.set_link(IN, neighbour(), 2, Label(100), None);
+        table.set_link(OUT, address("10.0.0.2:5000"), 1, Label(200), None);
         let hop = Target::Hop { link: OUT, label: Label(2), port: 5_003 };
         let policer = Policer::at_hop(RATE, 1);
         table.add_label(Label(1), IN, hop, policer, Arc::default());
@@ -295,6 +335,113 @@ mod tests {
         let to = verdict(forward(&mut bytes, neighbour(), &mut table, NOW));
         assert_eq!(to, Ok(Verdict::Relay(address("10.0.0.2:5003"))));
         assert_eq!(bytes, frame(2, 63));
+    }
+
+    fn tags(link: u8) -> HopKeys {
+        HopKeys::derive(&[link; 32], &[link + 1; 32])
+    }
+
+    /// The neighbour's end of it.
+    fn other_end(link: u8) -> HopKeys {
+        HopKeys::derive(&[link + 1; 32], &[link; 32])
+    }
+
+    /// As [`table`], the links with these tags.
+    fn tagged_table(from: Option<HopKeys>, to: Option<HopKeys>) -> Table {
+        let mut table = Table::default();
+        table.set_link(IN, neighbour(), 2, Label(100), from);
+        table.set_link(OUT, address("10.0.0.2:5000"), 1, Label(200), to);
+        let hop = Target::Hop { link: OUT, label: Label(2), port: 5_003 };
+        table.add_label(Label(1), IN, hop, Policer::at_hop(RATE, 1), Arc::default());
+        table
+    }
+
+    fn tagged_frame(sequence: u64) -> Vec<u8> {
+        let mut bytes = frame(1, 64);
+        let header = Header { sequence, ..frame::parse(&bytes).unwrap() };
+        header.emit(&mut bytes);
+        other_end(1).send.write(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_tagged_frame_is_checked_where_it_comes_and_tagged_again_where_it_leaves() {
+        let mut table = tagged_table(Some(tags(1)), Some(tags(3)));
+        let mut bytes = tagged_frame(7);
+        let to = verdict(forward(&mut bytes, neighbour(), &mut table, NOW));
+        assert_eq!(to, Ok(Verdict::Relay(address("10.0.0.2:5003"))));
+        assert!(other_end(3).receive.wrote(&bytes), "the next hop believes it");
+        frame::set_hop_tag(&mut bytes, [0; 16]);
+        assert_eq!(bytes, frame(2, 63), "nothing else differs");
+    }
+
+    /// Row 26 of the bad inputs: wrong tag, replay, counter far ahead.
+    #[test]
+    fn row_26_what_the_neighbour_did_not_send_or_sent_before_moves_nothing() {
+        let mut table = tagged_table(Some(tags(1)), None);
+        let mut judge = |bytes: &[u8]| {
+            let before = table.route(Label(1)).unwrap().policer;
+            let judged = verdict(forward(&mut bytes.to_vec(), neighbour(), &mut table, NOW));
+            (judged, before == table.route(Label(1)).unwrap().policer)
+        };
+        let refused = |reason| (Err(reason), true);
+        // Far ahead, without the key: the window stays where it is.
+        let mut ahead = tagged_frame(u64::MAX - 1);
+        frame::set_hop_tag(&mut ahead, [7; 16]);
+        assert_eq!(judge(&ahead), refused(DropReason::BadTag));
+        assert_eq!(judge(&frame(1, 64)), refused(DropReason::BadTag), "no tag");
+        let (first, paid) = (judge(&tagged_frame(7)), judge(&tagged_frame(8)));
+        assert!(matches!(first, (Ok(Verdict::Relay(_)), false)), "{first:?}");
+        assert!(matches!(paid, (Ok(Verdict::Relay(_)), false)), "{paid:?}");
+        assert_eq!(judge(&tagged_frame(7)), refused(DropReason::Replayed));
+        // Late, but for the first time.
+        assert!(matches!(judge(&tagged_frame(3)), (Ok(Verdict::Relay(_)), false)));
+        for byte in [1, 2, 8, 15, 16, 23, 24, 31, 32, 47] {
+            let mut changed = tagged_frame(9);
+            changed[byte] ^= 1;
+            let (judged, same) = judge(&changed);
+            let reason = judged.unwrap_err();
+            assert!(matches!(reason, DropReason::BadTag | DropReason::UnknownLabel), "{byte}");
+            assert!(same, "{byte}");
+        }
+    }
+
+    #[test]
+    fn a_tag_means_nothing_on_the_next_link_without() {
+        let mut table = tagged_table(Some(tags(1)), None);
+        let mut bytes = tagged_frame(7);
+        assert!(forward(&mut bytes, neighbour(), &mut table, NOW).is_ok());
+        assert_eq!(frame::hop_tag(&bytes), [0; 16]);
+        // And the other way round it gets one.
+        let mut table = tagged_table(None, Some(tags(3)));
+        let mut bytes = frame(1, 64);
+        assert!(forward(&mut bytes, neighbour(), &mut table, NOW).is_ok());
+        assert!(other_end(3).receive.wrote(&bytes));
+    }
+
+    #[test]
+    fn only_tagged_links_cost_memory_and_a_new_connection_has_new_tags() {
+        let seen = |table: &Table| table.route(Label(1)).unwrap().seen.is_some();
+        assert!(!seen(&tagged_table(None, Some(tags(3)))));
+        let mut table = tagged_table(Some(tags(1)), None);
+        assert!(seen(&table));
+        table.set_link(IN, neighbour(), 2, Label(100), Some(tags(5)));
+        let judged = verdict(forward(&mut tagged_frame(7), neighbour(), &mut table, NOW));
+        assert_eq!(judged, Err(DropReason::BadTag));
+        // A label from before there were tags has no window: it is not believed either.
+        let mut table = tagged_table(None, None);
+        table.set_link(IN, neighbour(), 2, Label(100), Some(tags(1)));
+        let judged = verdict(forward(&mut tagged_frame(7), neighbour(), &mut table, NOW));
+        assert_eq!(judged, Err(DropReason::BadTag));
+    }
+
+    #[test]
+    fn what_enters_over_a_tagged_link_has_a_tag() {
+        let table = tagged_table(None, Some(tags(3)));
+        let way = Way::Hop { link: OUT, label: Label(2), port: 1 };
+        let (mut header, mut tag) = ([0xaa; HEADER_BYTES], [0xaa; END_TAG_BYTES]);
+        enter(&mut header, &mut tag, 5, way, 4, 5, &table);
+        assert!(other_end(3).receive.wrote(&header));
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl Liveness {
         }
     }
 
-    /// A datagram that names `link` as a heartbeat. `None`: not a valid one. `Some(moved)`: heard, and
+    /// A datagram that names `link` as a heartbeat. `None`: not a valid one, or from where nobody follows it. `Some(moved)`: heard, and
     /// `moved` if it did not come from the link's address; the caller then calls [`Liveness::moved`].
     pub fn on_heartbeat(
         &mut self,
@@ -137,6 +137,12 @@ impl Liveness {
             return None;
         }
         let beat = Heartbeat::verify(header, datagram, &watch.spec.receive_key)?;
+        // A neighbour can send from any address it likes to forge: not every one is followed. Unheard, the
+        // link dies, and the next connection shows where the neighbour is.
+        let moved = source != watch.address;
+        if moved && watch.spec.reach.follow(watch.address, source).is_err() {
+            return None;
+        }
         let first = watch.heard == 0;
         watch.heard = beat.sequence;
         watch.heard_at = now;
@@ -150,7 +156,7 @@ impl Liveness {
             watch.confirmed_at = if first { now } else { watch.confirmed_at.max(now) };
         }
         watch.spec.pulse.note(now, watch.rtt);
-        Some(source != watch.address)
+        Some(moved)
     }
 
     /// What the link is, and where its neighbour is now.
@@ -292,6 +298,7 @@ fn same_life(one: &LinkSpec, other: &LinkSpec) -> bool {
 mod tests {
     use super::*;
     use crate::types::Label;
+    use crate::types::address::Reach;
     use crate::wire::frame;
     use crate::wire::heartbeat::HeartbeatKey;
 
@@ -313,6 +320,8 @@ mod tests {
             receive_key: HeartbeatKey([receive; 32]),
             interval: INTERVAL,
             missed_max: 5,
+            tags: None,
+            reach: Reach::new(([127, 0, 0, 1], 1).into(), 1..=1, []),
             pulse: Arc::default(),
         })
     }
@@ -322,6 +331,34 @@ mod tests {
         other: Liveness,
         one_hears: bool,
         other_hears: bool,
+    }
+
+    /// Its neighbour could make it send anywhere otherwise.
+    #[test]
+    fn a_heartbeat_from_where_nobody_is_followed_is_not_heard() {
+        let mut one = Liveness::default();
+        one.set(&spec(1, 2), ms(0));
+        let beat = |sequence| {
+            let beat = Heartbeat {
+                label: Label(2),
+                sequence,
+                heard: 0,
+                heard_age_us: 0,
+                overloaded: false,
+            };
+            beat.emit(&HeartbeatKey([2; 32]))
+        };
+        let mut heard = |sequence, source: &str| {
+            let bytes = beat(sequence);
+            let header = frame::parse(&bytes).unwrap();
+            one.on_heartbeat(LinkId(3), &header, &bytes, source.parse().unwrap(), ms(1))
+        };
+        for elsewhere in ["169.254.169.254:80", "224.0.0.1:9", "192.168.0.1:9", "127.0.0.1:1"] {
+            assert_eq!(heard(1, elsewhere), None, "{elsewhere}");
+        }
+        // And takes no number with it.
+        assert_eq!(heard(1, "127.0.0.2:9"), Some(true));
+        assert_eq!(heard(2, "203.0.113.7:9"), Some(true));
     }
 
     fn pair() -> Pair {

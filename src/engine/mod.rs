@@ -46,9 +46,11 @@ pub use plane::{DataPlane, OwnEnds};
 use self::probes::ProbeCounts;
 use crate::stats::ChannelStats;
 use crate::stats::histogram::FullHistogram;
+use crate::types::address::Reach;
 use crate::types::{Bandwidth, ChannelId, Dscp, Label, LinkId, Time, WorkerId};
 use crate::wire::heartbeat::HeartbeatKey;
 use crate::wire::measure::Train;
+use crate::wire::tag::HopKeys;
 
 /// What the control thread tells a worker.
 #[derive(Debug)]
@@ -136,6 +138,10 @@ pub struct LinkSpec {
     pub send_key: HeartbeatKey,
     pub receive_label: Label,
     pub receive_key: HeartbeatKey,
+    /// Every frame of the link has a hop tag, both ways.
+    pub tags: Option<HopKeys>,
+    /// Where the link's frames may move.
+    pub reach: Reach,
     pub interval: Duration,
     /// Heartbeats missed in a row that make the link silent.
     pub missed_max: u32,

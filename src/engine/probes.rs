@@ -239,6 +239,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
+    use crate::types::address::Reach;
     use crate::types::{Bandwidth, Label};
     use crate::wire::frame;
     use crate::wire::heartbeat::HeartbeatKey;
@@ -261,6 +262,8 @@ mod tests {
             receive_key: HeartbeatKey([receive; 32]),
             interval: Duration::from_millis(25),
             missed_max: 5,
+            tags: None,
+            reach: Reach::new(([127, 0, 0, 1], 1).into(), 1..=1, []),
             pulse: Arc::default(),
         }
     }

@@ -15,12 +15,14 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use super::merge::{Merge, Via};
+use super::replay::Replay;
 use super::shaper::{Policer, Shaping};
 use super::{AllowedFrom, Deliver, EntrySpec, Target};
 pub use moving::{MovedEnd, MovedLabel};
 
 use crate::stats::ChannelStats;
 use crate::types::{ChannelId, Label, LinkId, WorkerId};
+use crate::wire::tag::HopKeys;
 
 /// Number of a socket at the worker's back end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,8 @@ pub struct Route {
     /// No other label's.
     pub account: Account,
     pub policer: Policer,
+    /// Which frames were seen, where the link has hop tags.
+    pub seen: Option<Box<Replay>>,
 }
 
 /// The neighbours, by the number of their link.
@@ -64,6 +68,8 @@ pub struct Link {
     address: SocketAddr,
     workers: u8,
     receive_label: Label,
+    /// The link has hop tags.
+    pub tags: Option<Box<HopKeys>>,
 }
 
 /// A channel end with an open socket.
@@ -175,14 +181,25 @@ impl Table {
 
     // --- Commands ---
 
-    pub fn set_link(&mut self, link: LinkId, address: SocketAddr, workers: u8, receive: Label) {
+    /// With `tags`, labels that were given to the link before it had any bring `bad_tag` only: nobody knows
+    /// what came with them.
+    pub fn set_link(
+        &mut self,
+        link: LinkId,
+        address: SocketAddr,
+        workers: u8,
+        receive: Label,
+        tags: Option<HopKeys>,
+    ) {
         self.remove_link(link);
         let index = usize::from(link.0);
         let links = &mut self.links.0;
         if links.len() <= index {
             links.resize_with(index + 1, || None);
         }
-        links[index] = Some(Link { address: canonical(address), workers, receive_label: receive });
+        let address = canonical(address);
+        links[index] =
+            Some(Link { address, workers, receive_label: receive, tags: tags.map(Box::new) });
         self.heartbeat_labels.insert(receive, link);
     }
 
@@ -215,7 +232,10 @@ impl Table {
         let way = self.way(to);
         self.remove_label(label);
         let account = self.open_account(stats);
-        let another = self.insert_label(label, Route { from, ways: vec![way], account, policer });
+        let tagged = self.links.get(from).is_none_or(|link| link.tags.is_some());
+        let seen = tagged.then(Box::default);
+        let route = Route { from, ways: vec![way], account, policer, seen };
+        let another = self.insert_label(label, route);
         if !another {
             self.follow(label);
         }
@@ -601,8 +621,8 @@ mod tests {
     fn a_second_link_of_the_same_number_replaces_the_first() {
         let mut table = Table::default();
         let address: SocketAddr = "127.0.0.1:10".parse().unwrap();
-        table.set_link(LinkId(2), address, 2, Label(1));
-        table.set_link(LinkId(2), address, 2, Label(2));
+        table.set_link(LinkId(2), address, 2, Label(1), None);
+        table.set_link(LinkId(2), address, 2, Label(2), None);
         assert_eq!(table.heartbeat_link(Label(1)), None);
         assert_eq!(table.heartbeat_link(Label(2)), Some(LinkId(2)));
         table.remove_link(LinkId(2));
@@ -614,7 +634,7 @@ mod tests {
     fn frames_may_come_from_the_ports_of_the_neighbours_workers_only() {
         let mut table = Table::default();
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
-        table.set_link(LinkId(0), address("[::ffff:127.0.0.1]:65534"), 2, Label(1));
+        table.set_link(LinkId(0), address("[::ffff:127.0.0.1]:65534"), 2, Label(1), None);
         let link = table.link(LinkId(0)).unwrap();
         assert!(link.sends_from(address("127.0.0.1:65534")));
         assert!(link.sends_from(address("127.0.0.1:65535")));

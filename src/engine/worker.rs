@@ -278,7 +278,8 @@ impl Worker {
         match command {
             Command::SetLink(spec) => {
                 let (link, label) = (spec.link, spec.receive_label);
-                self.table.set_link(link, spec.address, spec.workers, label);
+                let tags = spec.tags.clone();
+                self.table.set_link(link, spec.address, spec.workers, label, tags);
                 self.stats.relay.open_hop(link);
                 self.outbox.forget(WORKER_SOCKET);
                 if let Some(liveness) = &mut self.liveness {

@@ -133,6 +133,7 @@ impl Link {
             heartbeat_label: greeting.heartbeat_label,
             heartbeat_key: greeting.heartbeat_key.clone(),
             session: mine.session,
+            hop_tag: self.config.hop_tag,
         };
         self.state = State::Greeting { since: now, greeting };
         hello
@@ -156,6 +157,14 @@ impl Link {
         if hello.mtu < limits::MTU_MIN {
             return Err(format!("protocol error: mtu {} is below {}", hello.mtu, limits::MTU_MIN));
         }
+        let hop_tag = self.config.hop_tag || hello.hop_tag;
+        if hop_tag && version < control::TAGS_VERSION {
+            return Err(format!(
+                "this end wants hop tags (hop_tag = true), and {} speaks control version {version}, which \
+                 has none; upgrade it, or write hop_tag = false for this link",
+                hello.name
+            ));
+        }
         let data = DataLink {
             incarnation: greeting.incarnation,
             port: hello.data_port,
@@ -164,6 +173,7 @@ impl Link {
             send_key: greeting.heartbeat_key.clone(),
             receive_label: greeting.heartbeat_label,
             receive_key: hello.heartbeat_key.clone(),
+            hop_tag,
         };
         let packet_bytes = self.config.mtu.min(hello.mtu);
         self.state = State::Up(Box::new(Established {
@@ -274,6 +284,7 @@ mod tests {
             key: PublicKey([0; 32]),
             capacity: Bandwidth::from_bps(100_000_000),
             mtu: 1_500,
+            hop_tag: false,
         };
         Link::new(config, Bandwidth::MAX)
     }
@@ -303,6 +314,7 @@ mod tests {
             heartbeat_label: Label::new(WorkerId(0), 10),
             heartbeat_key: HeartbeatKey([2; 32]),
             session: None,
+            hop_tag: false,
         }
     }
 
@@ -344,7 +356,7 @@ mod tests {
     fn a_hello_that_no_peer_of_ours_would_say_closes_the_link() {
         type Spoil = fn(&mut Hello);
         let cases: [(&str, Spoil); 5] = [
-            ("speaks 1 to 5, the other end 6 to 9", |h| h.versions = (6, 9)),
+            ("speaks 1 to 6, the other end 7 to 9", |h| h.versions = (7, 9)),
             ("calls itself c", |h| h.name = name("c")),
             ("mtu 100", |h| h.mtu = 100),
             ("0 workers", |h| h.workers = 0),
@@ -364,6 +376,24 @@ mod tests {
         assert!(link.on_capacity(Bandwidth::ZERO).is_err());
         link.on_hello(T, &hello()).unwrap();
         assert!(link.on_hello(T, &hello()).unwrap_err().contains("second Hello"));
+    }
+
+    #[test]
+    fn either_end_gets_hop_tags_and_an_older_one_is_refused_in_words() {
+        let greet = |ours, theirs, highest| {
+            let mut link = link();
+            link.config.hop_tag = ours;
+            let said = link.connect(T, greeting(false), my_end());
+            assert_eq!(said.hop_tag, ours);
+            let hello = Hello { hop_tag: theirs, versions: (1, highest), ..hello() };
+            link.on_hello(T, &hello).map(|greeted| greeted.data.hop_tag)
+        };
+        for (ours, theirs) in [(false, false), (false, true), (true, false), (true, true)] {
+            assert_eq!(greet(ours, theirs, 6), Ok(ours || theirs));
+        }
+        assert_eq!(greet(false, false, 5), Ok(false), "an older neighbour is welcome");
+        let refused = greet(true, false, 5).unwrap_err();
+        assert!(refused.contains("hop_tag = true") && refused.contains("version 5"), "{refused}");
     }
 
     #[test]

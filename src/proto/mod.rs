@@ -99,6 +99,8 @@ pub struct LinkConfig {
     /// Configured capacity, before the control share is taken off.
     pub capacity: Bandwidth,
     pub mtu: u16,
+    /// Frames of this link have hop tags; a neighbour that cannot make them is refused.
+    pub hop_tag: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -538,6 +540,8 @@ pub struct DataLink {
     /// Label and key of the heartbeats we get.
     pub receive_label: Label,
     pub receive_key: HeartbeatKey,
+    /// Either end wants hop tags: every frame of the link has one, both ways.
+    pub hop_tag: bool,
 }
 
 /// What happened, for the log, `spanway events` and those who wait for it.

@@ -586,10 +586,12 @@ impl Node {
     fn reconfigure(&mut self, now: Time, new: LinkConfig, out: &mut Vec<Action>) {
         let id = new.link;
         let link = self.links.get_mut(&id).expect("the link is known");
-        if new.mtu != link.config().mtu {
+        let old = link.config();
+        let changed = [("mtu", new.mtu != old.mtu), ("hop_tag", new.hop_tag != old.hop_tag)];
+        if let Some((key, _)) = changed.iter().find(|(_, changed)| *changed) {
             // Agreed in Hello, so both ends must greet again.
             if link.state() != LinkState::Down {
-                self.close(now, id, "its mtu was changed", out);
+                self.close(now, id, &format!("its {key} was changed"), out);
             }
             self.links.insert(id, Link::new(new, self.config.budgets.bound()));
             return;
@@ -788,6 +790,7 @@ mod tests {
             key: PublicKey([0; 32]),
             capacity: Bandwidth::from_bps(10_000_000),
             mtu: 1_500,
+            hop_tag: false,
         };
         NodeConfig {
             name: name("a"),
@@ -817,6 +820,7 @@ mod tests {
             heartbeat_label: Label(1),
             heartbeat_key: HeartbeatKey([3; 32]),
             session: None,
+            hop_tag: false,
         })
     }
 

@@ -497,7 +497,8 @@ impl Sim {
             let peer = self.peers[there].name.clone();
             let links = &mut self.peers[here].config.links;
             let link = LinkId(u16::try_from(links.len()).expect("LINKS_MAX fits"));
-            links.push(LinkConfig { link, peer, key, capacity, mtu: limits::MTU_DEFAULT });
+            let (mtu, hop_tag) = (limits::MTU_DEFAULT, false);
+            links.push(LinkConfig { link, peer, key, capacity, mtu, hop_tag });
             self.peers[here].wires.push((wire, side));
             (here, link)
         });

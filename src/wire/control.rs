@@ -24,7 +24,9 @@ use crate::types::{
 };
 
 /// Control versions this build speaks: (lowest, highest).
-pub const VERSIONS: (u16, u16) = (1, 5);
+pub const VERSIONS: (u16, u16) = (1, 6);
+/// First version with hop tags.
+pub const TAGS_VERSION: u16 = 6;
 /// First version with facts about the overlay, and with channels that move before they break.
 pub const FACTS_VERSION: u16 = 3;
 
@@ -50,6 +52,8 @@ pub struct Hello {
     pub heartbeat_key: HeartbeatKey,
     /// Highest session the sender has adopted; it may be far ahead of a peer that lost its state.
     pub session: Option<SessionId>,
+    /// The sender wants hop tags on every frame of the link. Since version 6.
+    pub hop_tag: bool,
 }
 
 /// Begins or joins a session on a link (2.7).
@@ -261,6 +265,7 @@ mod kind {
 
 /// Tags of optional fields, per message.
 mod field {
+    pub(super) const HOP_TAG: u16 = 1;
     pub(super) const MANNER: u16 = 1;
     pub(super) const OPENED: u16 = 2;
     pub(super) const FAILED: u16 = 1;
@@ -444,6 +449,9 @@ fn emit_hello(w: &mut Writer, hello: &Hello) {
     w.u64(hello.heartbeat_label.0);
     w.raw(&hello.heartbeat_key.0);
     w.option(hello.session.as_ref(), Writer::session);
+    if hello.hop_tag {
+        w.optional_field(field::HOP_TAG, |_| {});
+    }
 }
 
 fn parse_hello(r: &mut Reader<'_>) -> Result<Hello, ParseError> {
@@ -458,6 +466,7 @@ fn parse_hello(r: &mut Reader<'_>) -> Result<Hello, ParseError> {
         heartbeat_label: label(r, "hello label")?,
         heartbeat_key: HeartbeatKey(r.array("hello heartbeat key")?),
         session: r.option("hello session", |r| r.session("hello session"))?,
+        hop_tag: r.optional_field(field::HOP_TAG, "hello hop tag", |_| Ok(()))?.is_some(),
     })
 }
 

@@ -49,6 +49,8 @@ pub const VERSION: u8 = 1;
 pub const HEADER_BYTES: usize = 48;
 /// Bytes behind the payload of every DATA frame, reserved for the end-to-end tag.
 pub const END_TAG_BYTES: usize = 16;
+/// What the hop tag covers: all that is in front of it.
+pub const TAGGED_BYTES: usize = at::HOP_TAG;
 /// What Spanway adds to each datagram of a stream.
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + END_TAG_BYTES;
 
@@ -159,11 +161,13 @@ pub fn relabel(datagram: &mut [u8], label: Label, hop_limit: u8) {
 }
 
 /// The hop-tag field.
+#[inline]
 pub fn hop_tag(datagram: &[u8]) -> [u8; 16] {
     take(datagram, at::HOP_TAG)
 }
 
 /// Fills the hop-tag field.
+#[inline]
 pub fn set_hop_tag(datagram: &mut [u8], tag: [u8; 16]) {
     put(datagram, at::HOP_TAG, tag);
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use spanway::engine::LinkSpec;
+use spanway::types::address::Reach;
 use spanway::types::{Label, LinkId};
 use spanway::wire::frame::{FrameType, HEADER_BYTES, Header};
 use spanway::wire::heartbeat::HeartbeatKey;
@@ -29,6 +30,8 @@ pub(crate) fn link(number: u16, up: bool, address: SocketAddr, workers: u8) -> A
         receive_key: key(receive),
         interval: INTERVAL,
         missed_max: MISSED_MAX,
+        tags: None,
+        reach: Reach::new(([127, 0, 0, 1], 1).into(), 1..=1, []),
         pulse: Arc::default(),
     })
 }

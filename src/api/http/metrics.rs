@@ -142,6 +142,11 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
         Kind::Histogram,
         "Time without a path of those that moved. The sum is an upper estimate.",
     ),
+    (
+        "spanway_handshakes_total",
+        Kind::Counter,
+        "Connections that others made to this peer, by result: accepted, failed, or refused because there were too many.",
+    ),
     ("spanway_control_messages_total", Kind::Counter, "Control messages by direction and kind."),
     ("process_resident_memory_bytes", Kind::Gauge, "Memory of the process."),
     ("process_open_fds", Kind::Gauge, "Open files of the process."),
@@ -178,6 +183,9 @@ fn daemon(of: &Snapshot, to: &mut Families) {
     to.set("spanway_backend_info", &labels, 1.0);
     to.set("spanway_uptime_seconds", &[], status.uptime_ms as f64 / 1e3);
     to.set("spanway_warnings", &[], status.warnings.len() as f64);
+    for (result, count) in &status.control.handshakes {
+        to.set("spanway_handshakes_total", &[("result", result)], *count as f64);
+    }
     for worker in &status.workers {
         let port = worker.port.to_string();
         to.set("spanway_worker_datagrams_total", &[("worker", &port)], worker.datagrams as f64);

@@ -6,6 +6,7 @@ use super::*;
 use crate::engine::pool::Pool;
 use crate::engine::{AllowedFrom, BackendChoice, EntrySpec, LinkSpec, Target};
 use crate::net::traced::{self, Place};
+use crate::types::address::Reach;
 use crate::types::{Bandwidth, Label, LinkId, PeerName, WorkerId};
 use crate::wire::frame::{END_TAG_BYTES, FrameType, HEADER_BYTES, Header, OVERHEAD_BYTES};
 use crate::wire::heartbeat::HeartbeatKey;
@@ -47,6 +48,8 @@ fn rig(backend: net::Backend) -> Rig {
         receive_key: key,
         interval: Duration::from_secs(1),
         missed_max: 100,
+        tags: None,
+        reach: Reach::new(worker_address, 1..=1, []),
         pulse: Arc::default(),
     };
     let stats = Arc::default();

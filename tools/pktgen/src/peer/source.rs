@@ -235,6 +235,7 @@ impl Source {
                     let start = run.bytes.len();
                     run.bytes.resize(start + HEADER_BYTES, 0);
                     frame.emit(&mut run.bytes[start..]);
+                    table.tag(way, &mut run.bytes[start..]);
                     run.bytes.extend_from_slice(payload);
                     run.bytes.extend_from_slice(&[0; END_TAG_BYTES]);
                     run.ends.push(end_id);

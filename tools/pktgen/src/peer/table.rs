@@ -4,16 +4,18 @@
 //! measures a relay must not make its mistakes. A peer that generates or counts has one link and
 //! relays for nobody, so a label leads to an end here or nowhere.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use spanway::engine::replay::Replay;
 use spanway::engine::table::canonical;
 use spanway::engine::{EntrySpec, LinkSpec, Target};
 use spanway::stats::{ChannelStats, DropReason};
 use spanway::types::{ChannelId, Label, LinkId};
 use spanway::wire::frame::{self, FrameType, Header};
+use spanway::wire::tag::HopKeys;
 
 /// A channel that ends here: its place, and how often the place was used. The default is nobody's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,11 +65,14 @@ struct Link {
     address: SocketAddr,
     workers: u8,
     receive_label: Label,
+    tags: Option<HopKeys>,
 }
 
 #[derive(Debug)]
 struct Route {
     from: LinkId,
+    /// What came with this label, where its link has hop tags.
+    seen: RefCell<Replay>,
     /// None: it leads on to another peer.
     to: Option<ChannelId>,
     /// Where that channel's end was found last; tells by itself that it has become another's.
@@ -102,8 +107,17 @@ impl Table {
             return Ok(Judged::Heartbeat(*link, header));
         }
         let route = self.labels.get(&header.label).ok_or(DropReason::UnknownLabel)?;
-        if !self.links.get(&route.from).is_some_and(|link| link.sends_from(source)) {
-            return Err(DropReason::ForeignLabel);
+        let link = self.links.get(&route.from).filter(|link| link.sends_from(source));
+        let link = link.ok_or(DropReason::ForeignLabel)?;
+        if let Some(tags) = &link.tags {
+            if !tags.receive.wrote(datagram) {
+                return Err(DropReason::BadTag);
+            }
+            let mut seen = route.seen.borrow_mut();
+            if !seen.is_new(header.sequence) {
+                return Err(DropReason::Replayed);
+            }
+            seen.mark(header.sequence);
         }
         let to = route.to.as_ref().ok_or(DropReason::NoLink)?;
         if self.end(route.end.get()).is_none() {
@@ -133,6 +147,14 @@ impl Table {
         Some(SocketAddr::new(link.address.ip(), way.port))
     }
 
+    /// Fills the hop tag of a header that leaves this way, if its link has them.
+    pub(super) fn tag(&self, way: Way, header: &mut [u8]) {
+        let tags = self.links.get(&way.link).and_then(|link| link.tags.as_ref());
+        if let Some(tags) = tags {
+            tags.send.write(header);
+        }
+    }
+
     // --- Commands ---
 
     pub(super) fn set_link(&mut self, spec: &LinkSpec) {
@@ -142,6 +164,7 @@ impl Table {
             address: canonical(spec.address),
             workers: spec.workers,
             receive_label: spec.receive_label,
+            tags: spec.tags.clone(),
         };
         self.links.insert(spec.link, link);
     }
@@ -165,7 +188,8 @@ impl Table {
             Target::Local(channel) => Some(channel),
             Target::Hop { .. } => None,
         };
-        self.labels.insert(label, Route { from, to, end: Cell::default() });
+        self.labels
+            .insert(label, Route { from, seen: RefCell::default(), to, end: Cell::default() });
     }
 
     pub(super) fn remove_label(&mut self, label: Label) {
@@ -240,6 +264,7 @@ pub(crate) mod samples {
     use std::time::Duration;
 
     use spanway::types::PeerName;
+    use spanway::types::address::Reach;
     use spanway::wire::heartbeat::HeartbeatKey;
 
     use super::*;
@@ -252,6 +277,10 @@ pub(crate) mod samples {
 
     /// A table with one link, to a neighbour with two workers.
     pub(crate) fn table() -> Table {
+        table_with(false)
+    }
+
+    pub(crate) fn table_with(tagged: bool) -> Table {
         let mut table = Table::default();
         table.set_link(&LinkSpec {
             link: LINK,
@@ -263,6 +292,8 @@ pub(crate) mod samples {
             receive_key: HeartbeatKey([2; 32]),
             interval: Duration::from_millis(25),
             missed_max: 5,
+            tags: tagged.then(|| HopKeys::derive(&[1; 32], &[2; 32])),
+            reach: Reach::new(([127, 0, 0, 1], 1).into(), 1..=1, []),
             pulse: Arc::default(),
         });
         table
@@ -273,7 +304,7 @@ pub(crate) mod samples {
 mod tests {
     use spanway::types::Bandwidth;
 
-    use super::samples::{LINK, channel, table};
+    use super::samples::{LINK, channel, table, table_with};
     use super::*;
 
     fn datagram(label: u64, frame_type: FrameType) -> Vec<u8> {
@@ -325,6 +356,22 @@ mod tests {
         let onward = Target::Hop { link: LINK, label: Label(4), port: 7_000 };
         table.add_label(Label(10), LINK, onward);
         assert_eq!(judge(&table, 10, 7_000), Err(DropReason::NoLink));
+    }
+
+    #[test]
+    fn a_tagged_link_is_believed_with_its_tag_and_once() {
+        let mut table = table_with(true);
+        let end = table.add_end(channel(1), Arc::default());
+        table.add_label(Label(9), LINK, Target::Local(channel(1)));
+        assert_eq!(judge(&table, 9, 7_000), Err(DropReason::BadTag));
+        let mut bytes = datagram(9, FrameType::Data);
+        HopKeys::derive(&[2; 32], &[1; 32]).send.write(&mut bytes);
+        let source = SocketAddr::from(([127, 0, 0, 1], 7_000));
+        assert!(matches!(table.judge(&bytes, source), Ok(Judged::Frame(id, ..)) if id == end));
+        assert_eq!(table.judge(&bytes, source), Err(DropReason::Replayed));
+        let way = Way { link: LINK, label: Label(3), port: 7_000, max_payload: 100 };
+        table.tag(way, &mut bytes);
+        assert!(HopKeys::derive(&[2; 32], &[1; 32]).receive.wrote(&bytes), "for the neighbour");
     }
 
     #[test]
