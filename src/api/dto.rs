@@ -330,6 +330,8 @@ pub struct LinkRow {
     pub connection: Option<String>,
     /// Why the last attempt to connect failed or the last connection ended, however long ago.
     pub last_failure: Option<String>,
+    /// No `[[link]]` names it: its key is in `[trust]`, and it dialled.
+    pub by_trust: bool,
 }
 
 /// What became of a link that was to be added or removed.

@@ -73,6 +73,7 @@ pub(super) fn link(state: &str) -> LinkRow {
         address: "127.0.0.1:7016".parse().ok(),
         connection: Some("dialled".to_owned()),
         last_failure: None,
+        by_trust: false,
     }
 }
 

@@ -223,6 +223,7 @@ mod tests {
             capacity: Bandwidth::from_bps(25_000_000),
             key: crate::types::PublicKey([byte; 32]),
             mtu: limits::MTU_DEFAULT,
+            by_trust: false,
         }
     }
 

@@ -140,8 +140,20 @@ fn api() -> Value {
 }
 
 fn trust() -> Value {
-    let keys = list("Accepted, not used yet", key("A public key"), limits::PEERS_MAX);
-    table("Peers that need no [[link]]", [("peers", with_default(keys, json!([])))], &[])
+    let entry = [
+        ("key", key("Its public key")),
+        ("name", name("It has to call itself so [default: any name that is free]")),
+        ("capacity", rate("What the link to it carries, each way")),
+    ];
+    let entry = json!({
+        "anyOf": [key("A public key"), table("A key with more", entry, &["key"])]
+    });
+    let peers = list("Who may dial without a [[link]] here", entry, limits::PEERS_MAX);
+    let capacity = rate("Of links to peers whose entry says nothing");
+    let default = json!(super::trust::CAPACITY_DEFAULT.to_string());
+    let properties =
+        [("peers", with_default(peers, json!([]))), ("capacity", with_default(capacity, default))];
+    table("Peers that need no [[link]]", properties, &[])
 }
 
 const NAME_PATTERN: &str = "^[A-Za-z0-9._-]{1,63}$";

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use toml::Table;
 
-use super::{ApiSection, Config, Link, Service, ServiceAddress};
+use super::{ApiSection, Config, Link, Service, ServiceAddress, Trusted};
 use crate::engine::BackendChoice;
 use crate::proto::Recovery;
 
@@ -108,7 +108,7 @@ impl Settings {
             Recovery::Everything => "everything",
         };
         let rate = |rate: Option<crate::types::Bandwidth>| rate.map(|rate| rate.to_string());
-        let keys: Vec<String> = config.trust.iter().map(ToString::to_string).collect();
+        let trusted: Vec<Value> = config.trust.peers.iter().map(trusted).collect();
         for (name, keys) in [
             (
                 "engine",
@@ -134,12 +134,31 @@ impl Settings {
             ),
             ("recovery", vec![("mode", json!(mode))]),
             ("api", config.api.as_ref().map(api).unwrap_or_default()),
-            ("trust", vec![("peers", json!(keys))]),
+            (
+                "trust",
+                vec![
+                    ("peers", json!(trusted)),
+                    ("capacity", json!(config.trust.capacity.to_string())),
+                ],
+            ),
         ] {
             let (table, prefix) = (section(file, name), format!("{name}."));
             for (key, value) in keys {
                 self.push(table, &prefix, key, value);
             }
+        }
+    }
+}
+
+fn trusted(of: &Trusted) -> Value {
+    match (&of.name, of.capacity) {
+        (None, None) => json!(of.key.to_string()),
+        (name, capacity) => {
+            let mut table = serde_json::Map::new();
+            table.insert("key".to_owned(), json!(of.key.to_string()));
+            table.extend(name.as_ref().map(|name| ("name".to_owned(), json!(name))));
+            table.extend(capacity.map(|rate| ("capacity".to_owned(), json!(rate.to_string()))));
+            Value::Object(table)
         }
     }
 }

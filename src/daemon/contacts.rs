@@ -60,7 +60,9 @@ impl Control {
             let dialled = slot.and_then(|slot| slot.dial_address());
             let used = slot.and_then(|slot| slot.spec.as_ref()).map(|(spec, _)| spec.address);
             let contact = self.neighbours.contacts.of(&view.peer);
-            filled(views::link_row(view), &contact, used.or(dialled), now)
+            let by_trust = self.is_by_trust(&view.peer);
+            let row = filled(views::link_row(view), &contact, used.or(dialled), now);
+            LinkRow { by_trust, ..row }
         };
         self.node.links().into_iter().map(row).collect()
     }
@@ -104,6 +106,7 @@ mod tests {
             address: None,
             connection: None,
             last_failure: None,
+            by_trust: false,
         }
     }
 

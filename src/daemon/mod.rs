@@ -39,6 +39,7 @@ pub(crate) mod runtime;
 pub mod store;
 mod survey;
 mod totals;
+mod trust;
 mod views;
 
 use std::io;

@@ -10,7 +10,7 @@
 #![expect(clippy::disallowed_methods, reason = "how long a connection lived is told by a clock")]
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
@@ -19,14 +19,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::daemon::addresses::Addresses;
 use crate::daemon::connection::{self, Arrival, Arrivals};
 use crate::daemon::contacts::Contacts;
-use crate::daemon::handshake::{self, Credentials, HandshakeError, Secured};
+use crate::daemon::handshake::{self, Credentials, HandshakeError, Newcomer, Secured};
 use crate::daemon::lane;
 use crate::types::{Dscp, LinkId, PeerName, PublicKey};
 use crate::{limits, net};
@@ -40,6 +40,8 @@ pub(crate) struct Neighbours {
     pub(crate) dscp: Dscp,
     pub(crate) addresses: Addresses,
     pub(crate) known: RefCell<BTreeMap<PeerName, (LinkId, PublicKey)>>,
+    /// Keys of `[trust]`.
+    pub(crate) trusted: RefCell<BTreeSet<PublicKey>>,
     pub(crate) arrivals: Arrivals,
     pub(crate) contacts: Contacts,
     complaints: RefCell<Complaints>,
@@ -63,8 +65,18 @@ impl Neighbours {
         addresses: Addresses,
         arrivals: Arrivals,
     ) -> Self {
-        let (known, contacts, complaints) = Default::default();
-        Self { credentials, listen, dscp, addresses, known, arrivals, contacts, complaints }
+        let (known, trusted, contacts, complaints) = Default::default();
+        Self {
+            credentials,
+            listen,
+            dscp,
+            addresses,
+            known,
+            trusted,
+            arrivals,
+            contacts,
+            complaints,
+        }
     }
 
     /// Takes connections of neighbours that dial, for as long as the daemon runs.
@@ -99,10 +111,10 @@ impl Neighbours {
     }
 
     async fn answer(&self, mut stream: TcpStream, remote: SocketAddr) {
-        let known = |name: &PeerName| self.known.borrow().get(name).copied();
+        let admit = async |newcomer| self.admit(newcomer).await;
         let answered = async {
             connection::prepare(&stream, self.dscp)?;
-            handshake::answer(&mut stream, &self.credentials, known).await
+            handshake::answer(&mut stream, &self.credentials, admit).await
         };
         let result = timeout(limits::HANDSHAKE_MAX, answered).await;
         match result.unwrap_or(Err(HandshakeError::Timeout)) {
@@ -116,6 +128,24 @@ impl Neighbours {
             }
             Err(error) => self.complain_of(&error, remote),
         }
+    }
+
+    /// The link of who dials. The control loop is asked only for those that it may give one: strangers
+    /// cost it nothing.
+    async fn admit(&self, newcomer: Newcomer) -> Result<LinkId, HandshakeError> {
+        let known = self.known.borrow().get(&newcomer.name).copied();
+        let is_known = known.is_some_and(|(_, key)| key == newcomer.key);
+        let trusted = self.trusted.borrow().contains(&newcomer.key);
+        if is_known || !(trusted || newcomer.invitation.is_some()) {
+            return handshake::judge(newcomer, known);
+        }
+        let (name, key) = (newcomer.name.clone(), newcomer.key);
+        let (answer, answered) = oneshot::channel();
+        // An error means that the daemon stops: so does this task.
+        let _ = self.arrivals.send(Arrival::Asks { newcomer, answer }).await;
+        let stops = || Err("it stops".to_owned());
+        let admitted = answered.await.unwrap_or_else(|_| stops());
+        admitted.map_err(|why| HandshakeError::NotAdmitted { name, key, why })
     }
 
     fn name_of(&self, link: LinkId) -> Option<PeerName> {
@@ -210,6 +240,7 @@ impl Neighbours {
                 format!("key {name}")
             }
             HandshakeError::UnknownPeer { .. } => "unknown peer".to_owned(),
+            HandshakeError::NotAdmitted { .. } => "newcomer".to_owned(),
             HandshakeError::Io(_)
             | HandshakeError::Cut
             | HandshakeError::Timeout

@@ -60,6 +60,7 @@ pub(crate) fn link_row(view: LinkView) -> LinkRow {
         address: None,
         connection: None,
         last_failure: None,
+        by_trust: false,
     }
 }
 
