@@ -4,6 +4,8 @@
 //! checked where they are made (parse, don't validate), so a `PeerName` or a `Bandwidth` in hand is
 //! a valid one.
 
+pub mod address;
+
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::str::FromStr;
