@@ -448,16 +448,15 @@ mod tests {
         known.push(0x2001_0db8 << 96);
         let v6 = (proptest::sample::select(known), any::<u128>(), 0..=128_u32)
             .prop_map(|(base, noise, keep)| base ^ noise.checked_shr(keep).unwrap_or(0));
-        let dressed = (proptest::sample::select(CLOTHES), v4.clone(), any::<u128>()).prop_map(
-            |(&(prefix, length, from, inverted), v4, noise)| {
+        let dressed = (proptest::sample::select(CLOTHES.to_vec()), v4.clone(), any::<u128>())
+            .prop_map(|((prefix, length, from, inverted), v4, noise)| {
                 let base = prefix.parse::<Ipv6Addr>().expect(prefix).to_bits();
                 let room = 128 - from - 32;
                 let v4 = u128::from(if inverted { !v4 } else { v4 }) << room;
                 // Noise only where neither the prefix nor the IPv4 address is.
                 let taken = (u128::MAX << (128 - length)) | (u128::from(u32::MAX) << room);
                 base | v4 | (noise & !taken)
-            },
-        );
+            });
         prop_oneof![
             v4.prop_map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))),
             v6.prop_map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))),
