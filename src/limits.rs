@@ -314,6 +314,22 @@ pub const ADDRESSES_BYTES_MAX: usize = 256 << 10;
 /// The same complaint about one peer is logged at most once in this time.
 pub const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
+// --- Invitations ---
+
+/// Invitations that a peer knows at the same time, used and revoked ones until they expire: an operator gives
+/// them out one by one.
+pub const INVITATIONS_MAX: usize = 256;
+/// The file that lists them: 400 bytes each.
+pub const INVITATIONS_BYTES_MAX: usize = 256 << 10;
+/// Shortest and longest life of an invitation, and what it is where nobody says.
+pub const INVITATION_LIFE: (Duration, Duration) =
+    (Duration::from_secs(10), Duration::from_secs(30 * 24 * 3_600));
+pub const INVITATION_LIFE_DEFAULT: Duration = Duration::from_secs(3_600);
+/// Addresses in one: a host has few that others can reach.
+pub const INVITATION_ADDRESSES_MAX: usize = 8;
+/// Characters of one behind its prefix: two long names and as many addresses are 620.
+pub const INVITATION_CHARS_MAX: usize = 1_024;
+
 // --- Reservations (spec 2.9) ---
 
 /// Time between two REFRESH of a neighbour, before jitter of 0.5 to 1.5.

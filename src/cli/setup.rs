@@ -129,7 +129,7 @@ fn load(file: &Path) -> Result<Config, CliError> {
 }
 
 /// Ends this process when standard input closes, which it does when the parent dies.
-fn stop_with_stdin() {
+pub(super) fn stop_with_stdin() {
     let watch = || {
         // Nobody writes there; an error is an end as well.
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());

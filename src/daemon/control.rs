@@ -41,6 +41,7 @@ use crate::daemon::connection::{Arrival, Connection};
 use crate::daemon::counters::Counters;
 use crate::daemon::idempotency::Idempotency;
 use crate::daemon::identity::Identity;
+use crate::daemon::inviting::Inviting;
 use crate::daemon::kept::{Kept, Save};
 use crate::daemon::lane::Lane;
 use crate::daemon::latency::ChannelWatch;
@@ -110,6 +111,7 @@ pub(crate) struct Control {
     connections: u64,
     pub(super) requests: u64,
     pub(super) kept: Kept,
+    pub(super) inviting: Inviting,
     pub(super) idempotency: Idempotency,
     pub(super) saves: UnboundedSender<Save>,
     closing: Vec<JoinHandle<()>>,
@@ -186,7 +188,7 @@ impl Control {
         identity: &Identity,
         mut engine: Box<dyn DataPlane>,
         neighbours: Rc<Neighbours>,
-        (kept, saves): (Kept, UnboundedSender<Save>),
+        (kept, saves, inviting): (Kept, UnboundedSender<Save>, Inviting),
         facts: Facts,
     ) -> io::Result<Self> {
         let mut seed = [0; 32];
@@ -221,6 +223,7 @@ impl Control {
             connections: 0,
             requests: 0,
             kept,
+            inviting,
             idempotency: Idempotency::default(),
             saves,
             closing: Vec::new(),

@@ -272,7 +272,7 @@ async fn live(connected: &mut watch::Receiver<bool>) -> Duration {
     since.elapsed()
 }
 
-async fn connect(from: IpAddr, dscp: Dscp, to: SocketAddr) -> io::Result<TcpStream> {
+pub(super) async fn connect(from: IpAddr, dscp: Dscp, to: SocketAddr) -> io::Result<TcpStream> {
     let reachable = from.is_ipv4() == to.is_ipv4() || (from.is_unspecified() && from.is_ipv6());
     if !reachable {
         // Frames leave from the port this peer listens on, and that cannot send there.

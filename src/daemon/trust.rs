@@ -28,7 +28,10 @@ impl Control {
         if self.stage != Stage::Running {
             return Err("it leaves the overlay".to_owned());
         }
-        let Newcomer { name, key, .. } = newcomer;
+        let Newcomer { name, key, invitation } = newcomer;
+        if let (Some(shown), None) = (invitation, self.config.trust.of(key)) {
+            return self.invited(newcomer, shown);
+        }
         self.may_have_name(name, key)?;
         let Some(link) = self.config.trust.link(key, name) else {
             return Err(match self.config.trust.of(key).and_then(|of| of.name.as_ref()) {
@@ -67,7 +70,7 @@ impl Control {
     }
 
     /// In use from now on, until its key is no longer trusted.
-    fn link_by_trust(&mut self, link: Link) -> Result<LinkId, String> {
+    pub(super) fn link_by_trust(&mut self, link: Link) -> Result<LinkId, String> {
         let mut config = self.config.clone();
         // Under the name it had before, or of somebody who had that name and is not there.
         let old =
