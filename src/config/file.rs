@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::document::{Item, Section, Source};
 use super::error::ConfigError;
 use super::{Config, ControlSection, EngineSection, HostSection, Link, Service, ServiceAddress};
-use super::{api, trust};
+use super::{allow, api, trust};
 use crate::engine::BackendChoice;
 use crate::limits;
 use crate::proto::Recovery;
@@ -32,6 +32,7 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
         "control",
         "recovery",
         "trust",
+        "allow",
         "api",
     ])?;
     let name: PeerName = root
@@ -48,6 +49,7 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
         state_dir: path(&root, "state_dir", &name)?,
         key_file,
         trust: trust::section(&root, &name, &links)?,
+        allow: allow::rules(&root)?,
         links,
         services: services(&root, &own)?,
         engine,

@@ -5,10 +5,11 @@
 //! I/O here (and writing them in [`init`]); no clock, no sockets.
 //!
 //! Files: `document` tables and values with their places, `file` the keys and their rules, `api` those of
-//! `[api]`, [`trust`] those of `[trust]`, [`values`] addresses and durations, `error` the one line a person gets,
+//! `[api]`, `allow` those of `[[allow]]`, [`trust`] those of `[trust]`, [`values`] addresses and durations, `error` the one line a person gets,
 //! [`edit`] links put into a file and taken out, [`init`] `spanway init`, [`schema`] the keys for other
 //! programs, [`settings`] what holds and why.
 
+mod allow;
 mod api;
 mod document;
 pub mod edit;
@@ -30,6 +31,7 @@ use std::time::Duration;
 pub use self::error::{ConfigError, Position};
 pub use self::trust::{TrustSection, Trusted};
 use crate::limits;
+use crate::proto::policy::Rule;
 use crate::proto::{Budgets, LinkConfig, NodeConfig, Recovery, ServiceConfig, ServiceKind};
 use crate::types::{Bandwidth, Dscp, LinkId, PeerName, PublicKey, ServiceName};
 
@@ -59,6 +61,8 @@ pub struct Config {
     pub api: Option<ApiSection>,
     /// Peers that may dial without a `[[link]]` here.
     pub trust: TrustSection,
+    /// Who may open channels that end here or cross; none: everybody.
+    pub allow: Vec<Rule>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,6 +224,7 @@ impl Config {
             data_port: self.listen.port(),
             workers: u8::try_from(workers).expect("at most WORKERS_MAX workers pass the parser"),
             recovery: self.recovery,
+            allow: self.allow.clone(),
             budgets: Budgets { egress: self.host.egress, ingress: self.host.ingress },
         }
     }

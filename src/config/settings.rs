@@ -10,6 +10,7 @@ use toml::Table;
 use super::{ApiSection, Config, Link, Service, ServiceAddress, Trusted};
 use crate::engine::BackendChoice;
 use crate::proto::Recovery;
+use crate::proto::policy::Rule;
 
 /// One key. Those of links and services have the neighbour's or the service's name in the middle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -51,6 +52,9 @@ pub fn settings(config: &Config, text: &str) -> Vec<Setting> {
     }
     for of in &config.services {
         all.service(&file, of);
+    }
+    for (number, rule) in config.allow.iter().enumerate() {
+        all.rule(&file, number, rule);
     }
     all.sections(&file, config);
     all.0
@@ -94,6 +98,26 @@ impl Settings {
         self.push(table, &prefix, "listen", json!(listen));
         self.push(table, &prefix, "from", json!(from));
         self.push(table, &prefix, "shape", json!(service.shape));
+    }
+
+    fn rule(&mut self, file: &Table, number: usize, rule: &Rule) {
+        let rules = file.get("allow").and_then(toml::Value::as_array);
+        let table = rules.and_then(|rules| rules.get(number)?.as_table());
+        let prefix = format!("allow.{}.", number + 1);
+        let texts = |all: Vec<String>| json!(all);
+        let rate = |rate: Option<crate::types::Bandwidth>| json!(rate.map(|r| r.to_string()));
+        for (key, value) in [
+            ("peers", texts(rule.peers.iter().map(ToString::to_string).collect())),
+            ("to", texts(rule.to.iter().map(ToString::to_string).collect())),
+            ("through", json!(rule.through)),
+            ("rate", rate(rule.rate)),
+            ("total", rate(rule.total)),
+            ("channels", json!(rule.channels)),
+            ("requests", json!(rule.requests)),
+            ("everybody", rate(rule.everybody)),
+        ] {
+            self.push(table, &prefix, key, value);
+        }
     }
 
     fn sections(&mut self, file: &Table, config: &Config) {
