@@ -331,6 +331,31 @@ pub const ADDRESSES_BYTES_MAX: usize = 256 << 10;
 /// The same complaint about one peer is logged at most once in this time.
 pub const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
+// --- Rules ---
+
+/// `[[allow]]` of one peer, each of which may be looked at for a request: a person writes them by hand.
+pub const RULES_MAX: usize = 64;
+/// Peers, and services, that one rule names.
+pub const RULE_NAMES_MAX: usize = 1_024;
+/// Peers that are shown with what they have by a rule, the largest first.
+pub const RULE_USERS_SHOWN: usize = 64;
+
+// --- Invitations ---
+
+/// Invitations that a peer knows at the same time, used and revoked ones until they expire: an operator gives
+/// them out one by one.
+pub const INVITATIONS_MAX: usize = 256;
+/// The file that lists them: 400 bytes each.
+pub const INVITATIONS_BYTES_MAX: usize = 256 << 10;
+/// Shortest and longest life of an invitation, and what it is where nobody says.
+pub const INVITATION_LIFE: (Duration, Duration) =
+    (Duration::from_secs(10), Duration::from_secs(30 * 24 * 3_600));
+pub const INVITATION_LIFE_DEFAULT: Duration = Duration::from_secs(3_600);
+/// Addresses in one: a host has few that others can reach.
+pub const INVITATION_ADDRESSES_MAX: usize = 8;
+/// Characters of one behind its prefix: two long names and as many addresses are 620.
+pub const INVITATION_CHARS_MAX: usize = 1_024;
+
 // --- Reservations (spec 2.9) ---
 
 /// Time between two REFRESH of a neighbour, before jitter of 0.5 to 1.5.
@@ -368,6 +393,8 @@ pub const METRICS_HOPS_MAX: usize = 64;
 pub const DROPS_TOLD_MAX: usize = 64;
 /// Paths that a request tries before it is answered: each refusal names another link.
 pub const OPEN_TRIES: usize = 8;
+/// Relays that a request steers around because their rules forbid it: a path has no more.
+pub const BARRED_MAX: usize = PATH_PEERS_MAX;
 /// Channels that a daemon asks for again by itself (`open --keep`).
 pub const KEPT_MAX: usize = 1_024;
 /// The file that lists them: names, addresses and a path of the longest, with room to spare.

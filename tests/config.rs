@@ -352,6 +352,30 @@ fn engine_and_control_keys_out_of_range() {
                 "from 2 to 100",
             ),
             row("[trust]\npeers = [\"abc\"]", "4:10: trust.peers", "64 hexadecimal digits"),
+            row("[trust]\npeers = [7]", "4:10: trust.peers", "a table as in { key"),
+            row("[trust]\npeers = [{}]", "4:10: trust.peers.key", "is missing"),
+            row("[trust]\npeers = [{ kee = 1 }]", "4:12: trust.peers.kee", "did you mean `key`?"),
+            row(
+                &format!("[trust]\npeers = [\"{K2}\", {{ key = \"{K2}\" }}]"),
+                "4:87: trust.peers.key",
+                "line 4 already",
+            ),
+            row(
+                &format!("[trust]\npeers = [{{ key = \"{K2}\", name = \"peer-01\" }}]"),
+                "4:93: trust.peers.name",
+                "this peer itself",
+            ),
+            row(
+                &format!("{}[trust]\npeers = [{{ key = \"{K3}\", name = \"b\" }}]", link("b", K2)),
+                "trust.peers.name",
+                "a [[link]] with another key",
+            ),
+            row(
+                &format!("[trust]\npeers = [{{ key = \"{K2}\", capacity = \"9 kbit/s\" }}]"),
+                "4:97: trust.peers.capacity",
+                "leaves nothing",
+            ),
+            row("[trust]\ncapacity = \"10\"", "4:12: trust.capacity", "has no unit"),
         ],
     );
 }
@@ -382,7 +406,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.listen, "127.0.0.1:7000".parse::<SocketAddr>().expect("address"));
     assert_eq!(config.state_dir, PathBuf::from("dir/peer-01.state"));
     assert_eq!(config.key_file, PathBuf::from("dir/peer-01.key"));
-    assert!(config.links.is_empty() && config.services.is_empty() && config.trust.is_empty());
+    assert!(config.links.is_empty() && config.services.is_empty() && config.trust.peers.is_empty());
     assert_eq!(config.engine.backend, BackendChoice::Auto);
     assert!(!config.engine.latency);
     assert_eq!(config.engine_workers(), [None]);
@@ -405,7 +429,8 @@ fn every_key_of_the_contract_is_taken() {
          [service.inbox]\n\
          [engine]\ncpus = [3, 1]\nbackend = 'uring'\nlatency = true\n[host]\negress = '1 Gbit/s'\n\
          ingress = '2 Gbit/s'\n[control]\nheartbeat = '1s'\nheartbeats_missed = 3\n\
-         [trust]\npeers = ['{K3}']\n"
+         [trust]\npeers = ['{K3}', {{ key = '{K2}', name = 'peer-02', capacity = '5 Mbit/s' }}]\n\
+         capacity = '9 Mbit/s'\n"
     );
     let config = parse(&text).expect("valid");
     assert_eq!(config.listen.to_string(), "[::1]:7000");
@@ -420,7 +445,14 @@ fn every_key_of_the_contract_is_taken() {
     assert_eq!(config.engine_workers(), [Some(3), Some(1)]);
     assert_eq!(config.host.ingress, Some(Bandwidth::from_bps(2_000_000_000)));
     assert_eq!(config.control.heartbeat, Duration::from_secs(1));
-    assert_eq!(config.trust[0].to_string(), K3);
+    let trusted = |key: &str, peer: &str| {
+        let key = key.parse().expect("a key");
+        config.trust.link(&key, &name(peer)).map(|link| link.capacity.bps())
+    };
+    assert_eq!(trusted(K3, "peer-09"), Some(9_000_000));
+    assert_eq!(trusted(K2, "peer-02"), Some(5_000_000));
+    assert_eq!(trusted(K2, "peer-09"), None, "it has to call itself peer-02");
+    assert_eq!(trusted(&"7".repeat(64), "peer-02"), None);
     let node = config.node_config();
     assert_eq!((node.data_port, node.workers), (7_000, 2));
     let kinds: Vec<_> = node.services.iter().map(|s| (s.name.as_str(), s.kind)).collect();

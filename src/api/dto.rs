@@ -100,6 +100,14 @@ pub enum Request {
     RemoveLink {
         peer: PeerName,
     },
+    /// A token for one newcomer: [`InviteReply`].
+    Invite(Invite),
+    /// Those that have not expired: [`InvitationRow`]s.
+    Invitations,
+    /// Nobody can use it any more: its [`InvitationRow`].
+    Revoke {
+        id: String,
+    },
     Recompute,
     /// Leave, once the channels that cross the peer have moved or this time is over.
     Leave {
@@ -197,6 +205,22 @@ pub struct AddLink {
     pub capacity_bps: Bandwidth,
     /// Missing: 1500.
     pub mtu: Option<u16>,
+}
+
+/// What a newcomer is promised.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Invite {
+    /// What it has to call itself; missing: any name that is free.
+    pub name: Option<PeerName>,
+    /// Of the link to it, each way; missing: `[trust] capacity`.
+    pub capacity_bps: Option<Bandwidth>,
+    /// Missing: an hour.
+    pub expires_ms: Option<u64>,
+    /// Where it shall dial; none: where this peer listens.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<SocketAddr>,
 }
 
 /// The answer line.
@@ -341,6 +365,8 @@ pub struct LinkRow {
     /// than one neighbour may.
     #[serde(default)]
     pub paced_ms: u64,
+    /// No `[[link]]` names it: its key is in `[trust]`, and it dialled.
+    pub by_trust: bool,
 }
 
 /// What became of a link that was to be added or removed.
@@ -349,6 +375,41 @@ pub struct LinkReply {
     pub peer: PeerName,
     /// `added`, `removed`, or `unchanged` if it was there already, word for word.
     pub change: String,
+}
+
+/// An invitation that was just made.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InviteReply {
+    /// For `spanway join`. Secret: whoever has it may join, once.
+    pub token: String,
+    /// To revoke it by.
+    pub id: String,
+    pub name: Option<PeerName>,
+    pub capacity_bps: Bandwidth,
+    pub left_ms: u64,
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl std::fmt::Debug for InviteReply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "invitation {}", self.id)
+    }
+}
+
+/// An invitation that has not expired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InvitationRow {
+    pub id: String,
+    /// `open`, `used` or `revoked`.
+    pub state: String,
+    /// What the newcomer has to call itself.
+    pub name: Option<PeerName>,
+    pub capacity_bps: Bandwidth,
+    /// Until it expires.
+    pub left_ms: u64,
+    /// Who used it.
+    pub peer: Option<PeerName>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -80,6 +80,7 @@ pub(super) fn link(state: &str) -> LinkRow {
         last_failure: None,
         hop_tag: false,
         paced_ms: 0,
+        by_trust: false,
     }
 }
 

@@ -13,6 +13,7 @@
 //! | [`ledger`] | `channels --ledger` |
 //! | [`statistics`] | `statistics` |
 //! | [`link`] | `link add`, `link remove` |
+//! | [`invite`], [`join`] | `invite`, `invitations`, `join` |
 //! | [`open`] | `open`, `close`, `reload`, `recompute`, `leave` |
 //! | [`send`], [`recv`] | `send`, `recv` |
 //! | [`watch`] | `open --watch`, and what `send` says meanwhile |
@@ -39,6 +40,8 @@ mod fixtures;
 mod forward;
 mod graph;
 mod interrupt;
+mod invite;
+mod join;
 mod latency;
 mod ledger;
 mod link;
@@ -148,6 +151,12 @@ enum Command {
         #[command(subcommand)]
         action: LinkAction,
     },
+    /// Print an invitation with which one newcomer joins the overlay at this peer
+    Invite(InviteArgs),
+    /// List the invitations that are known here, or revoke one
+    Invitations(InvitationsArgs),
+    /// Join an overlay with an invitation: make a key and a configuration, and run the daemon
+    Join(JoinArgs),
     /// Draw the spanning tree
     Tree(TreeArgs),
     /// Show the whole overlay as this peer knows it: every peer, every link, what is free
@@ -340,6 +349,74 @@ struct LinkAddArgs {
     mtu: Option<u16>,
     #[command(flatten)]
     target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  spanway invite --name oslo --capacity 50Mbit/s
+  spanway invite --expires 10m --address 203.0.113.7:7000
+Standard output has the invitation and nothing else. Whoever has it may join, once: treat it as a password.")]
+struct InviteArgs {
+    /// What the newcomer has to call itself [default: any name that is free]
+    #[arg(long)]
+    name: Option<PeerName>,
+    /// What the link to it carries, each way [default: `[trust] capacity`]
+    #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
+    capacity: Option<Bandwidth>,
+    /// How long it is good, 10s to 720h [default: 1h]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    expires: Option<Duration>,
+    /// Where the newcomer shall dial; may be given several times [default: where this peer listens]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
+    address: Vec<SocketAddr>,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
+struct InvitationsArgs {
+    /// Make this one void, by its id
+    #[arg(long, value_name = "ID")]
+    revoke: Option<String>,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  spanway join spanway1-AAZiZXJsaW4...
+  ssh berlin spanway invite | spanway join - --name oslo --dir /etc/spanway
+Makes NAME.toml and NAME.key; a configuration that is there already gains the link. Whatever ends it early, the
+same command again goes on.")]
+struct JoinArgs {
+    /// The invitation; `-` reads it from standard input, where no list of processes shows it
+    token: String,
+    /// What this peer is called, unique in the overlay [default: as the invitation says, or the name of the host]
+    #[arg(long)]
+    name: Option<PeerName>,
+    /// Where it listens: TCP and UDP, others must reach it there [default: 0.0.0.0:7000]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
+    listen: Option<SocketAddr>,
+    /// What the link carries, each way, if that is less than the invitation says
+    #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
+    capacity: Option<Bandwidth>,
+    /// Where the files go [default: this folder]
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    dir: Option<PathBuf>,
+    /// The configuration file to make, or one that is there and gains the link
+    #[arg(long, value_name = "FILE", env = "SPANWAY_CONFIG")]
+    config: Option<PathBuf>,
+    /// Join and end: the daemon is started otherwise
+    #[arg(long)]
+    no_run: bool,
+    /// Stop when standard input closes: a parent that dies takes the daemon with it
+    #[arg(long, hide = true)]
+    while_stdin: bool,
+    /// Log more: every connection and what the machines think
+    #[arg(long, short)]
+    verbose: bool,
 }
 
 #[derive(Debug, Args)]
@@ -623,6 +700,9 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Peers(target) => read::peers(&target),
         Command::Links(target) => read::links(&target),
         Command::Link { action } => link::link(action),
+        Command::Invite(args) => invite::invite(args),
+        Command::Invitations(args) => invite::invitations(args),
+        Command::Join(args) => join::join(args),
         Command::Tree(args) if args.course => course::course(&args.target),
         Command::Tree(args) => read::tree(&args.target),
         Command::Graph(args) => graph::graph(&args),
@@ -678,8 +758,16 @@ mod tests {
     /// a file in a form of its own, or draw.
     #[test]
     fn every_command_that_tells_something_has_json() {
-        const WITHOUT: [&str; 7] =
-            ["run", "init", "top", "completions", "man", "config print-default", "config schema"];
+        const WITHOUT: [&str; 8] = [
+            "run",
+            "join",
+            "init",
+            "top",
+            "completions",
+            "man",
+            "config print-default",
+            "config schema",
+        ];
         fn walk(command: &clap::Command, path: &str, found: &mut Vec<String>) {
             for command in command.get_subcommands() {
                 let path = format!("{path} {}", command.get_name()).trim_start().to_owned();

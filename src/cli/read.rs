@@ -56,6 +56,9 @@ fn links_text(rows: &[LinkRow], out: &mut dyn Write, style: Style) -> io::Result
             row.free_in_bps.to_string(),
             if row.tree { "yes".to_owned() } else { "no".to_owned() },
         ]);
+        if row.by_trust {
+            table.note("by trust".to_owned());
+        }
         if let (Some(why), "down") = (&row.last_failure, row.state.as_str()) {
             table.note(format!("last: {why}"));
         }

@@ -129,7 +129,7 @@ fn load(file: &Path) -> Result<Config, CliError> {
 }
 
 /// Ends this process when standard input closes, which it does when the parent dies.
-fn stop_with_stdin() {
+pub(super) fn stop_with_stdin() {
     let watch = || {
         // It does nothing that would need any.
         let _ = give_up_privileges();

@@ -75,10 +75,10 @@ pub(super) fn path_choice(text: &str) -> Result<PathChoice, String> {
     Ok(PathChoice::Named(named))
 }
 
-/// A whole number and `ms`, `s` or `m`.
+/// A whole number and `ms`, `s`, `m` or `h`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let wrong =
-        || format!("{text:?} is not a time: write a number and a unit, as in 500ms, 30s or 2m");
+        || format!("{text:?} is not a time: write a number and a unit, as in 500ms, 30s, 2m or 1h");
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let number: u32 = text[..split].parse().map_err(|_| wrong())?;
     let number = u64::from(number);
@@ -87,6 +87,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         "ms" => Ok(Duration::from_millis(number)),
         "s" => Ok(Duration::from_secs(number)),
         "m" => Ok(Duration::from_secs(number * 60)),
+        "h" => Ok(Duration::from_secs(number * 3_600)),
         _ => Err(wrong()),
     }
 }

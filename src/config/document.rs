@@ -270,8 +270,13 @@ impl<'d> Item<'d> {
     }
 
     fn section(&self, wrong: impl Fn(&Self) -> ConfigError) -> Result<Section<'d>, ConfigError> {
-        let table = self.value.as_table().ok_or_else(|| wrong(self))?;
-        Ok(Section { source: self.source, prefix: format!("{}.", self.key), at: self.at, table })
+        self.table().ok_or_else(|| wrong(self))
+    }
+
+    /// The value as a table, if it is one.
+    pub(super) fn table(&self) -> Option<Section<'d>> {
+        let table = self.value.as_table()?;
+        Some(Section { source: self.source, prefix: format!("{}.", self.key), at: self.at, table })
     }
 
     /// The value as the file has it, for an error.

@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::document::Source;
 use super::error::ConfigError;
-use super::{Config, Link};
+use super::{Config, Link, Trusted};
 use crate::limits;
 use crate::types::{Bandwidth, PeerName};
 
@@ -28,7 +28,9 @@ pub fn add_link(file: &Path, text: &str, link: &Link) -> Result<(String, Config)
             let at = tables.last().map_or(text.len(), |table| rows(text, table).end);
             insert_table(text, at, link)
         }
-        Links::Inline { list, items } => insert_inline(text, list, &items, link),
+        Links::Inline { list, items } => {
+            insert_inline(text, list, &items, &format!("{{ {} }}", pairs(link).join(", ")))
+        }
     };
     let config = Config::parse(file, &new).map_err(|error| whole(&error))?;
     Ok((new, config))
@@ -53,6 +55,65 @@ pub fn remove_link(
     new.replace_range(cut, "");
     let config = Config::parse(file, &new).map_err(|error| whole(&error))?;
     Ok((new, config))
+}
+
+/// The text of `file` with one trusted peer more, and the configuration it then is.
+pub fn add_trusted(
+    file: &Path,
+    text: &str,
+    trusted: &Trusted,
+) -> Result<(String, Config), ConfigError> {
+    Config::parse(file, text)?;
+    let document = Source { file, text }.read()?;
+    let mut pairs = vec![format!("key = \"{}\"", trusted.key)];
+    pairs.extend(trusted.name.as_ref().map(|name| format!("name = \"{name}\"")));
+    pairs.extend(trusted.capacity.map(|capacity| format!("capacity = \"{}\"", rate(capacity))));
+    let entry = format!("{{ {} }}", pairs.join(", "));
+    let new = match document.get_ref().get("trust") {
+        None => trust_at_end(text, &entry),
+        Some(section) => insert_trusted(text, section, &entry),
+    };
+    let config = Config::parse(file, &new).map_err(|error| whole(&error))?;
+    if config.trust.of(&trusted.key) != Some(trusted) {
+        let text =
+            "is in no form that can be written to: write a table [trust] with its keys below";
+        return Err(ConfigError::of_file(file, "trust", text));
+    }
+    Ok((new, config))
+}
+
+/// A section of its own.
+fn trust_at_end(text: &str, entry: &str) -> String {
+    let end = line_end(text);
+    let mut new = text.to_owned();
+    if !new.is_empty() && !new.ends_with('\n') {
+        new.push_str(end);
+    }
+    if !new.is_empty() {
+        new.push_str(end);
+    }
+    let _ = write!(new, "[trust]{end}peers = [{end}  {entry},{end}]{end}");
+    new
+}
+
+fn insert_trusted(text: &str, section: &Spanned<DeValue<'_>>, entry: &str) -> String {
+    let peers = section.get_ref().as_table().and_then(|table| table.get("peers"));
+    if let Some(peers) = peers {
+        let items = peers.get_ref().as_array().map(|list| &list[..]).unwrap_or_default();
+        let items: Vec<_> = items.iter().map(Spanned::span).collect();
+        return insert_inline(text, peers.span(), &items, entry);
+    }
+    let (end, at) = (line_end(text), section.span().start);
+    let rest = &text[at..];
+    if rest.starts_with('{') {
+        let empty = section.get_ref().as_table().is_some_and(DeTable::is_empty);
+        let comma = if empty { " " } else { ", " };
+        return format!("{} peers = [{entry}]{comma}{}", &text[..=at], rest[1..].trim_start());
+    }
+    // Below the header, so that it stands before tables that follow.
+    let line = rest.find('\n').map_or(text.len(), |line| at + line + 1);
+    let lead = if text[..line].ends_with('\n') { "" } else { end };
+    format!("{}{lead}peers = [{end}  {entry},{end}]{end}{}", &text[..line], &text[line..])
 }
 
 /// Where the links of a file are, in its order.
@@ -114,10 +175,9 @@ fn insert_table(text: &str, at: usize, link: &Link) -> String {
     format!("{before}{block}{}", &text[at..])
 }
 
-fn insert_inline(text: &str, list: Range<usize>, items: &[Range<usize>], link: &Link) -> String {
-    let table = format!("{{ {} }}", pairs(link).join(", "));
+fn insert_inline(text: &str, list: Range<usize>, items: &[Range<usize>], table: &str) -> String {
     let (at, item) = match items {
-        [] => (list.start + 1, table),
+        [] => (list.start + 1, table.to_owned()),
         [first, ..] => {
             // On a line of its own if the first one is.
             let lead = &text[list.start + 1..first.start];
@@ -224,6 +284,7 @@ mod tests {
             key: crate::types::PublicKey([byte; 32]),
             mtu: limits::MTU_DEFAULT,
             hop_tag: None,
+            by_trust: false,
         }
     }
 
@@ -305,6 +366,57 @@ mod tests {
                 assert!(!removed(&removed(&new, "b"), "c").contains("peer"), "{new}");
             }
         }
+    }
+
+    #[test]
+    fn a_trusted_peer_is_added_to_every_form_of_the_section_and_nothing_else_is_touched() {
+        let trusted = |name: &str| Trusted {
+            key: crate::types::PublicKey([name.as_bytes()[0]; 32]),
+            name: PeerName::new(name).ok(),
+            capacity: Some(Bandwidth::from_bps(5_000_000)),
+        };
+        let key = |byte: u8| crate::types::PublicKey([byte; 32]).to_string();
+        let entry = |name: &str| {
+            let key = trusted(name).key;
+            format!("{{ key = \"{key}\", name = \"{name}\", capacity = \"5 Mbit/s\" }}")
+        };
+        let (b, c) = (entry("b"), entry("c"));
+        let one = key(1);
+        for (text, expected) in [
+            ("".to_owned(), format!("\n[trust]\npeers = [\n  {c},\n]\n")),
+            (
+                "[trust] # mine\ncapacity = \"9 Mbit/s\"\n[host]\n".to_owned(),
+                format!("[trust] # mine\npeers = [\n  {c},\n]\ncapacity = \"9 Mbit/s\"\n[host]\n"),
+            ),
+            ("[trust]".to_owned(), format!("[trust]\npeers = [\n  {c},\n]\n")),
+            ("[trust]\npeers = []\n".to_owned(), format!("[trust]\npeers = [{c}]\n")),
+            (
+                format!("[trust]\npeers = [\"{one}\"] # a\n"),
+                format!("[trust]\npeers = [\"{one}\", {c}] # a\n"),
+            ),
+            (
+                format!("[trust]\npeers = [\n  # Berlin\n  {b}, # fast\n]\n"),
+                format!("[trust]\npeers = [\n  # Berlin\n  {b},\n  {c}, # fast\n]\n"),
+            ),
+            ("trust = {}\n".to_owned(), format!("trust = {{ peers = [{c}] }}\n")),
+            (
+                "trust = { capacity = \"9 Mbit/s\" }\n".to_owned(),
+                format!("trust = {{ peers = [{c}], capacity = \"9 Mbit/s\" }}\n"),
+            ),
+        ] {
+            let before = format!("{HEAD}{text}");
+            let (new, config) = add_trusted(file(), &before, &trusted("c")).expect(&before);
+            assert_eq!(new, format!("{HEAD}{expected}"));
+            assert_eq!(config.trust.peers.last(), Some(&trusted("c")));
+        }
+        let windows = format!("{HEAD}[trust]\npeers = [\n  {b},\n]\n").replace('\n', "\r\n");
+        let (new, _) = add_trusted(file(), &windows, &trusted("c")).expect("added");
+        assert_eq!(new.matches('\n').count(), new.matches("\r\n").count());
+        let dotted =
+            add_trusted(file(), &format!("{HEAD}trust.capacity = \"9 Mbit/s\"\n"), &trusted("c"));
+        assert!(dotted.is_err() || dotted.is_ok_and(|(_, c)| c.trust.peers.len() == 1));
+        let twice = add_trusted(file(), &format!("{HEAD}[trust]\npeers = [{c}]\n"), &trusted("c"));
+        assert!(twice.expect_err("once").to_string().contains("once is enough"));
     }
 
     #[test]

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::api;
 use super::document::{Item, Section, Source};
 use super::error::ConfigError;
 use super::{Config, ControlSection, EngineSection, HostSection, Link, Service, ServiceAddress};
+use super::{allow, api, trust};
 use crate::engine::BackendChoice;
 use crate::limits;
 use crate::proto::Recovery;
@@ -33,6 +33,7 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
         "recovery",
         "security",
         "trust",
+        "allow",
         "api",
     ])?;
     let name: PeerName = root
@@ -43,18 +44,20 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
     let engine = engine(&root)?;
     let own = OwnPorts::new(&listen_item, listen, engine.cpus.len().max(1))?;
     let key_file = path(&root, "key_file", &name)?;
+    let links = links(&root, &name, &own)?;
     Ok(Config {
         api: api::section(&root, &own, &name, &key_file)?,
         state_dir: path(&root, "state_dir", &name)?,
         key_file,
-        links: links(&root, &name, &own)?,
+        trust: trust::section(&root, &name, &links)?,
+        allow: allow::rules(&root)?,
+        links,
         services: services(&root, &own)?,
         engine,
         host: host(&root)?,
         control: control(&root)?,
         recovery: recovery(&root)?,
         seccomp: seccomp(&root)?,
-        trust: trust(&root)?,
         file: file.to_owned(),
         name,
         listen,
@@ -140,14 +143,14 @@ fn links(root: &Section<'_>, own: &PeerName, ports: &OwnPorts) -> Result<Vec<Lin
 
 /// In which line a peer, an address and a key were used already.
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     peers: BTreeMap<PeerName, usize>,
     addresses: BTreeMap<SocketAddr, usize>,
     keys: BTreeMap<PublicKey, usize>,
 }
 
 impl Seen {
-    fn once<K: Ord>(
+    pub(super) fn once<K: Ord>(
         lines: &mut BTreeMap<K, usize>,
         value: K,
         item: &Item<'_>,
@@ -182,14 +185,7 @@ fn link(
         Seen::once(&mut seen.addresses, address, item, "each neighbour has its own")?;
     }
     let capacity_item = section.required("capacity", "capacity = \"25 Mbit/s\"")?;
-    let capacity = capacity_item.rate()?;
-    if capacity.usable() == Bandwidth::ZERO {
-        return Err(capacity_item.error(format!(
-            "{} leaves nothing for channels, because control traffic keeps {}: write more",
-            capacity_item.written(),
-            Bandwidth::from_bps(limits::CONTROL_SHARE_BPS_MIN)
-        )));
-    }
+    let capacity = capacity(&capacity_item)?;
     let key_item = section.required("key", "key = \"64 hexadecimal digits\"")?;
     let key = key_item.parse("the neighbour's public key")?;
     Seen::once(&mut seen.keys, key, &key_item, "each neighbour has its own")?;
@@ -198,7 +194,20 @@ fn link(
         .map(|item| item.number(u64::from(limits::MTU_MIN), u64::from(u16::MAX)));
     let mtu = mtu.transpose()?.unwrap_or(limits::MTU_DEFAULT);
     let hop_tag = section.item("hop_tag").map(|item| item.flag()).transpose()?;
-    Ok(Link { peer, address, capacity, key, mtu, hop_tag })
+    Ok(Link { peer, address, capacity, key, mtu, hop_tag, by_trust: false })
+}
+
+/// What a link carries: more than its control traffic.
+pub(super) fn capacity(item: &Item<'_>) -> Result<Bandwidth, ConfigError> {
+    let capacity = item.rate()?;
+    if capacity.usable() == Bandwidth::ZERO {
+        return Err(item.error(format!(
+            "{} leaves nothing for channels, because control traffic keeps {}: write more",
+            item.written(),
+            Bandwidth::from_bps(limits::CONTROL_SHARE_BPS_MIN)
+        )));
+    }
+    Ok(capacity)
 }
 
 fn link_address(item: &Item<'_>, ports: &OwnPorts) -> Result<SocketAddr, ConfigError> {
@@ -417,25 +426,6 @@ fn seccomp(root: &Section<'_>) -> Result<bool, ConfigError> {
     let Some(section) = root.section("security")? else { return Ok(false) };
     section.only(&["seccomp"])?;
     Ok(section.item("seccomp").map(|item| item.flag()).transpose()?.unwrap_or_default())
-}
-
-fn trust(root: &Section<'_>) -> Result<Vec<PublicKey>, ConfigError> {
-    let Some(section) = root.section("trust")? else { return Ok(Vec::new()) };
-    section.only(&["peers"])?;
-    let Some(item) = section.item("peers") else { return Ok(Vec::new()) };
-    let list = item.list()?;
-    if let Some(surplus) = list.get(limits::PEERS_MAX) {
-        let max = limits::PEERS_MAX;
-        return Err(surplus.error(format!("is one too many: at most {max} keys")));
-    }
-    let mut seen = BTreeMap::new();
-    let mut trust = Vec::with_capacity(list.len());
-    for entry in &list {
-        let key = entry.parse("a public key")?;
-        Seen::once(&mut seen, key, entry, "once is enough")?;
-        trust.push(key);
-    }
-    Ok(trust)
 }
 
 fn is_broadcast(ip: IpAddr) -> bool {

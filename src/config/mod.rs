@@ -5,10 +5,11 @@
 //! I/O here (and writing them in [`init`]); no clock, no sockets.
 //!
 //! Files: `document` tables and values with their places, `file` the keys and their rules, `api` those of
-//! `[api]`, [`values`] addresses and durations, `error` the one line a person gets, [`edit`] links put into a
-//! file and taken out, [`init`] `spanway init`, [`schema`] the keys for other programs, [`settings`] what
-//! holds and why.
+//! `[api]`, `allow` those of `[[allow]]`, [`trust`] those of `[trust]`, [`values`] addresses and durations, `error` the one line a person gets,
+//! [`edit`] links put into a file and taken out, [`init`] `spanway init`, [`schema`] the keys for other
+//! programs, [`settings`] what holds and why.
 
+mod allow;
 mod api;
 mod document;
 pub mod edit;
@@ -17,6 +18,7 @@ mod file;
 pub mod init;
 pub mod schema;
 pub mod settings;
+pub mod trust;
 pub mod values;
 
 use std::collections::BTreeMap;
@@ -27,7 +29,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::error::{ConfigError, Position};
+pub use self::trust::{TrustSection, Trusted};
 use crate::limits;
+use crate::proto::policy::Rule;
 use crate::proto::{Budgets, LinkConfig, NodeConfig, Recovery, ServiceConfig, ServiceKind};
 use crate::types::address::Reach;
 use crate::types::{Bandwidth, Dscp, LinkId, PeerName, PublicKey, ServiceName};
@@ -58,8 +62,10 @@ pub struct Config {
     pub seccomp: bool,
     /// Missing: no web API.
     pub api: Option<ApiSection>,
-    /// Fingerprints or keys of peers that may join without a `[[link]]`; accepted, not used yet.
-    pub trust: Vec<PublicKey>,
+    /// Peers that may dial without a `[[link]]` here.
+    pub trust: TrustSection,
+    /// Who may open channels that end here or cross; none: everybody.
+    pub allow: Vec<Rule>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +78,8 @@ pub struct Link {
     pub mtu: u16,
     /// Missing: as `[engine] hop_tag` says.
     pub hop_tag: Option<bool>,
+    /// It stands in no file: a trusted peer dialled.
+    pub by_trust: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,7 +209,7 @@ impl Config {
     /// ([`LinkIds::after`]).
     pub fn node_config_after(&self, ids: &LinkIds) -> NodeConfig {
         let link = |link: &Link| LinkConfig {
-            link: ids.id(&link.peer).expect("LinkIds::after was told this configuration"),
+            link: ids.of(link).expect("LinkIds::after was told this configuration"),
             peer: link.peer.clone(),
             key: link.key,
             capacity: link.capacity,
@@ -224,6 +232,7 @@ impl Config {
             data_port: self.listen.port(),
             workers: u8::try_from(workers).expect("at most WORKERS_MAX workers pass the parser"),
             recovery: self.recovery,
+            allow: self.allow.clone(),
             budgets: Budgets { egress: self.host.egress, ingress: self.host.ingress },
         }
     }
@@ -264,31 +273,44 @@ impl Config {
     }
 }
 
-/// The id of every link a running peer ever had, by the neighbour's name. It only grows, so that a
-/// link that is taken out and put back in keeps its id, and no id ever means two links.
+/// The id of every link a running peer ever had: by the neighbour's name, of those made by trust by its key,
+/// because whoever dials chooses its name. It only grows, so that a link that is taken out and put back in
+/// keeps its id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkIds {
     ids: BTreeMap<PeerName, LinkId>,
+    by_trust: BTreeMap<PublicKey, LinkId>,
 }
 
 impl LinkIds {
     /// These ids and those of the links of `config` that are new.
     pub fn after(&self, config: &Config) -> Result<Self, ConfigError> {
-        let mut ids = self.ids.clone();
+        let mut all = self.clone();
         for link in &config.links {
-            if ids.contains_key(&link.peer) {
+            if all.of(link).is_some() {
                 continue;
             }
-            let id = u16::try_from(ids.len()).map_err(|_| {
+            let id = u16::try_from(all.ids.len() + all.by_trust.len()).map_err(|_| {
                 let text =
                     "too many different neighbours since the peer was started: start it again";
                 ConfigError::of_file(&config.file, "link", text)
             })?;
-            ids.insert(link.peer.clone(), LinkId(id));
+            match link.by_trust {
+                true => all.by_trust.insert(link.key, LinkId(id)),
+                false => all.ids.insert(link.peer.clone(), LinkId(id)),
+            };
         }
-        Ok(Self { ids })
+        Ok(all)
     }
 
+    pub fn of(&self, link: &Link) -> Option<LinkId> {
+        match link.by_trust {
+            true => self.by_trust.get(&link.key).copied(),
+            false => self.ids.get(&link.peer).copied(),
+        }
+    }
+
+    /// Of a link that stands in a file.
     pub fn id(&self, peer: &PeerName) -> Option<LinkId> {
         self.ids.get(peer).copied()
     }

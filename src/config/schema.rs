@@ -23,6 +23,7 @@ pub fn schema() -> Value {
         ("api", api()),
         ("security", security()),
         ("trust", trust()),
+        ("allow", list("Who may open channels, in this order", allow(), limits::RULES_MAX)),
     ];
     let mut schema = table("Configuration of one Spanway peer", properties, &["name", "listen"]);
     let fixed = [
@@ -151,8 +152,47 @@ fn security() -> Value {
 }
 
 fn trust() -> Value {
-    let keys = list("Accepted, not used yet", key("A public key"), limits::PEERS_MAX);
-    table("Peers that need no [[link]]", [("peers", with_default(keys, json!([])))], &[])
+    let entry = [
+        ("key", key("Its public key")),
+        ("name", name("It has to call itself so [default: any name that is free]")),
+        ("capacity", rate("What the link to it carries, each way")),
+    ];
+    let entry = json!({
+        "anyOf": [key("A public key"), table("A key with more", entry, &["key"])]
+    });
+    let peers = list("Who may dial without a [[link]] here", entry, limits::PEERS_MAX);
+    let capacity = rate("Of links to peers whose entry says nothing");
+    let default = json!(super::trust::CAPACITY_DEFAULT.to_string());
+    let properties =
+        [("peers", with_default(peers, json!([]))), ("capacity", with_default(capacity, default))];
+    table("Peers that need no [[link]]", properties, &[])
+}
+
+fn allow() -> Value {
+    let who =
+        json!({ "description": "A name, a public key, or `*` for everybody", "type": "string" });
+    let which = json!({ "description": "A service here, or `*` for all", "type": "string" });
+    let number = |words: &str, most: usize| number(words, 0, most as u64);
+    let properties = [
+        ("peers", list("Whose channels it is about", who, limits::RULE_NAMES_MAX)),
+        ("to", list("Services here that it lets them open", which, limits::RULE_NAMES_MAX)),
+        ("through", flag("It lets them cross this peer")),
+        ("rate", rate("Most of one channel, each way [default: no limit]")),
+        ("total", rate("Most of all channels of one peer together [default: no limit]")),
+        (
+            "channels",
+            number("Most channels of one peer at a time [default: no limit]", limits::CHANNELS_MAX),
+        ),
+        (
+            "requests",
+            number(
+                "Most requests of one peer that wait here [default: no limit]",
+                limits::WAITING_PER_ASKER,
+            ),
+        ),
+        ("everybody", rate("Most of all channels of all of them together [default: no limit]")),
+    ];
+    table("A rule; the first that fits a request decides", properties, &["peers"])
 }
 
 const NAME_PATTERN: &str = "^[A-Za-z0-9._-]{1,63}$";

@@ -7,9 +7,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use toml::Table;
 
-use super::{ApiSection, Config, Link, Service, ServiceAddress};
+use super::{ApiSection, Config, Link, Service, ServiceAddress, Trusted};
 use crate::engine::BackendChoice;
 use crate::proto::Recovery;
+use crate::proto::policy::Rule;
 
 /// One key. Those of links and services have the neighbour's or the service's name in the middle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -51,6 +52,9 @@ pub fn settings(config: &Config, text: &str) -> Vec<Setting> {
     }
     for of in &config.services {
         all.service(&file, of);
+    }
+    for (number, rule) in config.allow.iter().enumerate() {
+        all.rule(&file, number, rule);
     }
     all.sections(&file, config);
     all.0
@@ -97,6 +101,26 @@ impl Settings {
         self.push(table, &prefix, "shape", json!(service.shape));
     }
 
+    fn rule(&mut self, file: &Table, number: usize, rule: &Rule) {
+        let rules = file.get("allow").and_then(toml::Value::as_array);
+        let table = rules.and_then(|rules| rules.get(number)?.as_table());
+        let prefix = format!("allow.{}.", number + 1);
+        let texts = |all: Vec<String>| json!(all);
+        let rate = |rate: Option<crate::types::Bandwidth>| json!(rate.map(|r| r.to_string()));
+        for (key, value) in [
+            ("peers", texts(rule.peers.iter().map(ToString::to_string).collect())),
+            ("to", texts(rule.to.iter().map(ToString::to_string).collect())),
+            ("through", json!(rule.through)),
+            ("rate", rate(rule.rate)),
+            ("total", rate(rule.total)),
+            ("channels", json!(rule.channels)),
+            ("requests", json!(rule.requests)),
+            ("everybody", rate(rule.everybody)),
+        ] {
+            self.push(table, &prefix, key, value);
+        }
+    }
+
     fn sections(&mut self, file: &Table, config: &Config) {
         let Config { engine, host, control, .. } = config;
         let backend = match engine.backend {
@@ -109,7 +133,7 @@ impl Settings {
             Recovery::Everything => "everything",
         };
         let rate = |rate: Option<crate::types::Bandwidth>| rate.map(|rate| rate.to_string());
-        let keys: Vec<String> = config.trust.iter().map(ToString::to_string).collect();
+        let trusted: Vec<Value> = config.trust.peers.iter().map(trusted).collect();
         for (name, keys) in [
             (
                 "engine",
@@ -137,12 +161,31 @@ impl Settings {
             ("recovery", vec![("mode", json!(mode))]),
             ("api", config.api.as_ref().map(api).unwrap_or_default()),
             ("security", vec![("seccomp", json!(config.seccomp))]),
-            ("trust", vec![("peers", json!(keys))]),
+            (
+                "trust",
+                vec![
+                    ("peers", json!(trusted)),
+                    ("capacity", json!(config.trust.capacity.to_string())),
+                ],
+            ),
         ] {
             let (table, prefix) = (section(file, name), format!("{name}."));
             for (key, value) in keys {
                 self.push(table, &prefix, key, value);
             }
+        }
+    }
+}
+
+fn trusted(of: &Trusted) -> Value {
+    match (&of.name, of.capacity) {
+        (None, None) => json!(of.key.to_string()),
+        (name, capacity) => {
+            let mut table = serde_json::Map::new();
+            table.insert("key".to_owned(), json!(of.key.to_string()));
+            table.extend(name.as_ref().map(|name| ("name".to_owned(), json!(name))));
+            table.extend(capacity.map(|rate| ("capacity".to_owned(), json!(rate.to_string()))));
+            Value::Object(table)
         }
     }
 }

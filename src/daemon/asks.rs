@@ -132,6 +132,9 @@ impl Control {
             },
             dto::Request::AddLink(asked) => tell(&answers, self.add_link(&asked)),
             dto::Request::RemoveLink { peer } => tell(&answers, self.remove_link(&peer)),
+            dto::Request::Invite(asked) => tell(&answers, self.invite(&asked)),
+            dto::Request::Invitations => answers.ok(&self.invitations()),
+            dto::Request::Revoke { id } => tell(&answers, self.revoke(&id)),
             dto::Request::Leave { timeout_ms } => {
                 self.leave(Some(answers), Duration::from_millis(timeout_ms));
             }

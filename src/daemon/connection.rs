@@ -22,11 +22,11 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
 
-use crate::daemon::handshake::{Secured, TAG_BYTES};
+use crate::daemon::handshake::{Newcomer, Secured, TAG_BYTES};
 use crate::daemon::lane;
 use crate::daemon::share::Share;
 use crate::types::{Dscp, LinkId};
@@ -62,6 +62,11 @@ pub(crate) enum Arrival {
         link: LinkId,
         number: u64,
         why: String,
+    },
+    /// Somebody without a link has proved its key: may it have one? Otherwise why not.
+    Asks {
+        newcomer: Newcomer,
+        answer: oneshot::Sender<Result<LinkId, String>>,
     },
 }
 
@@ -362,9 +367,10 @@ mod tests {
         match timeout(MOMENT, arrived.recv()).await.expect("in time").expect("an arrival") {
             Arrival::Message { link: LinkId(1), number: 5, message, .. } => Ok(message),
             Arrival::Ended { link: LinkId(1), number: 5, why } => Err(why),
-            Arrival::Message { .. } | Arrival::Ended { .. } | Arrival::Joined { .. } => {
-                panic!("of another connection")
-            }
+            Arrival::Message { .. }
+            | Arrival::Ended { .. }
+            | Arrival::Joined { .. }
+            | Arrival::Asks { .. } => panic!("of another connection"),
         }
     }
 

@@ -65,8 +65,10 @@ impl Control {
             let hop_tag = slot.and_then(|slot| slot.spec.as_ref()).is_some_and(tags);
             let paced = slot.map_or(Duration::ZERO, |slot| slot.paced());
             let paced_ms = u64::try_from(paced.as_millis()).unwrap_or(u64::MAX);
+            let by_trust = self.is_by_trust(&view.peer);
             let row = filled(views::link_row(view), &contact, used.or(dialled), now);
-            LinkRow { hop_tag: hop_tag && row.state == LinkState::Up.as_str(), paced_ms, ..row }
+            let hop_tag = hop_tag && row.state == LinkState::Up.as_str();
+            LinkRow { hop_tag, paced_ms, by_trust, ..row }
         };
         self.node.links().into_iter().map(row).collect()
     }
@@ -110,6 +112,7 @@ mod tests {
             last_failure: None,
             hop_tag: false,
             paced_ms: 0,
+            by_trust: false,
         }
     }
 

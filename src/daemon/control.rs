@@ -41,6 +41,7 @@ use crate::daemon::connection::{Arrival, Connection};
 use crate::daemon::counters::Counters;
 use crate::daemon::idempotency::Idempotency;
 use crate::daemon::identity::Identity;
+use crate::daemon::inviting::Inviting;
 use crate::daemon::kept::{Kept, Save};
 use crate::daemon::lane::Lane;
 use crate::daemon::latency::ChannelWatch;
@@ -110,6 +111,7 @@ pub(crate) struct Control {
     connections: u64,
     pub(super) requests: u64,
     pub(super) kept: Kept,
+    pub(super) inviting: Inviting,
     pub(super) idempotency: Idempotency,
     pub(super) saves: UnboundedSender<Save>,
     closing: Vec<JoinHandle<()>>,
@@ -138,6 +140,11 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
+    fn new(peer: PeerName) -> Self {
+        let connected = watch::Sender::new(false);
+        Self { peer, connection: None, spec: None, probes: None, connected, dialler: None }
+    }
+
     /// The configured address.
     pub(super) fn dial_address(&self) -> Option<SocketAddr> {
         self.dialler.as_ref().map(|(dial, _)| dial.address)
@@ -189,7 +196,7 @@ impl Control {
         identity: &Identity,
         mut engine: Box<dyn DataPlane>,
         neighbours: Rc<Neighbours>,
-        (kept, saves): (Kept, UnboundedSender<Save>),
+        (kept, saves, inviting): (Kept, UnboundedSender<Save>, Inviting),
         facts: Facts,
     ) -> io::Result<Self> {
         let mut seed = [0; 32];
@@ -224,6 +231,7 @@ impl Control {
             connections: 0,
             requests: 0,
             kept,
+            inviting,
             idempotency: Idempotency::default(),
             saves,
             closing: Vec::new(),
@@ -346,18 +354,17 @@ impl Control {
     /// Makes slots, diallers and the list of known neighbours those of the configuration.
     pub(super) fn keep_links(&mut self) {
         let (mut known, mut configured) = (BTreeMap::new(), BTreeMap::new());
+        let trusted = self.config.trust.peers.iter().map(|trusted| trusted.key).collect();
+        *self.neighbours.trusted.borrow_mut() = trusted;
         for link in &self.config.links {
             configured.extend(link.address.map(|address| (link.peer.clone(), address.ip())));
-            let id = self.ids.id(&link.peer).expect("ids know every link of the configuration");
+            let id = self.ids.of(link).expect("ids know every link of the configuration");
             known.insert(link.peer.clone(), (id, link.key));
-            let slot = self.links.entry(id).or_insert_with(|| Slot {
-                peer: link.peer.clone(),
-                connection: None,
-                spec: None,
-                probes: None,
-                connected: watch::Sender::new(false),
-                dialler: None,
-            });
+            let slot = self.links.entry(id).or_insert_with(|| Slot::new(link.peer.clone()));
+            if slot.peer != link.peer {
+                // Only one made by trust: it has no dialler.
+                *slot = Slot::new(link.peer.clone());
+            }
             let dial = link.address.map(|address| Dial {
                 link: id,
                 peer: link.peer.clone(),
@@ -376,7 +383,9 @@ impl Control {
                 });
             }
         }
-        let gone = self.links.extract_if(.., |_, slot| !known.contains_key(&slot.peer));
+        // One made by trust may have its id and another name.
+        let is = |id: &LinkId, slot: &Slot| known.get(&slot.peer).is_some_and(|(of, _)| of == id);
+        let gone = self.links.extract_if(.., |id, slot| !is(id, slot));
         for (_, slot) in gone {
             if let Some((_, task)) = slot.dialler {
                 task.abort();
@@ -537,6 +546,7 @@ impl Control {
             }
             // Of a connection that was replaced or closed meanwhile.
             Arrival::Message { .. } | Arrival::Ended { .. } => {}
+            Arrival::Asks { newcomer, answer } => self.newcomer(newcomer, answer),
             Arrival::Joined { link, stream, secured, remote } => {
                 self.disconnect(link, "replaced by a newer connection");
                 let Some(slot) = self.links.get_mut(&link) else { return };
@@ -612,7 +622,10 @@ impl Control {
         let states: BTreeMap<_, _> =
             self.node.links().into_iter().map(|view| (view.link, view.state)).collect();
         for (link, slot) in &self.links {
-            if slot.dialler.is_none() && states.get(link) != Some(&LinkState::Up) {
+            if slot.dialler.is_none()
+                && !self.is_by_trust(&slot.peer)
+                && states.get(link) != Some(&LinkState::Up)
+            {
                 warnings.push(format!(
                     "link to {}: this peer has no address for it and {} has not connected; one end \
                      needs the other's address",

@@ -4,13 +4,14 @@
 //! dialler                                                     answerer
 //!   hello: magic, versions                          ──────►    e
 //!   e, ee, s, es                                    ◄──────    hello, name, key, signature
-//!   s, se: hello, name, key, signature              ──────►    checks them
+//!   s, se: hello, name, key, signature, invitation  ──────►    checks them
 //!   checked already                                 ◄──────    verdict: accepted, or why not
 //! ```
 //!
-//! The Noise static key is made when the daemon starts; the identity (Ed25519) signs it. Each end
-//! checks that the other's name is a configured `[[link]]` and that its key is the configured one. The
-//! verdict makes both ends know the outcome, so a refused dialler waits long instead of trying on.
+//! The Noise static key is made when the daemon starts; the identity (Ed25519) signs it. The dialler knows
+//! whom it dials. The answerer admits whom it has a `[[link]]` to, whom it trusts, and whoever shows an
+//! invitation, which only a newcomer does. The verdict makes both ends know the outcome, so a refused dialler
+//! waits long instead of trying on.
 //!
 //! Assumes a byte stream with limits on time set by the caller. Does no cryptography of its own.
 
@@ -35,6 +36,8 @@ const PATTERN: &str = "Noise_XX_25519_ChaChaPoly_BLAKE2s";
 const SIGNED: &[u8] = b"spanway noise 1";
 /// Largest handshake message: keys and tags take 96 bytes, the payload about 190, a verdict its text.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 2_048;
+/// Tag of the optional field that has an invitation.
+const INVITATION: u16 = 1;
 /// Tag of a Noise message.
 pub(crate) const TAG_BYTES: usize = 16;
 
@@ -63,7 +66,7 @@ pub(crate) enum HandshakeError {
     #[error("peer {0} did not prove that its key is its own: the signature is wrong")]
     Signature(PeerName),
     #[error(
-        "peer {name} (key {got}) is no [[link]] of this peer: add one with its key, or remove the other end's",
+        "peer {name} (key {got}) is no [[link]] of this peer and not in [trust]: add its key, or remove the other end's link",
         got = .key.fingerprint()
     )]
     UnknownPeer { name: PeerName, key: PublicKey },
@@ -76,6 +79,8 @@ pub(crate) enum HandshakeError {
         .expected.fingerprint(), .got.fingerprint()
     )]
     WrongKey { name: PeerName, expected: PublicKey, got: PublicKey },
+    #[error("peer {name} (key {got}) is not admitted: {why}", got = .key.fingerprint())]
+    NotAdmitted { name: PeerName, key: PublicKey, why: String },
     #[error("the other end refused this peer: {0}")]
     Refused(String),
 }
@@ -91,6 +96,7 @@ impl HandshakeError {
                 | Self::UnknownPeer { .. }
                 | Self::WrongName { .. }
                 | Self::WrongKey { .. }
+                | Self::NotAdmitted { .. }
                 | Self::Refused(_)
         )
     }
@@ -100,6 +106,15 @@ impl HandshakeError {
 pub(crate) struct Credentials {
     noise_key: Zeroizing<Vec<u8>>,
     proof: Proof,
+}
+
+/// Who dials, and has proved its key.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Newcomer {
+    pub(crate) name: PeerName,
+    pub(crate) key: PublicKey,
+    /// Secret: not to be shown.
+    pub(crate) invitation: Option<Vec<u8>>,
 }
 
 /// Who an end says it is.
@@ -156,17 +171,27 @@ pub(crate) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     name: &PeerName,
     key: PublicKey,
 ) -> Result<Secured, HandshakeError> {
+    dial_with(stream, me, (name, key), None).await
+}
+
+/// The same with an invitation, which only who was checked before gets to see.
+pub(crate) async fn dial_with<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    me: &Credentials,
+    (name, key): (&PeerName, PublicKey),
+    invitation: Option<&[u8]>,
+) -> Result<Secured, HandshakeError> {
     let mut noise = me.builder()?.build_initiator()?;
     send(stream, &mut noise, &hello(None)).await?;
     let payload = receive(stream, &mut noise).await?;
-    let proof = check(&payload, &noise)?;
+    let (proof, _) = check(&payload, &noise)?;
     if proof.name != *name {
         return Err(HandshakeError::WrongName { expected: name.clone(), got: proof.name });
     }
     if proof.key != key {
         return Err(HandshakeError::WrongKey { name: proof.name, expected: key, got: proof.key });
     }
-    send(stream, &mut noise, &hello(Some(&me.proof))).await?;
+    send(stream, &mut noise, &last_hello(&me.proof, invitation)).await?;
     let secured = Secured::new(noise, (0, 1))?;
     let sealed = read_piece(stream).await?;
     let mut verdict = vec![0; sealed.len()];
@@ -179,11 +204,11 @@ pub(crate) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// The answerer's part; `known` tells the link and the key of a configured neighbour.
+/// The answerer's part; `admit` tells the link of who dials, or why it has none.
 pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     me: &Credentials,
-    known: impl FnOnce(&PeerName) -> Option<(LinkId, PublicKey)>,
+    admit: impl AsyncFnOnce(Newcomer) -> Result<LinkId, HandshakeError>,
 ) -> Result<(LinkId, Secured), HandshakeError> {
     let mut noise = me.builder()?.build_responder()?;
     let payload = receive(stream, &mut noise).await?;
@@ -196,7 +221,12 @@ pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     send(stream, &mut noise, &hello(Some(&me.proof))).await?;
     spoken?;
     let payload = receive(stream, &mut noise).await?;
-    let judged = check(&payload, &noise).and_then(|proof| judge(proof, known));
+    let judged = match check(&payload, &noise) {
+        Ok((Proof { name, key, .. }, invitation)) => {
+            admit(Newcomer { name, key, invitation }).await
+        }
+        Err(wrong) => Err(wrong),
+    };
     let secured = Secured::new(noise, (1, 0))?;
     let mut verdict = Writer::new();
     verdict.bool(judged.is_ok());
@@ -208,14 +238,16 @@ pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     Ok((judged?, secured))
 }
 
-fn judge(
-    proof: Proof,
-    known: impl FnOnce(&PeerName) -> Option<(LinkId, PublicKey)>,
+/// Admits who has a link that is known by its name.
+pub(crate) fn judge(
+    newcomer: Newcomer,
+    known: Option<(LinkId, PublicKey)>,
 ) -> Result<LinkId, HandshakeError> {
-    match known(&proof.name) {
-        None => Err(HandshakeError::UnknownPeer { name: proof.name, key: proof.key }),
-        Some((_, key)) if key != proof.key => {
-            Err(HandshakeError::WrongKey { name: proof.name, expected: key, got: proof.key })
+    let Newcomer { name, key, .. } = newcomer;
+    match known {
+        None => Err(HandshakeError::UnknownPeer { name, key }),
+        Some((_, expected)) if expected != key => {
+            Err(HandshakeError::WrongKey { name, expected, got: key })
         }
         Some((link, _)) => Ok(link),
     }
@@ -224,7 +256,10 @@ fn judge(
 /// What a refused dialler is told: nothing that it does not know already.
 fn told(error: &HandshakeError) -> String {
     match error {
-        HandshakeError::UnknownPeer { name, .. } => format!("it has no [[link]] to {name}"),
+        HandshakeError::UnknownPeer { name, .. } => {
+            format!("it has no [[link]] to {name} and does not trust its key")
+        }
+        HandshakeError::NotAdmitted { why, .. } => why.clone(),
         HandshakeError::WrongKey { name, got, .. } => {
             format!("its [[link]] to {name} has another key than {}", got.fingerprint())
         }
@@ -241,8 +276,12 @@ fn told(error: &HandshakeError) -> String {
     }
 }
 
-/// Reads the other end's proof and checks that its identity signed the Noise key in use.
-fn check(payload: &[u8], noise: &HandshakeState) -> Result<Proof, HandshakeError> {
+/// Reads the other end's proof, and its invitation if it shows one, and checks that its identity signed the
+/// Noise key in use.
+fn check(
+    payload: &[u8],
+    noise: &HandshakeState,
+) -> Result<(Proof, Option<Vec<u8>>), HandshakeError> {
     let mut reader = Reader::new(payload);
     parse_hello(&mut reader)?;
     let proof = Proof {
@@ -250,12 +289,25 @@ fn check(payload: &[u8], noise: &HandshakeState) -> Result<Proof, HandshakeError
         key: PublicKey(reader.array("peer key")?),
         signature: reader.array("peer signature")?,
     };
+    let all = |r: &mut Reader<'_>| r.take(r.remaining(), "invitation").map(<[u8]>::to_vec);
+    let invitation = reader.optional_field(INVITATION, "invitation", all)?;
     reader.end()?;
     let noise_key = noise.get_remote_static().unwrap_or_default();
     if !identity::verify(&proof.key, &signed_text(noise_key), &proof.signature) {
         return Err(HandshakeError::Signature(proof.name));
     }
-    Ok(proof)
+    Ok((proof, invitation))
+}
+
+/// That of a dialler, with what it was given to show.
+fn last_hello(proof: &Proof, invitation: Option<&[u8]>) -> Vec<u8> {
+    let mut bytes = hello(Some(proof));
+    if let Some(invitation) = invitation {
+        let mut writer = Writer::new();
+        writer.optional_field(INVITATION, |w| w.raw(invitation));
+        bytes.extend_from_slice(&writer.finish());
+    }
+    bytes
 }
 
 /// Magic, versions and, where the receiver may know it, who the sender is.
@@ -371,7 +423,10 @@ mod tests {
         let (me, other) = (credentials("a", a), credentials("b", b));
         run(async {
             let (mut here, mut there) = tokio::io::duplex(4_096);
-            let known = |peer: &PeerName| (*peer == name("a")).then_some((LinkId(7), key_of_a));
+            let known = async |newcomer: Newcomer| {
+                let known = (newcomer.name == name("a")).then_some((LinkId(7), key_of_a));
+                judge(newcomer, known)
+            };
             let dialling = async {
                 let dialled = dial(&mut here, &me, &name("b"), key_of_b).await;
                 drop(here);
@@ -385,6 +440,10 @@ mod tests {
             let (dialled, answered) = tokio::join!(dialling, answering);
             Both { dialled, answered }
         })
+    }
+
+    async fn nobody(newcomer: Newcomer) -> Result<LinkId, HandshakeError> {
+        judge(newcomer, None)
     }
 
     fn credentials(text: &str, identity: &Identity) -> Credentials {
@@ -442,7 +501,7 @@ mod tests {
         let mut forged = credentials("a", &identity());
         forged.proof.key = a.public_key();
         let other = credentials("b", &b);
-        let known = |_: &PeerName| Some((LinkId(0), a.public_key()));
+        let known = async |newcomer: Newcomer| judge(newcomer, Some((LinkId(0), a.public_key())));
         let answered = run(async {
             let (mut here, mut there) = tokio::io::duplex(4_096);
             let (peer, key) = (name("b"), b.public_key());
@@ -463,9 +522,35 @@ mod tests {
                 drop(here);
                 dialled
             };
-            tokio::join!(dialling, answer(&mut there, &b, |_| None)).0
+            tokio::join!(dialling, answer(&mut there, &b, nobody)).0
         });
         assert!(matches!(dialled, Err(HandshakeError::WrongName { got, .. }) if got == name("b")));
+    }
+
+    #[test]
+    fn an_invitation_is_shown_to_who_was_meant_and_a_long_one_fits() {
+        for invitation in [None, Some(vec![7; 1_400])] {
+            let (a, b) = (identity(), identity());
+            let (me, other) = (credentials("a", &a), credentials("b", &b));
+            let shown = run(async {
+                let (mut here, mut there) = tokio::io::duplex(4_096);
+                let (peer, key) = (name("b"), b.public_key());
+                let mut shown = None;
+                let admit = async |newcomer: Newcomer| {
+                    let (name, key) = (newcomer.name.clone(), newcomer.key);
+                    shown = Some(newcomer);
+                    Err(HandshakeError::NotAdmitted { name, key, why: "it has expired".into() })
+                };
+                let dialling = dial_with(&mut here, &me, (&peer, key), invitation.as_deref());
+                let (dialled, answered) = tokio::join!(dialling, answer(&mut there, &other, admit));
+                let said = dialled.err().expect("refused");
+                assert!(said.is_lasting() && said.to_string().contains("it has expired"), "{said}");
+                assert!(answered.is_err());
+                shown.expect("it was asked")
+            });
+            assert_eq!((shown.name, shown.key), (name("a"), a.public_key()));
+            assert_eq!(shown.invitation, invitation);
+        }
     }
 
     /// Sends `piece` as the first message and returns what the answerer says and what it sent.
@@ -475,7 +560,7 @@ mod tests {
             let (mut here, mut there): (DuplexStream, DuplexStream) = tokio::io::duplex(4_096);
             here.write_all(piece).await.expect("written");
             here.shutdown().await.expect("shut down");
-            let error = answer(&mut there, &b, |_| None).await.err().expect("refused");
+            let error = answer(&mut there, &b, nobody).await.err().expect("refused");
             drop(there);
             let mut answer = Vec::new();
             here.read_to_end(&mut answer).await.expect("read");

@@ -51,6 +51,7 @@ pub enum IdentityError {
 }
 
 /// A peer's key pair. Secrets are wiped from memory when it is dropped, and never shown.
+#[derive(Clone)]
 pub struct Identity {
     key: SigningKey,
 }

@@ -29,6 +29,9 @@ mod excess;
 pub(crate) mod handshake;
 mod idempotency;
 pub mod identity;
+pub mod invitation;
+mod inviting;
+pub(crate) mod joining;
 mod kept;
 mod lane;
 mod latency;
@@ -42,6 +45,7 @@ mod share;
 pub mod store;
 mod survey;
 mod totals;
+mod trust;
 mod views;
 
 use std::io;
@@ -63,6 +67,7 @@ pub(crate) use crate::net::confine::give_up_privileges;
 use self::control::{Control, Facts, Inbound, Signals};
 use self::handshake::{Credentials, HandshakeError};
 use self::identity::{Identity, IdentityError};
+use self::inviting::Inviting;
 use self::kept::Kept;
 use self::lane::Lane;
 use self::neighbours::Neighbours;
@@ -90,6 +95,8 @@ pub enum DaemonError {
     /// Nothing of the file is lost: the daemon does not start.
     #[error("{path}: {why}: it lists the channels to ask for again; mend it, or move it away", path = .path.display())]
     Kept { path: PathBuf, why: String },
+    #[error("{path}: {why}: it lists the invitations that were given out; mend it, or move it away: then they are void", path = .path.display())]
+    Invitations { path: PathBuf, why: String },
     #[error("cannot listen on {protocol} {address}: {why}")]
     Listen { protocol: &'static str, address: SocketAddr, why: String },
     #[error(transparent)]
@@ -138,6 +145,7 @@ pub fn run_with(
 ) -> Result<(), DaemonError> {
     let identity = Identity::load(&config.key_file)?;
     let state = StateDir::open(&config.state_dir)?;
+    let (config, inviting) = finish_invitations(config, &identity, &state)?;
     #[expect(clippy::disallowed_methods, reason = "the origin of the daemon's clock")]
     let origin = Instant::now();
     let files = raise_open_files(&config);
@@ -154,12 +162,27 @@ pub fn run_with(
     // Behind the local socket, which it asks, and on the CPUs of the control lane.
     let web = web.map(|bound| start_http(bound, state.socket_path())).transpose()?;
     let learned = (runtime.files(), [addresses::FILE, kept::FILE].map(|name| state.file(name)));
-    let result =
-        runtime.block_on(serve(config, &identity, engine, (links, clients), learned, facts));
+    let serving = serve(config, &identity, engine, (links, clients), (learned, inviting), facts);
+    let result = runtime.block_on(serving);
     drop(web);
     // The lock is still held, so the socket is this daemon's.
     let _ = std::fs::remove_file(state.socket_path());
     result
+}
+
+/// What an earlier daemon of this peer began with newcomers is done before this one starts.
+fn finish_invitations(
+    mut config: Config,
+    identity: &Identity,
+    state: &StateDir,
+) -> Result<(Config, Inviting), DaemonError> {
+    let path = state.file(inviting::FILE);
+    let wrong = |why| DaemonError::Invitations { path: path.clone(), why };
+    if inviting::finish(&config, &path).map_err(wrong)? {
+        config.trust = Config::load(&config.file)?.trust;
+    }
+    let inviting = Inviting::load(identity.clone(), path.clone()).map_err(wrong)?;
+    Ok((config, inviting))
 }
 
 async fn serve(
@@ -167,7 +190,7 @@ async fn serve(
     identity: &Identity,
     engine: Box<dyn DataPlane>,
     (links, clients): (TcpListener, UnixListener),
-    (files, [learned, kept_file]): (Files, [PathBuf; 2]),
+    ((files, [learned, kept_file]), inviting): ((Files, [PathBuf; 2]), Inviting),
     facts: Facts,
 ) -> Result<(), DaemonError> {
     let signals = Signals::new().map_err(DaemonError::Runtime)?;
@@ -195,7 +218,8 @@ async fn serve(
     });
     log_start(&config, identity, &*engine, &facts);
     let neighbours_of = Rc::clone(&neighbours);
-    let control = Control::new(config, identity, engine, neighbours_of, (kept, saves), facts)
+    let remembered = (kept, saves, inviting);
+    let control = Control::new(config, identity, engine, neighbours_of, remembered, facts)
         .map_err(DaemonError::Runtime)?;
     let writing = lane::spawn(kept::write(files, kept_file, to_write));
     let keeping = Rc::clone(&neighbours);

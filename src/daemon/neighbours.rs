@@ -10,7 +10,7 @@
 #![expect(clippy::disallowed_methods, reason = "how long a connection lived is told by a clock")]
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
@@ -27,7 +27,7 @@ use crate::daemon::addresses::Addresses;
 use crate::daemon::connection::{self, Arrival, Arrivals};
 use crate::daemon::contacts::Contacts;
 use crate::daemon::door::{Door, Refused};
-use crate::daemon::handshake::{self, Credentials, HandshakeError, Secured};
+use crate::daemon::handshake::{self, Credentials, HandshakeError, Newcomer, Secured};
 use crate::daemon::lane;
 use crate::types::address::Reach;
 use crate::types::{Dscp, LinkId, PeerName, PublicKey};
@@ -48,6 +48,8 @@ pub(crate) struct Neighbours {
     /// Where others may make this peer connect to.
     pub(crate) reach: RefCell<Reach>,
     pub(crate) known: RefCell<BTreeMap<PeerName, (LinkId, PublicKey)>>,
+    /// Keys of `[trust]`.
+    pub(crate) trusted: RefCell<BTreeSet<PublicKey>>,
     pub(crate) arrivals: Arrivals,
     pub(crate) contacts: Contacts,
     /// Who may begin a handshake, and what became of those who tried, by name.
@@ -85,6 +87,7 @@ impl Neighbours {
             addresses,
             reach: RefCell::new(reach),
             known: RefCell::default(),
+            trusted: RefCell::default(),
             arrivals,
             contacts: Contacts::default(),
             door: RefCell::new(Door::new(Instant::now())),
@@ -175,10 +178,10 @@ impl Neighbours {
     }
 
     async fn answer(&self, mut stream: TcpStream, remote: SocketAddr) {
-        let known = |name: &PeerName| self.known.borrow().get(name).copied();
+        let admit = async |newcomer| self.admit(newcomer).await;
         let answered = async {
             connection::prepare(&stream, self.dscp)?;
-            handshake::answer(&mut stream, &self.credentials, known).await
+            handshake::answer(&mut stream, &self.credentials, admit).await
         };
         let result = timeout(limits::HANDSHAKE_MAX, answered).await;
         match result.unwrap_or(Err(HandshakeError::Timeout)) {
@@ -196,6 +199,24 @@ impl Neighbours {
                 self.complain_of(&error, remote);
             }
         }
+    }
+
+    /// The link of who dials. The control loop is asked only for those that it may give one: strangers
+    /// cost it nothing.
+    async fn admit(&self, newcomer: Newcomer) -> Result<LinkId, HandshakeError> {
+        let known = self.known.borrow().get(&newcomer.name).copied();
+        let is_known = known.is_some_and(|(_, key)| key == newcomer.key);
+        let trusted = self.trusted.borrow().contains(&newcomer.key);
+        if is_known || !(trusted || newcomer.invitation.is_some()) {
+            return handshake::judge(newcomer, known);
+        }
+        let (name, key) = (newcomer.name.clone(), newcomer.key);
+        let (answer, answered) = oneshot::channel();
+        // An error means that the daemon stops: so does this task.
+        let _ = self.arrivals.send(Arrival::Asks { newcomer, answer }).await;
+        let stops = || Err("it stops".to_owned());
+        let admitted = answered.await.unwrap_or_else(|_| stops());
+        admitted.map_err(|why| HandshakeError::NotAdmitted { name, key, why })
     }
 
     fn name_of(&self, link: LinkId) -> Option<PeerName> {
@@ -292,6 +313,7 @@ impl Neighbours {
                 format!("key {name}")
             }
             HandshakeError::UnknownPeer { .. } => "unknown peer".to_owned(),
+            HandshakeError::NotAdmitted { .. } => "newcomer".to_owned(),
             HandshakeError::Io(_)
             | HandshakeError::Cut
             | HandshakeError::Timeout
@@ -323,7 +345,7 @@ async fn live(connected: &mut watch::Receiver<bool>) -> Duration {
     since.elapsed()
 }
 
-async fn connect(from: IpAddr, dscp: Dscp, to: SocketAddr) -> io::Result<TcpStream> {
+pub(super) async fn connect(from: IpAddr, dscp: Dscp, to: SocketAddr) -> io::Result<TcpStream> {
     let reachable = from.is_ipv4() == to.is_ipv4() || (from.is_unspecified() && from.is_ipv6());
     if !reachable {
         // Frames leave from the port this peer listens on, and that cannot send there.

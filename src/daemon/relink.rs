@@ -12,7 +12,7 @@ use crate::api::dto::{self, FailureKind, LinkReply};
 use crate::config::values;
 use crate::config::{Config, ConfigError, Link, LinkIds, edit};
 use crate::daemon::control::{Control, Stage, node_config};
-use crate::daemon::store;
+use crate::daemon::{store, trust};
 use crate::limits;
 use crate::proto::Input;
 use crate::types::PeerName;
@@ -21,8 +21,8 @@ impl Control {
     /// Takes over the configuration file: all of it, or nothing and a text with the reason.
     pub(super) fn reload(&mut self) -> Result<(), String> {
         let config = Config::load(&self.config.file).map_err(|error| error.to_string())?;
-        let ids = self.takes(&config).map_err(|error| error.to_string())?;
-        self.take_over(config, ids);
+        let taken = self.takes(config).map_err(|error| error.to_string())?;
+        self.take_over(taken);
         Ok(())
     }
 
@@ -35,8 +35,8 @@ impl Control {
         let (text, current) = self.current_file()?;
         if current.links.contains(&link) {
             let known = self.config.links.contains(&link);
-            let ids = self.takes(&current).map_err(failed)?;
-            self.take_over(current, ids);
+            let taken = self.takes(current).map_err(failed)?;
+            self.take_over(taken);
             return Ok(reply(&link.peer, if known { "unchanged" } else { "added" }));
         }
         let (text, config) = edit::add_link(&self.config.file, &text, &link).map_err(usage)?;
@@ -51,6 +51,12 @@ impl Control {
         peer: &PeerName,
     ) -> Result<LinkReply, (FailureKind, String)> {
         let (text, _) = self.current_file()?;
+        if self.is_by_trust(peer) {
+            let file = self.config.file.display();
+            return Err(failed(format!(
+                "{peer} has no [[link]]: it is trusted; take its key out of [trust] in {file} and run `spanway reload`"
+            )));
+        }
         let (text, config) = edit::remove_link(&self.config.file, &text, peer).map_err(failed)?;
         self.write_and_take(&text, config)?;
         tracing::info!(%peer, "link removed");
@@ -58,7 +64,7 @@ impl Control {
     }
 
     /// The file as it is now: a person may have changed it since it was read.
-    fn current_file(&self) -> Result<(String, Config), (FailureKind, String)> {
+    pub(super) fn current_file(&self) -> Result<(String, Config), (FailureKind, String)> {
         if self.stage != Stage::Running {
             return Err(failed("this peer is leaving: its links stay as they are"));
         }
@@ -68,21 +74,34 @@ impl Control {
         Ok((text, config))
     }
 
-    fn write_and_take(&mut self, text: &str, config: Config) -> Result<(), (FailureKind, String)> {
-        let ids = self.takes(&config).map_err(failed)?;
+    pub(super) fn write_and_take(
+        &mut self,
+        text: &str,
+        config: Config,
+    ) -> Result<(), (FailureKind, String)> {
+        let taken = self.takes(config).map_err(failed)?;
         let file = &self.config.file;
         store::rewrite(file, text.as_bytes()).map_err(|error| failed(not_written(file, &error)))?;
-        self.take_over(config, ids);
+        self.take_over(taken);
         Ok(())
     }
 
-    /// What the links of `config` are called, if this peer can take it without a restart.
-    fn takes(&self, config: &Config) -> Result<LinkIds, ConfigError> {
-        self.config.reload(config)?;
-        self.ids.after(config)
+    /// `config` with the links that were made by trust and still may be, and what all of them are called; if
+    /// this peer can take it without a restart.
+    fn takes(&self, mut config: Config) -> Result<(Config, LinkIds), ConfigError> {
+        self.config.reload(&config)?;
+        trust::keep_links(&self.config.links, &mut config);
+        let ids = self.ids.after(&config)?;
+        Ok((config, ids))
     }
 
-    fn take_over(&mut self, config: Config, ids: LinkIds) {
+    fn take_over(&mut self, taken: (Config, LinkIds)) {
+        self.use_config(taken);
+        let (links, services) = (self.config.links.len(), self.config.services.len());
+        tracing::info!(links, services, "configuration reloaded");
+    }
+
+    pub(super) fn use_config(&mut self, (config, ids): (Config, LinkIds)) {
         self.config = config;
         self.ids = ids;
         // The node says Bye on links that are gone, while they still have their connections.
@@ -90,8 +109,6 @@ impl Control {
         let node_config = node_config(&self.config, &self.ids, own_ends);
         self.feed(Input::Configured(node_config));
         self.keep_links();
-        let (links, services) = (self.config.links.len(), self.config.services.len());
-        tracing::info!(links, services, "configuration reloaded");
     }
 }
 
@@ -106,6 +123,7 @@ fn link(asked: &dto::AddLink) -> Result<Link, String> {
         key: key.parse().map_err(|error| format!("link.key: {error}"))?,
         mtu: mtu.unwrap_or(limits::MTU_DEFAULT),
         hop_tag: None,
+        by_trust: false,
     })
 }
 
@@ -113,11 +131,11 @@ fn reply(peer: &PeerName, change: &str) -> LinkReply {
     LinkReply { peer: peer.clone(), change: change.to_owned() }
 }
 
-fn usage(error: impl fmt::Display) -> (FailureKind, String) {
+pub(super) fn usage(error: impl fmt::Display) -> (FailureKind, String) {
     (FailureKind::Usage, error.to_string())
 }
 
-fn failed(error: impl fmt::Display) -> (FailureKind, String) {
+pub(super) fn failed(error: impl fmt::Display) -> (FailureKind, String) {
     (FailureKind::Failed, error.to_string())
 }
 

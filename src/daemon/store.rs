@@ -5,10 +5,10 @@
 //! process, so a crash leaves nothing to clean up.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::limits;
@@ -111,6 +111,23 @@ pub fn rewrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(&path, bytes, Some(&old))
 }
 
+/// Makes a file that is not there yet, whole or not at all; others may read it.
+pub fn write_once(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = temporary(path)?;
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // A link, because a rename would replace what somebody made meanwhile.
+    let written = write_new(&temporary, bytes, None)
+        .and_then(|()| fs::set_permissions(&temporary, Permissions::from_mode(0o644)))
+        .and_then(|()| fs::hard_link(&temporary, path));
+    let removed = fs::remove_file(&temporary);
+    written?;
+    removed?;
+    sync_folder_of(path)
+}
+
 fn replace(path: &Path, bytes: &[u8], like: Option<&Metadata>) -> io::Result<()> {
     let temporary = temporary(path)?;
     match fs::remove_file(&temporary) {
@@ -203,9 +220,6 @@ fn not_writable(folder: &Path, source: io::Error) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn folder() -> tempfile::TempDir {
@@ -236,6 +250,18 @@ mod tests {
         assert!(path.is_dir());
         assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 1);
         assert!(write_atomic(Path::new("/"), b"new").is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_never_written_over() {
+        let folder = folder();
+        let path = folder.path().join("new.toml");
+        write_once(&path, b"one").expect("write");
+        let error = write_once(&path, b"two").expect_err("it is there");
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).expect("read"), b"one");
+        assert_eq!(fs::metadata(&path).expect("metadata").mode() & 0o777, 0o644);
+        assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 1);
     }
 
     #[test]

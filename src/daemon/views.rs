@@ -62,6 +62,7 @@ pub(crate) fn link_row(view: LinkView) -> LinkRow {
         last_failure: None,
         hop_tag: false,
         paced_ms: 0,
+        by_trust: false,
     }
 }
 

@@ -16,7 +16,7 @@
 //!
 //! Files: [`link`] one link's greeting and death, [`session`], [`start`], [`ghs`] and [`wave`] the tree,
 //! [`overlay`] what a committed tree tells, [`query`] questions to other peers, [`channel`] the life
-//! of a channel, [`reservation`] and [`budget`] the ledgers, [`claims`] who waits, [`measure`] the
+//! of a channel, [`reservation`] and [`budget`] the ledgers, [`claims`] who waits, [`policy`] who may, [`measure`] the
 //! capacity of a link, [`graph`] the picture of the whole overlay. They meet only in [`node`].
 
 pub mod budget;
@@ -29,6 +29,7 @@ pub mod link;
 pub mod measure;
 pub mod node;
 pub mod overlay;
+pub mod policy;
 pub mod query;
 pub mod reservation;
 pub mod session;
@@ -62,6 +63,8 @@ pub struct NodeConfig {
     pub workers: u8,
     pub recovery: Recovery,
     pub budgets: Budgets,
+    /// Who may open channels that end here or cross; none: everybody.
+    pub allow: Vec<policy::Rule>,
 }
 
 /// What a failure does to the channels that were asked for here (`[recovery] mode`).

@@ -30,8 +30,8 @@ use super::{
 };
 use crate::limits;
 use crate::types::{
-    Bandwidth, ChannelId, Incarnation, Label, LinkId, PeerName, Reject, RequestId, SessionId, Time,
-    WorkerId,
+    Bandwidth, ChannelId, Incarnation, Label, LinkId, PeerName, PublicKey, Reject, RequestId,
+    SessionId, Time, WorkerId,
 };
 use crate::wire::control::{Hello, LinkInfo, Message, RoutedBody, ServiceInfo};
 use crate::wire::course::Course;
@@ -108,6 +108,7 @@ impl Node {
         };
         node.channels.set_recovery(node.config.recovery);
         node.channels.set_budgets(now, node.config.budgets, &mut Vec::new());
+        node.channels.set_rules(now, &node.config.allow, |_| None, &mut Vec::new());
         for link in node.config.links.clone() {
             node.add_link(link);
         }
@@ -357,7 +358,8 @@ impl Node {
             | Message::FinishAck { .. }
             | Message::Move { .. }
             | Message::Queue(_) => {
-                self.channels.message(now, id, message, out);
+                let asker = self.asker_of(&message);
+                self.channels.message_from(now, id, (message, asker), out);
                 Ok(())
             }
             Message::Measure(measure) => {
@@ -374,6 +376,16 @@ impl Node {
             }
             Message::Hello(_) | Message::Bye(_) => unreachable!("handled by on_message"),
         }
+    }
+
+    /// The key of who asks for something that rules may be about, if it is known.
+    fn asker_of(&self, message: &Message) -> Option<PublicKey> {
+        let asker = match message {
+            Message::Reserve(reserve) => &reserve.tx.channel.source,
+            Message::Queue(queue) => &queue.tx.channel.source,
+            _ => return None,
+        };
+        self.graph.origin(asker).map(|origin| *origin.key())
     }
 
     fn on_hello(&mut self, now: Time, id: LinkId, hello: &Hello, out: &mut Vec<Action>) {
@@ -578,6 +590,9 @@ impl Node {
         }
         self.channels.services_changed(config.services.clone());
         self.channels.set_recovery(config.recovery);
+        let graph = &self.graph;
+        let key_of = |peer: &PeerName| graph.origin(peer).map(|origin| *origin.key());
+        self.channels.set_rules(now, &config.allow, key_of, out);
         self.config = config;
         self.configure_keys();
     }
@@ -773,7 +788,6 @@ mod tests {
 
     use super::*;
     use crate::proto::{Budgets, Recovery};
-    use crate::types::PublicKey;
     use crate::wire::control::Ghs;
 
     const T: Time = Time(0);
@@ -800,6 +814,7 @@ mod tests {
             workers: 1,
             recovery: Recovery::default(),
             budgets: Budgets::default(),
+            allow: Vec::new(),
         }
     }
 

@@ -778,6 +778,7 @@ impl Peer {
             workers: 1,
             recovery: Recovery::default(),
             budgets: Budgets::default(),
+            allow: Vec::new(),
         };
         Self {
             name,

@@ -175,6 +175,8 @@ pub struct Release {
     pub at: PeerName,
     /// Since version 3: the link that failed, `at`'s end first.
     pub failed: Option<(PeerName, PeerName)>,
+    /// Since version 6: in words, where a rule of `at` wants it so.
+    pub why: Option<String>,
 }
 
 /// Everything a peer can say on a link.
@@ -270,6 +272,7 @@ mod field {
     pub(super) const OPENED: u16 = 2;
     pub(super) const FAILED: u16 = 1;
     pub(super) const TOWARDS: u16 = 1;
+    pub(super) const RELEASE_WHY: u16 = 3;
 }
 
 impl Message {
@@ -402,6 +405,9 @@ fn parse_body(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
             at: r.peer("release peer")?,
             failed: r.optional_field(field::FAILED, "release link", |r| {
                 Ok((r.peer("release link")?, r.peer("release link")?))
+            })?,
+            why: r.optional_field(field::RELEASE_WHY, "release reason", |r| {
+                r.text("release reason")
             })?,
         }),
         kind::REFRESH => {
@@ -606,6 +612,9 @@ fn emit_release(w: &mut Writer, release: &Release) {
             w.peer(here);
             w.peer(there);
         });
+    }
+    if let Some(why) = &release.why {
+        w.optional_field(field::RELEASE_WHY, |w| w.text(why));
     }
 }
 

@@ -23,6 +23,9 @@ use crate::types::{Bandwidth, ChannelId, PeerName, TxId, Way};
 /// First control version that has these messages.
 pub const VERSION: u16 = 4;
 
+/// Tag of the optional field of CLAIMED.
+const REFUSED: u16 = 1;
+
 /// One message about a request that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queue {
@@ -58,6 +61,8 @@ pub struct Claimed {
     pub short: Vec<Shortage>,
     /// A peer that has as many waiting requests as it may have.
     pub busy: Option<PeerName>,
+    /// Since version 6: it is not that many; a rule of that peer forbids this one, in words.
+    pub refused: Option<String>,
 }
 
 /// What a request waits for at one peer.
@@ -117,9 +122,12 @@ impl Queue {
                 w.bandwidth(claim.rate_back);
                 w.u64(claim.ticket);
             }
-            QueueBody::Claimed(Claimed { short, busy }) => {
+            QueueBody::Claimed(Claimed { short, busy, refused }) => {
                 w.list(short, emit_short);
                 w.option(busy.as_ref(), Writer::peer);
+                if let Some(refused) = refused {
+                    w.optional_field(REFUSED, |w| w.text(refused));
+                }
             }
             QueueBody::Room | QueueBody::Leave => {}
         }
@@ -143,6 +151,9 @@ impl Queue {
                 kind::CLAIMED => QueueBody::Claimed(Claimed {
                     short: r.list(limits::SHORT_LINKS_MAX, "claimed", parse_short)?,
                     busy: r.option("claimed busy", |r| r.peer("claimed busy"))?,
+                    refused: r.optional_field(REFUSED, "claimed refusal", |r| {
+                        r.text("claimed refusal")
+                    })?,
                 }),
                 kind::ROOM => QueueBody::Room,
                 _ => QueueBody::Leave,

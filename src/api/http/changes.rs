@@ -17,7 +17,8 @@ use super::openapi::Errors;
 use super::routes::peer_of;
 use super::{body, requests};
 use crate::api::dto::{
-    AddLink, ChannelRow, FitReply, LinkReply, LinkRow, Open, OpenReply, QueueRow, Request, WouldFit,
+    AddLink, ChannelRow, FitReply, InvitationRow, Invite, InviteReply, LinkReply, LinkRow, Open,
+    OpenReply, QueueRow, Request, WouldFit,
 };
 use crate::limits;
 use crate::types::{PeerName, Reject};
@@ -182,6 +183,29 @@ pub(super) async fn drop_link(app: &App, peer: PeerName) -> Result<LinkReply, Ap
         return Err(error);
     }
     Err(ApiError::unknown(error.message()))
+}
+
+/// An invitation with which one newcomer joins. The answer has a secret.
+#[utoipa::path(post, path = "/api/invitations", tag = "peer", request_body = Invite,
+    responses((status = 201, body = InviteReply), Errors))]
+pub(super) async fn invite(
+    State(app): State<Arc<App>>,
+    body: Bytes,
+) -> Result<Json<InviteReply>, ApiError> {
+    let reply = app.daemon.read(&Request::Invite(body::parse(&body)?)).await?;
+    Ok(Json(StatusCode::CREATED, reply))
+}
+
+/// Makes an invitation void.
+#[utoipa::path(delete, path = "/api/invitations/{id}", tag = "peer",
+    params(("id" = String, Path, description = "As it was told when it was made")),
+    responses((status = 200, body = InvitationRow), Errors))]
+pub(super) async fn revoke(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<InvitationRow>, ApiError> {
+    let row = app.daemon.read(&Request::Revoke { id }).await?;
+    Ok(Json(StatusCode::OK, row))
 }
 
 /// Starts a new computation of the tree.

@@ -15,8 +15,9 @@ use super::openapi::Errors;
 use super::requests::RequestReply;
 use super::{changes, commands, live, openapi, web};
 use crate::api::dto::{
-    ChannelRow, Course, GraphReply, Latency, LedgerReply, LinkRow, PeerRow, QueueRow, RelayTimes,
-    Request, ServiceRow, StatisticsReply, StatusReply, TreeReply, VerifyReply, WhyReply,
+    ChannelRow, Course, GraphReply, InvitationRow, Latency, LedgerReply, LinkRow, PeerRow,
+    QueueRow, RelayTimes, Request, ServiceRow, StatisticsReply, StatusReply, TreeReply,
+    VerifyReply, WhyReply,
 };
 use crate::api::why;
 use crate::limits;
@@ -47,6 +48,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/api/ledger", get(ledger))
         .route("/api/times", get(times))
         .route("/api/statistics", get(statistics))
+        .route("/api/invitations", get(invitations).post(changes::invite))
+        .route("/api/invitations/{id}", delete(changes::revoke))
         .route("/api/recompute", post(changes::recompute))
         .route("/api/reload", post(changes::reload))
         .route("/api/leave", post(changes::leave))
@@ -88,6 +91,13 @@ pub(super) async fn services(State(app): State<Arc<App>>, Path(peer): Path<Strin
     responses((status = 200, body = Vec<LinkRow>), Errors))]
 pub(super) async fn links(State(app): State<Arc<App>>) -> Answer {
     app.daemon.ask(&Request::Links).await.map(Raw)
+}
+
+/// The invitations that have not expired; what was secret in them is not known here.
+#[utoipa::path(get, path = "/api/invitations", tag = "look",
+    responses((status = 200, body = Vec<InvitationRow>), Errors))]
+pub(super) async fn invitations(State(app): State<Arc<App>>) -> Answer {
+    app.daemon.ask(&Request::Invitations).await.map(Raw)
 }
 
 /// The spanning tree.

@@ -1,7 +1,7 @@
 //! The life of a channel at one peer: as the end that asked for it ([`source`], with its paths in
 //! [`attempt`], which comes next in [`opening`] and [`recovery`], and waiting for room in [`queue`]), as
 //! the end that offers the service ([`service`]), and in between ([`relay`]); and what keeps a
-//! reservation alive ([`lease`]). 2.9 of the control-plane specification.
+//! reservation alive ([`lease`]). What rules allow is [`allowed`]'s. 2.9 of the control-plane specification.
 //!
 //! ```text
 //!  source                    relay                     service end
@@ -21,6 +21,7 @@
 //! know how paths come about ([`Paths`]), and changes the path of a channel that works only when a relay on
 //! it asks for that.
 
+mod allowed;
 mod attempt;
 mod balance;
 mod lease;
@@ -49,6 +50,7 @@ use self::source::Source;
 use super::budget::HostLedger;
 use super::claims::Claims;
 use super::graph::Wanted;
+use super::policy::Policy;
 use super::reservation::{Ledger, Tombstones};
 use super::view::ChannelView;
 use super::{
@@ -56,8 +58,8 @@ use super::{
     Timer,
 };
 use crate::types::{
-    Bandwidth, ChannelId, Label, LinkId, PeerName, Reject, RequestId, ServiceName, SessionId, Time,
-    TxId, Way, WorkerId,
+    Bandwidth, ChannelId, Label, LinkId, PeerName, PublicKey, Reject, RequestId, ServiceName,
+    SessionId, Time, TxId, Way, WorkerId,
 };
 use crate::wire::control::{Message, Nack, Release, ReleaseCause, ServiceInfo};
 
@@ -113,6 +115,9 @@ pub struct Channels {
     balance: Balance,
     tombstones: Tombstones,
     claims: Claims,
+    policy: Policy,
+    /// Of who asks in the message at hand.
+    asker: Option<PublicKey>,
     /// When each channel has to be looked at. A lease that was prolonged leaves its entry where it
     /// is: being woken early once a lease is cheaper than moving an entry at every refresh.
     wakes: BTreeSet<(Time, Timer, Key)>,
@@ -204,6 +209,8 @@ impl Channels {
             balance: Balance::new(workers),
             tombstones: Tombstones::default(),
             claims: Claims::default(),
+            policy: Policy::default(),
+            asker: None,
             wakes: BTreeSet::new(),
             count: 0,
             recovery: Recovery::default(),
@@ -539,6 +546,7 @@ impl Channels {
         let held = |n: &Neighbour| n.ledger.promises().count();
         assert_eq!(self.host.promises().count(), self.links.values().map(held).sum::<usize>());
         self.claims.invariants();
+        self.policy_invariants();
     }
 
     // --- What the roles share ---
@@ -660,6 +668,11 @@ impl Channels {
     /// The channel is gone; its worker may take over another one.
     fn dismiss(&mut self, key: &Key, out: &mut Vec<Action>) {
         self.balance.dismiss(key);
+        match key {
+            Key::Relay(tx) => self.policy.forget(tx),
+            Key::Served(id) => self.policy.forget(&allowed::end_of(id)),
+            Key::Source(_) => {}
+        }
         let (relays, sources, served) = (&self.relays, &self.sources, &self.served);
         // Another attempt of the channel shares its counters: both stay with one worker.
         let alone = |tx: &TxId| relays_of(relays, &tx.channel).count() == 1;
@@ -705,7 +718,21 @@ impl Channels {
         failed: Option<(PeerName, PeerName)>,
         out: &mut Vec<Action>,
     ) {
-        let release = Release { tx: tx.clone(), cause, at: self.me.clone(), failed };
+        let (tx, at) = (tx.clone(), self.me.clone());
+        let release = Release { tx, cause, at, failed, why: None };
+        out.push(Action::Send { link, message: Message::Release(release) });
+    }
+
+    fn send_release_why(
+        &self,
+        link: LinkId,
+        tx: &TxId,
+        cause: ReleaseCause,
+        why: Option<&str>,
+        out: &mut Vec<Action>,
+    ) {
+        let (tx, at, why) = (tx.clone(), self.me.clone(), why.map(str::to_owned));
+        let release = Release { tx, cause, at, failed: None, why };
         out.push(Action::Send { link, message: Message::Release(release) });
     }
 }

@@ -125,8 +125,10 @@ impl Channels {
         if let Some(nack) = nack {
             source.avoid.learn(nack, path);
         }
+        let forbidden = |nack: &Nack| nack.reason == Reject::NotAllowed && path.contains(&nack.at);
+        let barred = nack.is_some_and(|nack| forbidden(nack) && source.bar(&nack.at));
         // Without a refusal the link failed, and is avoided by now.
-        let learnt = nack.is_none() || source.avoid.len() > before;
+        let learnt = nack.is_none() || source.avoid.len() > before || barred;
         let waits = source.waits && why.reason == Reject::NoRoom;
         note_refusal(source, path.to_vec(), why.clone());
         match &mut source.stage {

@@ -192,6 +192,8 @@ impl Channels {
         reserving.next = reserving.deadline;
         let may_wait = match reason {
             Reject::NoRoom => source.waits,
+            // Where a rule let it through, there may be room later.
+            Reject::NotAllowed => source.waits && source.is_barred(),
             // What it waits on may break, and heal.
             Reject::Unreachable | Reject::Timeout | Reject::ShuttingDown | Reject::Broken => {
                 source.waiting.is_some()
@@ -201,11 +203,16 @@ impl Channels {
             | Reject::ServiceBusy
             | Reject::Never
             | Reject::Duplicate
-            | Reject::NotAllowed
             | Reject::Busy
             | Reject::Cancelled => false,
         };
-        let Some(path) = self.path_of_wait(&source, paths).filter(|_| may_wait) else {
+        let way = self.path_of_wait(&source, paths).filter(|_| may_wait);
+        let carries = |path: &Vec<PeerName>| {
+            let narrow = paths.narrowest(path);
+            narrow.is_none_or(|narrow| source.rate.max(source.rate_back) <= narrow.capacity)
+        };
+        let way = way.filter(|path| reason != Reject::NotAllowed || carries(path));
+        let Some(path) = way else {
             return self.end_source(source, Some(reason), &detail, out);
         };
         let waiting = self.sources.values().filter(|source| source.waiting.is_some()).count();
@@ -233,7 +240,8 @@ impl Channels {
                 tree().or_else(|| widest_of_any_rate(source, paths))
             }
         };
-        path.or_else(|| source.waiting.as_ref().map(|waiting| waiting.path.clone()))
+        let before = source.waiting.as_ref().map(|waiting| waiting.path.clone());
+        path.or_else(|| before.filter(|path| clear_of(path, &source.shun)))
     }
 
     /// Stands in line, or says that it still does.
@@ -340,8 +348,8 @@ impl Channels {
         out: &mut Vec<Action>,
     ) -> Handled {
         self.clock = self.clock.max(claim.ticket);
-        let known = self.claims.get(&tx.channel);
-        if known.is_some_and(|known| known.number > tx.attempt) {
+        let known = self.claims.get(&tx.channel).map(|known| known.number);
+        if known.is_some_and(|known| known > tx.attempt) {
             return Err(STALE);
         }
         let source = &tx.channel.source;
@@ -349,11 +357,21 @@ impl Channels {
         if self.leaving || checked.is_err() || *source == self.me {
             return Err("a claim on a path that cannot be");
         }
+        if let Err(denied) = self.allow_claim(tx, &claim) {
+            self.leave_line(&tx.channel, out);
+            let (busy, refused) = (Some(self.me.clone()), Some(denied.words));
+            let body = QueueBody::Claimed(Claimed { short: Vec::new(), busy, refused });
+            out.push(Action::Send {
+                link,
+                message: Message::Queue(Queue { tx: tx.clone(), body }),
+            });
+            return Ok(());
+        }
         let full = self.claims.of_asker(source) >= limits::WAITING_PER_ASKER
             || self.claims.count() >= limits::WAITING_MAX;
         if full && known.is_none() {
             let busy = Some(self.me.clone());
-            let body = QueueBody::Claimed(Claimed { short: Vec::new(), busy });
+            let body = QueueBody::Claimed(Claimed { busy, ..Claimed::default() });
             let message = Message::Queue(Queue { tx: tx.clone(), body });
             out.push(Action::Send { link, message });
             return Ok(());
@@ -403,11 +421,36 @@ impl Channels {
             return out.push(Action::Send { link, message });
         }
         let Some(mut source) = self.take_source(channel) else { return };
+        if let (Some(peer), Some(words)) = (&claimed.busy, &claimed.refused) {
+            let detail = format!("at {peer}: {words}");
+            return self.claim_refused(now, source, peer, detail, out);
+        }
         if let Some(peer) = &claimed.busy {
             let detail = format!("at {peer}: as many requests wait as may: {BUSY}");
             return self.end_source(source, Some(Reject::Busy), &detail, out);
         }
         self.learn_line(now, &mut source, claimed);
+        self.put_source(source);
+    }
+
+    /// A rule of a peer on the path it waits on forbids it: it looks for another path, if there may be one.
+    fn claim_refused(
+        &mut self,
+        now: Time,
+        mut source: Source,
+        peer: &PeerName,
+        detail: String,
+        out: &mut Vec<Action>,
+    ) {
+        let waiting = source.waiting.as_ref();
+        let on_path = waiting.is_some_and(|w| w.path.contains(peer)) && *peer != self.me;
+        if !on_path || !source.bar(peer) {
+            return self.end_source(source, Some(Reject::NotAllowed), &detail, out);
+        }
+        if let Stage::Reserving(reserving) = &mut source.stage {
+            reserving.why = Rejection::new(Reject::NotAllowed, detail);
+        }
+        source.try_again(now);
         self.put_source(source);
     }
 

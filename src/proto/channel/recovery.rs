@@ -85,7 +85,9 @@ impl Avoid {
             }
             (Reject::Unreachable, Some(next)) => self.link((nack.at.clone(), next.clone())),
             (Reject::Timeout, Some(next)) if Some(next) != path.last() => self.relay(next.clone()),
-            (Reject::ShuttingDown | Reject::Busy, Some(_)) => self.relay(nack.at.clone()),
+            (Reject::ShuttingDown | Reject::Busy | Reject::NotAllowed, Some(_)) => {
+                self.relay(nack.at.clone());
+            }
             _ => {}
         }
     }

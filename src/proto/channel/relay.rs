@@ -89,6 +89,10 @@ impl Relay {
         }
     }
 
+    pub(super) fn larger_rate(&self) -> Bandwidth {
+        self.rate.max(self.rate_back)
+    }
+
     /// Hands a message that came from one leg to the other.
     pub(super) fn pass(
         &self,
@@ -175,6 +179,7 @@ impl Channels {
         if self.channels() >= limits::CHANNELS_MAX && !known {
             return Err(Refusal::new(Reject::Busy, "as many channels as this peer may have"));
         }
+        self.allow(&reserve)?;
         match reserve.path.get(usize::from(reserve.position) + 1) {
             None => self.serve(now, link, reserve, out),
             Some(next) => {
@@ -235,6 +240,7 @@ impl Channels {
             }
             return Err(refusal);
         }
+        self.let_in(&reserve);
         let worker = self.employ_relay(&tx, [reserve.rate, reserve.rate_back]);
         let relay = Relay {
             prev: self.leg(link, worker),

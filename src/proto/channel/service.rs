@@ -72,6 +72,10 @@ impl Served {
         }
     }
 
+    pub(super) fn larger_rate(&self) -> Bandwidth {
+        self.rate.max(self.rate_back)
+    }
+
     /// Its leg, while it has one path and nothing changes.
     pub(super) fn settled_leg(&self) -> Option<&Leg> {
         match &self.stage {
@@ -308,9 +312,12 @@ impl Channels {
         if let Some((link, asked)) = asked {
             self.send_release(link, &asked.tx, ReleaseCause::Closed, None, out);
         }
+        // An end that closes it says so; that rules do is news.
+        let told = (reason == Some(Reject::NotAllowed)).then_some(why);
         for taken in served.remove_all() {
             self.let_go_of(now, &taken, out);
-            self.send_release(taken.leg.link, &taken.tx, ReleaseCause::Closed, None, out);
+            let (link, cause) = (taken.leg.link, ReleaseCause::Closed);
+            self.send_release_why(link, &taken.tx, cause, told, out);
         }
         self.dismiss(&Key::Served(served.id().clone()), out);
         // No attempt of this channel may come back, whatever its number.
@@ -358,6 +365,7 @@ impl Channels {
         if let Some(why) = self.service_busy(&service) {
             return Err(Refusal::new(Reject::ServiceBusy, format!("{}: {why}", service.name)));
         }
+        self.let_in(&reserve);
         let key = Key::Served(reserve.tx.channel.clone());
         let worker = self.balance.employ(key, [reserve.rate, reserve.rate_back]);
         out.push(Action::OpenEnd {

@@ -35,8 +35,10 @@ pub(super) struct Source {
     pub(super) rate_back: Bandwidth,
     pub(super) ticket: u64,
     pub(super) choice: Choice,
-    /// Peers its asker wants no path to cross.
+    /// Peers its asker wants no path to cross ...
     pub(super) shun: Vec<PeerName>,
+    /// ... so many of them; behind these are relays whose rules forbid it, until it is open.
+    pub(super) shunned: usize,
     /// What one path could carry, as it was when the channel was asked for.
     limit: Option<Limit>,
     /// It may stand in line for room until its deadline.
@@ -105,7 +107,29 @@ pub(super) struct Finish {
     pub(super) next: Time,
 }
 
+/// Who refused is neither end of the path.
+fn is_relay(nack: Option<&Nack>, path: &[PeerName]) -> bool {
+    let relays = path.get(1..path.len() - 1).unwrap_or_default();
+    nack.is_some_and(|nack| relays.contains(&nack.at))
+}
+
 impl Source {
+    /// No path of this request may cross the relay any more. `false`: as many as may be do already, or it
+    /// is its far end.
+    pub(super) fn bar(&mut self, relay: &PeerName) -> bool {
+        let many = self.shun.len() - self.shunned;
+        let bars = *relay != self.peer && many < limits::BARRED_MAX && !self.shun.contains(relay);
+        if bars {
+            self.shun.push(relay.clone());
+        }
+        bars
+    }
+
+    /// Some relay's rules forbid it.
+    pub(super) fn is_barred(&self) -> bool {
+        self.shun.len() > self.shunned
+    }
+
     pub(super) fn uses(&self, link: LinkId) -> bool {
         self.attempts().any(|attempt| attempt.leg.link == link)
     }
@@ -178,6 +202,7 @@ impl Channels {
             rate_back: request.rate_back,
             ticket: self.clock,
             choice: request.choice,
+            shunned: request.avoid.len(),
             shun: request.avoid,
             limit,
             waits: request.wait,
@@ -328,6 +353,7 @@ impl Channels {
             Some(took) => Event::ChannelMoved { channel, path, took, seamless, smaller_payload },
         }));
         source.avoid = Avoid::default();
+        source.shun.truncate(source.shunned);
         source.second = None;
         self.stand_apart(now, source, out);
         self.look_soon(now);
@@ -381,6 +407,9 @@ impl Channels {
             }
             (Purpose::Use, _) => match reason {
                 Reject::Cancelled => return self.end_source(source, None, &detail, out),
+                Reject::NotAllowed if is_relay(nack, path) => {
+                    self.tried_in_vain(now, &mut source, nack, path, detail);
+                }
                 Reject::NoSuchService | Reject::NotAllowed => {
                     return self.end_source(source, Some(Reject::Broken), &detail, out);
                 }
@@ -414,12 +443,18 @@ impl Channels {
                 let mut source = source;
                 let gone = source.take_attempt(release.tx.attempt).expect("just checked");
                 self.let_go(&source, &gone, out);
-                self.end_source(source, None, &format!("closed at {at}"), out);
+                // Rules of the far end do not want it any more.
+                let reason = release.why.as_ref().map(|_| Reject::NotAllowed);
+                let why = release.why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+                self.end_source(source, reason, &format!("closed at {at}{why}"), out);
                 return Ok(());
             }
             (ReleaseCause::Expired, _) => format!("at {at}: nobody refreshed the path"),
             (_, Some((here, there))) => format!("the link of {here} to {there} failed"),
-            (_, None) => format!("the path broke at {at}"),
+            (_, None) => match &release.why {
+                Some(why) => format!("at {at}: {why}"),
+                None => format!("the path broke at {at}"),
+            },
         };
         let failed = release.failed.clone();
         self.attempt_gone(now, source, release.tx.attempt, failed, why, out);

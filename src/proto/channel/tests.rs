@@ -99,14 +99,15 @@ fn accept(count: u64, attempt: u32) -> Accept {
 }
 
 fn release(count: u64, attempt: u32, cause: ReleaseCause, at: usize) -> Message {
-    Message::Release(Release { tx: tx(count, attempt), cause, at: peer(at), failed: None })
+    let (tx, at) = (tx(count, attempt), peer(at));
+    Message::Release(Release { tx, cause, at, failed: None, why: None })
 }
 
 /// The link between these two broke; the first says so.
 fn failed(count: u64, attempt: u32, link: [usize; 2]) -> Message {
     let [at, other] = link.map(peer);
     let (tx, cause) = (tx(count, attempt), ReleaseCause::Broken);
-    Message::Release(Release { tx, cause, at: at.clone(), failed: Some((at, other)) })
+    Message::Release(Release { tx, cause, at: at.clone(), failed: Some((at, other)), why: None })
 }
 
 fn send(link: LinkId, message: Message) -> Action {

@@ -55,6 +55,7 @@ fn node(number: u8, text: &str, links: &[(LinkId, &str, u8)]) -> Node {
         key: key(*number),
         capacity: CAPACITY,
         mtu: 1_500,
+        hop_tag: false,
     };
     let config = NodeConfig {
         name: name(text),
@@ -64,6 +65,7 @@ fn node(number: u8, text: &str, links: &[(LinkId, &str, u8)]) -> Node {
         workers: 1,
         recovery: Recovery::default(),
         budgets: Budgets::default(),
+        allow: Vec::new(),
     };
     Node::new(config, identity(number), [number; 32], Time::default())
 }
@@ -333,7 +335,7 @@ fn step(choices: &mut Choices<'_>, world: &mut World) {
             let at = name("friend");
             world.say(match choices.below(5) {
                 0 => {
-                    Message::Release(Release { tx, cause: ReleaseCause::Closed, at, failed: None })
+                    Message::Release(Release { tx, cause: ReleaseCause::Closed, at, failed: None, why: None })
                 }
                 1 => Message::Refresh(vec![tx]),
                 2 => Message::Finish { tx, frames: choices.u64() },

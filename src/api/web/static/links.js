@@ -87,6 +87,7 @@ function renew() {
       ...shares(link),
       tree: link.tree,
       state: mine?.state ?? "up",
+      trust: mine?.by_trust ?? false,
       own: mine ? neighbour : null,
     };
   });
@@ -100,6 +101,7 @@ function renew() {
       ba: 0,
       tree: false,
       state: link.state,
+      trust: link.by_trust,
       own: peer,
     });
   }
