@@ -4,6 +4,7 @@
 mod admission;
 mod cost;
 mod fairness;
+mod flood;
 mod instructions;
 mod long;
 mod mutants;
@@ -37,6 +38,8 @@ enum Command {
     Admission(admission::Arguments),
     /// Measure what a channel costs another one on the same link that sends too much.
     Fairness(Box<fairness::Arguments>),
+    /// Flood a relay with junk, connections and control messages, and see what others notice.
+    Flood(flood::Arguments),
     /// Plant known bugs and see whether the simulator finds them.
     Mutants(mutants::Arguments),
     /// Count the instructions of the frame path and compare them with the baseline.
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Cost(arguments) => cost::run(&arguments),
         Command::Admission(arguments) => admission::run(&arguments),
         Command::Fairness(arguments) => fairness::run(&arguments),
+        Command::Flood(arguments) => flood::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Package(arguments) => package::run(&arguments),
