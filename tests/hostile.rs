@@ -154,7 +154,10 @@ fn name(text: &str) -> PeerName {
 #[test]
 fn rows_25_to_27_a_stranger_hears_nothing_and_moves_nothing() {
     strangers_datagrams("");
-    strangers_datagrams("[engine]\nhop_tag = true");
+    // Two workers where there are CPUs for them: tags are checked where a label lives.
+    let two = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() >= 2);
+    let cpus = if two { "cpus = [0, 1]" } else { "" };
+    strangers_datagrams(&format!("[engine]\nhop_tag = true\n{cpus}"));
 }
 
 fn strangers_datagrams(more: &str) {
