@@ -9,15 +9,16 @@ use std::hint::black_box;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use rig::{label, pass, sized_frame, table};
+use rig::{label, pass, sized_frame, table, table_with};
 use spanway::engine::pool::Pool;
 use spanway::engine::runs::Runs;
 use spanway::engine::shaper::Policer;
 use spanway::stats::ChannelStats;
 use spanway::stats::histogram::{RelayHistograms, Watches};
 use spanway::types::{Bandwidth, Label, LinkId, Time};
-use spanway::wire::frame;
+use spanway::wire::frame::{self, Header};
 use spanway::wire::heartbeat::{Heartbeat, HeartbeatKey};
+use spanway::wire::tag::HopKeys;
 
 /// Does its work so often.
 type Workload = fn(u64);
@@ -33,6 +34,9 @@ const WORKLOADS: &[(&str, Workload)] = &[
     ("histogram_inside", inside),
     ("super_buffer_of_32_one_channel", |rounds| super_buffer(1, rounds)),
     ("super_buffer_of_32_of_100_channels", |rounds| super_buffer(100, rounds)),
+    ("hop_tag_write", hop_tag),
+    // Each frame's header and tag are made, then checked and made again by the relay.
+    ("super_buffer_of_32_tagged", tagged_super_buffer),
 ];
 
 #[expect(clippy::print_stdout, reason = "its output")]
@@ -105,15 +109,38 @@ fn inside(rounds: u64) {
     }
 }
 
+fn hop_tag(rounds: u64) {
+    let mut bytes = sized_frame(Label(7), 200);
+    let keys = HopKeys::derive(&[1; 32], &[2; 32]);
+    for _ in 0..rounds {
+        keys.send.write(black_box(&mut bytes));
+    }
+}
+
 fn super_buffer(labels: u64, rounds: u64) {
+    super_buffers(labels, rounds, None);
+}
+
+fn tagged_super_buffer(rounds: u64) {
+    super_buffers(1, rounds, Some(HopKeys::derive(&[1; 32], &[2; 32])));
+}
+
+fn super_buffers(labels: u64, rounds: u64, tags: Option<HopKeys>) {
     let (pool, mut free) = Pool::new(1).expect("memory");
-    let (mut table, mut runs) = (table(labels), Runs::default());
+    let key = tags.as_ref().map(|tags| tags.receive.clone());
+    let (mut table, mut runs) = (table_with(labels, tags), Runs::default());
     let bytes = sized_frame(Label(1), 200).len();
     let mut buffer = free.pop().expect("one").filled(32 * bytes);
     for (frame, slot) in (0..).zip(pool.bytes_mut(&mut buffer).chunks_mut(bytes)) {
         slot.copy_from_slice(&sized_frame(label(frame * 7_919 % labels), 200));
+        if let Some(key) = &key {
+            let header = frame::parse(slot).expect("a frame");
+            Header { sequence: frame, ..header }.emit(slot);
+            key.write(slot);
+        }
     }
     for round in 0..rounds {
-        pass(&pool, &mut buffer, bytes, &mut table, Time(round * 100), &mut runs);
+        let now = Time(round * 100);
+        pass(&pool, &mut buffer, bytes, &mut table, now, &mut runs, key.as_ref());
     }
 }

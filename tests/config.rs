@@ -216,6 +216,7 @@ fn bad_input_4_a_reload_that_changes_what_cannot_change_is_refused_whole() {
     }
     let other =
         text.replace("10 Mbit/s", "20 Mbit/s") + "[service.x]\n[control]\nheartbeat = \"1s\"\n";
+    let other = format!("{other}[engine]\nhop_tag = true\n");
     assert_eq!(running.reload(&parse(&other).expect("valid")), Ok(()));
 }
 
@@ -342,6 +343,7 @@ fn engine_and_control_keys_out_of_range() {
             row("[engine]\nbackend = \"dpdk\"", "4:11: engine.backend", "\"uring\" or \"mmsg\""),
             row("[engine]\nlatency = 1", "4:11: engine.latency", "write true or false"),
             row("[engine]\nlatency = \"true\"", "4:11: engine.latency", "without quotes"),
+            row("[engine]\nhop_tag = 1", "4:11: engine.hop_tag", "write true or false"),
             row("[control]\nheartbeat = 25", "4:13: control.heartbeat", "\"25\" has no unit"),
             row("[control]\nheartbeat = \"25\"", "4:13: control.heartbeat", "\"25\" has no unit"),
             row("[control]\nheartbeat = \"4ms\"", "4:13: control.heartbeat", "5ms to 10s"),
@@ -408,13 +410,19 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.key_file, PathBuf::from("dir/peer-01.key"));
     assert!(config.links.is_empty() && config.services.is_empty() && config.trust.peers.is_empty());
     assert_eq!(config.engine.backend, BackendChoice::Auto);
-    assert!(!config.engine.latency);
+    assert!(!config.engine.latency && !config.engine.hop_tag);
     assert_eq!(config.engine_workers(), [None]);
     assert_eq!(config.control.heartbeat, Duration::from_millis(25));
     assert_eq!(config.control.heartbeats_missed, 5);
     assert_eq!((config.host.egress, config.host.ingress), (None, None));
     let config = parse(&format!("{HEAD}{}", link("peer-02", K2))).expect("one link");
     assert_eq!((config.links[0].mtu, config.links[0].address), (1_500, None));
+    assert_eq!(config.links[0].hop_tag, None);
+    let config = parse(&format!("{HEAD}{}[engine]\nhop_tag = true\n", link("peer-02", K2)));
+    assert!(
+        config.expect("a link").node_config().links[0].hop_tag,
+        "of all links that say nothing"
+    );
 }
 
 #[test]
@@ -423,11 +431,12 @@ fn every_key_of_the_contract_is_taken() {
         "name = 'peer-01'\nlisten = '[::1]:7000'\nstate_dir = '/var/lib/spanway'\n\
          key_file = 'keys/a.key'\n\
          [[link]]\npeer = 'peer-02'\naddress = '[2001:db8::2]:7000'\ncapacity = '2.5 Gbit/s'\n\
-         key = '{K2}'\nmtu = 9000\n\
+         key = '{K2}'\nmtu = 9000\nhop_tag = false\n\
          [service.video]\ndeliver = '127.0.0.1:5004'\n\
          [service.camera]\nlisten = '0.0.0.0:5006'\nfrom = '192.168.0.0/16'\nshape = true\n\
          [service.inbox]\n\
-         [engine]\ncpus = [3, 1]\nbackend = 'uring'\nlatency = true\n[host]\negress = '1 Gbit/s'\n\
+         [engine]\ncpus = [3, 1]\nbackend = 'uring'\nlatency = true\nhop_tag = true\n\
+         [host]\negress = '1 Gbit/s'\n\
          ingress = '2 Gbit/s'\n[control]\nheartbeat = '1s'\nheartbeats_missed = 3\n\
          [trust]\npeers = ['{K3}', {{ key = '{K2}', name = 'peer-02', capacity = '5 Mbit/s' }}]\n\
          capacity = '9 Mbit/s'\n"
@@ -441,7 +450,9 @@ fn every_key_of_the_contract_is_taken() {
     assert_eq!(link.address.expect("address").to_string(), "[2001:db8::2]:7000");
     assert_eq!(link.key.to_string(), K2);
     assert_eq!(config.engine.backend, BackendChoice::Uring);
-    assert!(config.engine.latency);
+    assert!(config.engine.latency && config.engine.hop_tag);
+    assert_eq!(link.hop_tag, Some(false));
+    assert!(!config.node_config().links[0].hop_tag, "the link's own word counts");
     assert_eq!(config.engine_workers(), [Some(3), Some(1)]);
     assert_eq!(config.host.ingress, Some(Bandwidth::from_bps(2_000_000_000)));
     assert_eq!(config.control.heartbeat, Duration::from_secs(1));

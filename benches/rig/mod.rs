@@ -14,6 +14,7 @@ use spanway::net::WORKER_SOCKET;
 use spanway::stats::bump;
 use spanway::types::{Bandwidth, Label, LinkId, Time, WorkerId};
 use spanway::wire::frame::{self, FrameType, Header};
+use spanway::wire::tag::{HopKey, HopKeys};
 
 /// A label as a peer draws it: 56 bits without order.
 pub(crate) fn label(number: u64) -> Label {
@@ -26,9 +27,15 @@ pub(crate) fn neighbour() -> SocketAddr {
 
 /// A relay between two links with this many labels.
 pub(crate) fn table(labels: u64) -> Table {
+    table_with(labels, None)
+}
+
+/// The same, both links with these hop tags.
+pub(crate) fn table_with(labels: u64, tags: Option<HopKeys>) -> Table {
     let mut table = Table::default();
-    table.set_link(LinkId(0), neighbour(), 1, Label(1), None);
-    table.set_link(LinkId(1), SocketAddr::from(([198, 18, 0, 2], 4_000)), 1, Label(2), None);
+    let next = SocketAddr::from(([198, 18, 0, 2], 4_000));
+    table.set_link(LinkId(0), neighbour(), 1, Label(1), tags.clone());
+    table.set_link(LinkId(1), next, 1, Label(2), tags);
     for number in 0..labels {
         let to = Target::Hop { link: LinkId(1), label: label(number), port: 4_000 };
         let policer = Policer::at_hop(Bandwidth::MAX, 1);
@@ -53,7 +60,7 @@ pub(crate) fn sized_frame(label: Label, payload_length: u16) -> Vec<u8> {
 }
 
 /// One super-buffer of `frames` frames through the worker's own work: parse, look up, relabel, regroup,
-/// and the books of both ends.
+/// and the books of both ends. With a key the frames come again as the next ones, with its tags.
 pub(crate) fn pass(
     pool: &Pool,
     buffer: &mut Filled,
@@ -61,7 +68,9 @@ pub(crate) fn pass(
     table: &mut Table,
     now: Time,
     runs: &mut Runs,
+    key: Option<&HopKey>,
 ) {
+    let frames = (buffer.len() / bytes) as u64;
     let mut start = 0;
     while start < buffer.len() {
         let segment = start..start + bytes;
@@ -75,6 +84,10 @@ pub(crate) fn pass(
         let Verdict::Relay(to) = verdict else { panic!("every label leads on") };
         // As it came, for the next turn.
         frame::relabel(frame, header.label, header.hop_limit);
+        if let Some(key) = key {
+            Header { sequence: header.sequence + frames, ..header }.emit(frame);
+            key.write(frame);
+        }
         bump(&table.stats(account).received, 1);
         let (note, pieces) = (Note { account, delivered: None }, &[Piece::new(1, segment)]);
         let socket = WORKER_SOCKET;

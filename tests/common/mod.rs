@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "a test tells what it skips and what the programs said")]
 
 pub(crate) mod http;
+pub(crate) mod liar;
 pub(crate) mod netns;
 pub(crate) mod overlay;
 pub(crate) mod ports;

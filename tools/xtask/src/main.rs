@@ -4,6 +4,7 @@
 mod admission;
 mod cost;
 mod fairness;
+mod flood;
 mod fuzz;
 mod instructions;
 mod long;
@@ -38,6 +39,8 @@ enum Command {
     Admission(admission::Arguments),
     /// Measure what a channel costs another one on the same link that sends too much.
     Fairness(Box<fairness::Arguments>),
+    /// Flood a relay with junk, connections and control messages, and see what others notice.
+    Flood(flood::Arguments),
     /// Feed every parser and machine that strangers reach with anything, under AddressSanitizer.
     Fuzz(fuzz::Arguments),
     /// Plant known bugs and see whether the simulator finds them.
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Cost(arguments) => cost::run(&arguments),
         Command::Admission(arguments) => admission::run(&arguments),
         Command::Fairness(arguments) => fairness::run(&arguments),
+        Command::Flood(arguments) => flood::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),

@@ -56,9 +56,11 @@ impl Candidate {
     /// None of a rival is required: the error is a sentence for the list of what is absent.
     pub(crate) fn find(kind: Kind, programs: &Programs) -> Outcome<Self> {
         let program = match kind {
-            Kind::Uring | Kind::Mmsg | Kind::OverlayUring | Kind::OverlayMmsg => {
-                programs.spanway.clone()
-            }
+            Kind::Uring
+            | Kind::Mmsg
+            | Kind::OverlayUring
+            | Kind::OverlayMmsg
+            | Kind::OverlayTagged => programs.spanway.clone(),
             Kind::Yardstick | Kind::Plain | Kind::One => programs.yardstick.clone(),
             Kind::Kernel => PathBuf::new(),
             Kind::Nginx => installed("nginx", "apt-get install nginx libnginx-mod-stream")?,
@@ -117,7 +119,10 @@ impl Candidate {
             fs::write(&file, nginx_conf(job)).map_err(Failure::of(file.display()))?;
         }
         if let (true, Some(backend)) = (self.kind.is_overlay(), self.kind.backend()) {
-            job.overlay().write(network, job.listen.port(), job.cpu, backend)?;
+            // Older revisions do not know the key.
+            let tags = if self.kind == Kind::OverlayTagged { "hop_tag = true\n" } else { "" };
+            let engine = format!("cpus = [{}]\nbackend = \"{backend}\"\n{tags}", job.cpu);
+            job.overlay().write(network, job.listen.port(), &engine)?;
         }
         let program = self.program.clone();
         Ok(self.arguments(job).map(|arguments| Invocation { program, arguments }))
@@ -138,7 +143,7 @@ impl Candidate {
             Kind::Plain => format!("--listen {listen} --to {to} --plain"),
             Kind::One => format!("--listen {listen} --to {to} --one"),
             Kind::Kernel => return None,
-            Kind::OverlayUring | Kind::OverlayMmsg => {
+            Kind::OverlayUring | Kind::OverlayMmsg | Kind::OverlayTagged => {
                 format!("run --config {}", job.overlay().relay().display())
             }
             Kind::Nginx => format!("-p {folder} -c {folder}/nginx.conf -e stderr"),
@@ -203,6 +208,7 @@ fn version(kind: Kind, program: &Path) -> String {
         Kind::Uring
         | Kind::Mmsg
         | Kind::OverlayUring
+        | Kind::OverlayTagged
         | Kind::OverlayMmsg
         | Kind::Quilkin
         | Kind::Coturn => "--version",

@@ -15,22 +15,22 @@ mod chart;
 pub(crate) mod facts;
 pub(crate) mod failure;
 mod goals;
-mod load;
+pub(crate) mod load;
 mod metric;
 pub(crate) mod net;
-mod overlay;
-mod plan;
+pub(crate) mod overlay;
+pub(crate) mod plan;
 pub(crate) mod process;
 mod profile;
 mod progress;
 pub(crate) mod record;
 pub(crate) mod report;
-mod run;
-mod search;
+pub(crate) mod run;
+pub(crate) mod search;
 pub(crate) mod statistics;
 #[cfg(test)]
 mod tests;
-mod trial;
+pub(crate) mod trial;
 mod turn;
 
 use std::fs;

@@ -49,14 +49,8 @@ impl Overlay {
         Self { folder: folder.join(format!("overlay-{port}")) }
     }
 
-    /// Writes the files; every peer listens at this port.
-    pub(crate) fn write(
-        &self,
-        network: &Network,
-        port: u16,
-        relay_cpu: u32,
-        backend: &str,
-    ) -> Outcome<()> {
+    /// Writes the files; every peer listens at this port, and the relay has these keys of `[engine]`.
+    pub(crate) fn write(&self, network: &Network, port: u16, engine: &str) -> Outcome<()> {
         fs::create_dir_all(&self.folder).map_err(Failure::of(self.folder.display()))?;
         let (a, r, b) = (self.key("a")?, self.key("r")?, self.key("b")?);
         let any: IpAddr = match network.relay_ip {
@@ -71,7 +65,7 @@ impl Overlay {
         let middle = head("r", at(any))
             + &link("a", &a, None)
             + &link("b", &b, None)
-            + &format!("\n[engine]\ncpus = [{relay_cpu}]\nbackend = \"{backend}\"\n");
+            + &format!("\n[engine]\n{engine}");
         for (file, text) in [(self.generator(), near), (self.relay(), middle), (self.sink(), far)] {
             fs::write(&file, text).map_err(Failure::of(file.display()))?;
         }

@@ -23,10 +23,12 @@ pub(crate) enum Kind {
     /// `spanway run` between two neighbours, which are the generator and the sink.
     OverlayUring,
     OverlayMmsg,
+    /// As the first, with hop tags on both links.
+    OverlayTagged,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Uring,
         Self::Mmsg,
         Self::Yardstick,
@@ -40,6 +42,7 @@ impl Kind {
         Self::Quilkin,
         Self::OverlayUring,
         Self::OverlayMmsg,
+        Self::OverlayTagged,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -57,13 +60,14 @@ impl Kind {
             Self::Quilkin => "quilkin",
             Self::OverlayUring => "overlay-uring",
             Self::OverlayMmsg => "overlay-mmsg",
+            Self::OverlayTagged => "overlay-tagged",
         }
     }
 
     /// The back end of the daemon, if it is the relay.
     pub(crate) const fn backend(self) -> Option<&'static str> {
         match self {
-            Self::Uring | Self::OverlayUring => Some("uring"),
+            Self::Uring | Self::OverlayUring | Self::OverlayTagged => Some("uring"),
             Self::Mmsg | Self::OverlayMmsg => Some("mmsg"),
             Self::Yardstick
             | Self::Plain
@@ -78,7 +82,7 @@ impl Kind {
     }
 
     pub(crate) const fn is_overlay(self) -> bool {
-        matches!(self, Self::OverlayUring | Self::OverlayMmsg)
+        matches!(self, Self::OverlayUring | Self::OverlayMmsg | Self::OverlayTagged)
     }
 }
 
@@ -152,6 +156,15 @@ const NIC: Scenario = Scenario {
     candidates: MAIN,
 };
 
+/// Of `cargo xtask flood`: one channel, so that one worker carries all of it.
+pub(crate) const FLOOD: Scenario = Scenario {
+    name: "flood",
+    title: "E-nic, 200 B in frames of 264 B: one channel through an overlay relay",
+    channels: 1,
+    candidates: &[Kind::OverlayUring],
+    ..NIC
+};
+
 pub(crate) const SCENARIOS: &[Scenario] = &[
     NIC,
     Scenario {
@@ -190,7 +203,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "overlay",
         title: "E-nic, 200 B in frames of 264 B: a full overlay relay, 100 channels",
         channels: 100,
-        candidates: &[Kind::OverlayUring, Kind::OverlayMmsg, Kind::Yardstick],
+        candidates: &[Kind::OverlayUring, Kind::OverlayTagged, Kind::OverlayMmsg, Kind::Yardstick],
         ..NIC
     },
     Scenario {
