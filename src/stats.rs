@@ -57,6 +57,9 @@ drop_reasons! {
     ClientSocket "client_socket" "A datagram of a new client the kernel gave the proxy no socket for.",
     ForeignAnswer "foreign_answer" "A datagram at a client's socket of the proxy that did not come from its server.",
     RingFull "ring_full" "The ring to the worker that owns the way out was full.",
+    BadSeal "bad_seal" "A frame of a sealed channel that the other end did not seal, or that was changed on the way.",
+    Replayed "replayed" "A frame that was seen before, or too old to tell.",
+    Early "early" "A frame of a sealed channel that came before both its ends had the keys.",
 }
 
 const REASONS: usize = DropReason::ALL.len();

@@ -30,6 +30,7 @@ pub mod proxy;
 pub mod replay;
 pub mod ring;
 pub mod runs;
+pub mod seal;
 pub mod shaper;
 pub mod table;
 pub mod wait;
