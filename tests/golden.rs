@@ -329,7 +329,7 @@ fn reservations() -> [Message; 11] {
     };
     let release = |failed| {
         let (tx, cause, at) = (tx(2), ReleaseCause::Broken, peer("oslo"));
-        Message::Release(Release { tx, cause, at, failed })
+        Message::Release(Release { tx, cause, at, failed, proof: None })
     };
     [
         reserve(Manner::Replace),
@@ -347,7 +347,7 @@ fn reservations() -> [Message; 11] {
         nack(None),
         nack(Some(peer("berlin"))),
         Message::Refresh(vec![tx(2), tx(3)]),
-        Message::Finish { tx: tx(2), frames: 10_000 },
+        Message::Finish { tx: tx(2), frames: 10_000, proof: None },
         Message::FinishAck { tx: tx(2) },
     ]
 }

@@ -32,6 +32,7 @@ pub(super) fn open(args: OpenArgs) -> Result<(), CliError> {
         protect: args.protect,
         shape: args.shape,
         keep: args.keep,
+        plain: args.plain,
         idempotency_key: args.idempotency_key.clone(),
     };
     if let (Some(wait), false) = (args.wait, args.target.json) {

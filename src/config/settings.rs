@@ -94,6 +94,7 @@ impl Settings {
         self.push(table, &prefix, "listen", json!(listen));
         self.push(table, &prefix, "from", json!(from));
         self.push(table, &prefix, "shape", json!(service.shape));
+        self.push(table, &prefix, "plain", json!(service.plain));
     }
 
     fn sections(&mut self, file: &Table, config: &Config) {

@@ -36,6 +36,7 @@ mod notify;
 mod opens;
 mod relink;
 pub(crate) mod runtime;
+mod seal;
 pub mod store;
 mod survey;
 mod totals;

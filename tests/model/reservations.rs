@@ -525,6 +525,7 @@ impl Contest {
             deadline: PATIENCE,
             wait: waits,
             protect: false,
+            plain: true,
         };
         world.asked[wish] = Some(Asked { life: world.lives[from], answer: None });
         self.act(world, from, |machine, now, paths, out| {

@@ -43,7 +43,7 @@ fn machine(index: usize) -> Channels {
         ("source", ServiceKind::Source),
         ("receive", ServiceKind::Receive),
     ];
-    let services = services.map(|(name, kind)| ServiceConfig { name: service(name), kind });
+    let services = services.map(|(name, kind)| ServiceConfig { name: service(name), kind, plain: true });
     let mut machine = Channels::new(peer(index), 7, [9; 32], 1, 5_000, services.to_vec());
     let mut out = Vec::new();
     if index > 0 {
@@ -99,14 +99,14 @@ fn accept(count: u64, attempt: u32) -> Accept {
 }
 
 fn release(count: u64, attempt: u32, cause: ReleaseCause, at: usize) -> Message {
-    Message::Release(Release { tx: tx(count, attempt), cause, at: peer(at), failed: None })
+    Message::Release(Release { tx: tx(count, attempt), cause, at: peer(at), failed: None, proof: None })
 }
 
 /// The link between these two broke; the first says so.
 fn failed(count: u64, attempt: u32, link: [usize; 2]) -> Message {
     let [at, other] = link.map(peer);
     let (tx, cause) = (tx(count, attempt), ReleaseCause::Broken);
-    Message::Release(Release { tx, cause, at: at.clone(), failed: Some((at, other)) })
+    Message::Release(Release { tx, cause, at: at.clone(), failed: Some((at, other)), proof: None })
 }
 
 fn send(link: LinkId, message: Message) -> Action {
@@ -119,7 +119,7 @@ fn ignored(at: usize, what: &'static str, why: &'static str) -> Action {
 
 fn nack(count: u64, at: usize, reason: Reject, free: u64, detail: &str) -> Message {
     let (tx, at, free, detail) = (tx(count, 1), peer(at), bps(free), detail.to_owned());
-    Message::Nack(Nack { tx, at, reason, free, detail, towards: None })
+    Message::Nack(Nack { tx, at, reason, free, detail, towards: None, proof: None })
 }
 
 /// A NACK because room is short on a link of `at`.
@@ -141,6 +141,7 @@ fn open_request(name: &str) -> OpenRequest {
         deadline: Duration::from_secs(5),
         wait: false,
         protect: false,
+        plain: true,
     }
 }
 
@@ -321,7 +322,7 @@ fn only_the_owner_of_a_transaction_may_act_on_it() {
         ("refresh", Message::Refresh(vec![tx(1, 1)]), not_owner),
         ("accept", Message::Accept(accept(1, 1)), not_owner),
         ("nack", nack(1, 2, Reject::NoRoom, 0, ""), not_owner),
-        ("finish", Message::Finish { tx: tx(1, 1), frames: 3 }, not_owner),
+        ("finish", Message::Finish { tx: tx(1, 1), frames: 3, proof: None }, not_owner),
         ("finish_ack", Message::FinishAck { tx: tx(1, 1) }, not_owner),
         ("release", release(1, 2, ReleaseCause::Closed, 0), "no such channel here"),
         ("release", release(2, 1, ReleaseCause::Closed, 0), "no such channel here"),
@@ -331,7 +332,7 @@ fn only_the_owner_of_a_transaction_may_act_on_it() {
         assert_eq!(out, [ignored(3, what, why)]);
     }
     // The right peers, but in the wrong direction.
-    let finish = Message::Finish { tx: tx(1, 1), frames: 3 };
+    let finish = Message::Finish { tx: tx(1, 1), frames: 3, proof: None };
     let out = did(&mut relay, |m, out| m.message(NOW, NEXT, finish, out));
     assert_eq!(out, [ignored(2, "finish", not_owner)]);
     let refusal = nack(1, 2, Reject::NoRoom, 0, "");
@@ -911,7 +912,7 @@ fn a17_without_any_path_the_asker_is_told_in_the_end() {
 fn a_stream_that_ended_is_told_until_it_is_known() {
     let (mut source, _) = source_open();
     let id = tx(1, 1).channel;
-    let finish = || send(NEXT, Message::Finish { tx: tx(1, 1), frames: 9 });
+    let finish = || send(NEXT, Message::Finish { tx: tx(1, 1), frames: 9, proof: None });
     let out = did(&mut source, |m, out| m.finish(NOW, RequestId(2), &id, 9, out));
     assert_eq!(out, [finish()]);
     let again = NOW + limits::FINISH_RETRY;
@@ -1170,7 +1171,7 @@ fn a17_a_service_end_gives_up_alone_when_nobody_comes_back() {
 #[test]
 fn the_end_of_a_stream_is_reported_once_and_acknowledged_each_time() {
     let (mut machine, _) = served(1);
-    let finish = || Message::Finish { tx: tx(1, 1), frames: 9 };
+    let finish = || Message::Finish { tx: tx(1, 1), frames: 9, proof: None };
     let ack = send(PREV, Message::FinishAck { tx: tx(1, 1) });
     let event = Event::StreamFinished { channel: tx(1, 1).channel, frames: 9 };
     let out = did(&mut machine, |m, out| m.message(NOW, PREV, finish(), out));

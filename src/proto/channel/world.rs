@@ -240,6 +240,7 @@ impl World {
             deadline: self.patience.unwrap_or(Duration::from_secs(5)),
             wait: self.patience.is_some(),
             protect,
+            plain: true,
         };
         let id = self.ask(from);
         self.with(from, |machine, now, tree, out| machine.open(now, id, request, tree, out));
@@ -691,7 +692,7 @@ fn host(index: usize, boot: u64, seed: u64) -> Host {
         ("source", ServiceKind::Source),
         ("receive", ServiceKind::Receive),
     ];
-    let services = services.map(|(name, kind)| ServiceConfig { name: service(name), kind });
+    let services = services.map(|(name, kind)| ServiceConfig { name: service(name), kind, plain: true });
     Host {
         machine: Channels::new(peer(index), boot, bytes, 2, data_port(index), services.to_vec()),
         alive: true,

@@ -99,6 +99,7 @@ fn open_one(peer: &Peer, wanted: &Wanted) -> Result<ChannelId, (String, String)>
         protect: false,
         shape: false,
         keep: false,
+        plain: !wanted.sealed,
         idempotency_key: None,
         peer: wanted.peer.clone(),
         service: wanted.service.clone(),
