@@ -266,7 +266,11 @@ fn ring(from: usize, peers: usize) -> Vec<(usize, usize, Bandwidth)> {
 }
 
 fn world(seed: u64, peers: usize, links: Vec<(usize, usize, Bandwidth)>) -> Sim {
-    let service = ServiceConfig { name: "tv".parse().expect("a name"), kind: ServiceKind::Deliver, plain: true };
+    let service = ServiceConfig {
+        name: "tv".parse().expect("a name"),
+        kind: ServiceKind::Deliver,
+        plain: true,
+    };
     let plan = sim::Plan {
         peers: (0..peers).map(name).collect(),
         links,

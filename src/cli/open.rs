@@ -156,6 +156,8 @@ mod tests {
             path: Vec::new(),
             width_bps: Bandwidth::ZERO,
             max_payload_bytes: 0,
+            sealed: true,
+            peer_key: None,
             listen: None,
             payload_1316_bps: Bandwidth::ZERO,
             payload_200_bps: Bandwidth::ZERO,

@@ -511,6 +511,8 @@ mod tests {
             path: Vec::new(),
             width_bps: rate,
             max_payload_bytes: 1_000,
+            sealed: true,
+            peer_key: None,
             listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 5_000))),
             payload_1316_bps: rate.payload_rate(1316, overhead),
             payload_200_bps: rate,

@@ -20,9 +20,7 @@ use crate::daemon::totals::Totals;
 use crate::daemon::views;
 use crate::engine::seal::Seal;
 use crate::engine::{Command, EndSpec, EntrySpec, LinkSpec, Target};
-use crate::proto::{
-    self, Action, Answer, DataLink, Entry, Event, Input, Rejection, Sealing, Side,
-};
+use crate::proto::{self, Action, Answer, DataLink, Entry, Event, Input, Rejection, Sealing, Side};
 use crate::stats::{Books, ChannelStats, DropReason};
 use crate::types::{
     Bandwidth, ChannelId, Label, LinkId, PeerName, Reject, RequestId, ServiceName, WorkerId,

@@ -216,6 +216,7 @@ mod tests {
             path: Vec::new(),
             width: Bandwidth::ZERO,
             max_payload: 0,
+            sealed: None,
             explanation: Box::new(Explanation { waited, ..Explanation::default() }),
         }));
         counters.answered(&Answer::Rejected(Rejection::new(Reject::NoRoom, "full")));

@@ -46,11 +46,13 @@ impl Seals {
         key: &PublicKey,
         terms: &[u8],
     ) -> Result<Bytes, String> {
-        let made = self.handshake(key, terms, |noise| noise.build_initiator()).and_then(|mut noise| {
-            let message = write(&mut noise)?;
-            Ok((noise, message))
-        });
-        let (noise, message) = made.map_err(|error| format!("the channel cannot be sealed: {error}"))?;
+        let made =
+            self.handshake(key, terms, |noise| noise.build_initiator()).and_then(|mut noise| {
+                let message = write(&mut noise)?;
+                Ok((noise, message))
+            });
+        let (noise, message) =
+            made.map_err(|error| format!("the channel cannot be sealed: {error}"))?;
         self.offers.insert(channel.clone(), noise);
         Ok(message)
     }
@@ -63,14 +65,17 @@ impl Seals {
         terms: &[u8],
         offer: &[u8],
     ) -> Result<(Keys, Bytes), String> {
-        let answered = self.handshake(key, terms, |noise| noise.build_responder()).and_then(|mut noise| {
-            read(&mut noise, offer)?;
-            let message = write(&mut noise)?;
-            let (theirs, ours) = noise.dangerously_get_raw_split();
-            Ok((Keys::new(ours, theirs), message))
-        });
+        let answered =
+            self.handshake(key, terms, |noise| noise.build_responder()).and_then(|mut noise| {
+                read(&mut noise, offer)?;
+                let message = write(&mut noise)?;
+                let (theirs, ours) = noise.dangerously_get_raw_split();
+                Ok((Keys::new(ours, theirs), message))
+            });
         answered.map_err(|error| {
-            format!("the seal was not made for this peer, channel and service by its asker: {error}")
+            format!(
+                "the seal was not made for this peer, channel and service by its asker: {error}"
+            )
         })
     }
 
@@ -203,7 +208,8 @@ mod tests {
             let mut bent = answer.to_vec();
             bent[bit / 8] ^= 1 << (bit % 8);
             let fresh = a.offer(&channel(1), &key_b, b"terms").expect("made");
-            let (_, mut answer) = b.answer(&key_a, b"terms", &fresh).map(|(k, m)| (k, m.to_vec())).expect("answered");
+            let (_, mut answer) =
+                b.answer(&key_a, b"terms", &fresh).map(|(k, m)| (k, m.to_vec())).expect("answered");
             answer[bit / 8] ^= 1 << (bit % 8);
             assert!(a.finish(&channel(1), &answer).is_err(), "bit {bit} of the answer");
         }

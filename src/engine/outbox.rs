@@ -66,7 +66,8 @@ impl Outbox {
 
     /// The buffer [`HEADERS`] and another one.
     pub(super) fn with_headers(&mut self, number: u16) -> (&mut Filled, &mut Filled) {
-        let (headers, others) = self.buffers.split_first_mut().expect("the first is there for ever");
+        let (headers, others) =
+            self.buffers.split_first_mut().expect("the first is there for ever");
         (headers, &mut others[usize::from(number) - 1])
     }
 

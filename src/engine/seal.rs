@@ -98,7 +98,12 @@ impl Seal {
 
     /// Opens a whole frame that arrived, if this channel is sealed.
     #[inline]
-    pub fn leave(&mut self, datagram: &mut [u8], sequence: u64, now: Time) -> Result<(), DropReason> {
+    pub fn leave(
+        &mut self,
+        datagram: &mut [u8],
+        sequence: u64,
+        now: Time,
+    ) -> Result<(), DropReason> {
         match self {
             Self::Plain => Ok(()),
             Self::Awaited => Err(DropReason::Early),
@@ -177,7 +182,12 @@ impl Opener {
 
     /// Opens the payload of a whole frame where it lies. `sequence` is the header's.
     #[inline]
-    pub fn open(&mut self, datagram: &mut [u8], sequence: u64, now: Time) -> Result<(), DropReason> {
+    pub fn open(
+        &mut self,
+        datagram: &mut [u8],
+        sequence: u64,
+        now: Time,
+    ) -> Result<(), DropReason> {
         if !self.seen.is_new(sequence) {
             return Err(DropReason::Replayed);
         }

@@ -92,14 +92,19 @@ impl Proofs {
     }
 
     /// What has to be signed, and where the signature goes.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the rest says nothing for others to believe")]
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the rest says nothing for others to believe"
+    )]
     fn own<'a>(&self, message: &'a mut Message) -> Option<(&'a mut Option<Proof>, Bytes)> {
         let (proof, by, statement) = match message {
             Message::Reserve(reserve) if reserve.proof.is_none() => {
                 let statement = reserve_statement(reserve);
                 (&mut reserve.proof, &reserve.tx.channel.source, statement)
             }
-            Message::Queue(Queue { tx, body: QueueBody::Claim(claim) }) if claim.proof.is_none() => {
+            Message::Queue(Queue { tx, body: QueueBody::Claim(claim) })
+                if claim.proof.is_none() =>
+            {
                 let statement = claim_statement(tx, claim);
                 (&mut claim.proof, &tx.channel.source, statement)
             }

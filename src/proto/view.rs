@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use crate::proto::Side;
-use crate::types::{Bandwidth, ChannelId, EdgeKey, LinkId, PeerName, PublicKey, RequestId, ServiceName, SessionId};
+use crate::types::{
+    Bandwidth, ChannelId, EdgeKey, LinkId, PeerName, PublicKey, RequestId, ServiceName, SessionId,
+};
 use crate::wire::queue::Shortage;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

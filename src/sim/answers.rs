@@ -330,7 +330,11 @@ mod tests {
         let plan = Plan {
             peers: (0..3).map(name).collect(),
             links: vec![(0, 1, mbit(100)), (1, 2, mbit(10))],
-            services: vec![ServiceConfig { name: service, kind: ServiceKind::Deliver, plain: true }],
+            services: vec![ServiceConfig {
+                name: service,
+                kind: ServiceKind::Deliver,
+                plain: true,
+            }],
             ..Plan::default()
         };
         let mut sim = Sim::new(1, &plan);
@@ -351,6 +355,7 @@ mod tests {
             deadline: limits::OPEN_DEADLINE,
             wait: false,
             protect: false,
+            plain: false,
         }
     }
 

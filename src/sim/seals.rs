@@ -39,7 +39,8 @@ impl Sim {
         for (at, peer) in self.peers.iter().enumerate() {
             let views = peer.node.as_ref().map(super::Node::channels).unwrap_or_default();
             for view in views.iter().filter(|view| view.side.is_some() && view.sealed.is_some()) {
-                let Some(there) = self.peers.iter().position(|other| other.name == view.peer) else {
+                let Some(there) = self.peers.iter().position(|other| other.name == view.peer)
+                else {
                     continue;
                 };
                 let here = self.keys_of(at, &view.id);
@@ -63,7 +64,13 @@ impl Sim {
         (*life == self.peers[at].life).then_some(*offer)
     }
 
-    pub(super) fn offer_seal(&mut self, at: usize, channel: ChannelId, to: PublicKey, terms: Bytes) {
+    pub(super) fn offer_seal(
+        &mut self,
+        at: usize,
+        channel: ChannelId,
+        to: PublicKey,
+        terms: Bytes,
+    ) {
         let number = self.seals.offers.len() as u64;
         let life = self.peers[at].life;
         self.seals.offers.push(Offer { by: at, life, channel: channel.clone(), to, terms });

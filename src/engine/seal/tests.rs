@@ -18,7 +18,8 @@ fn keys(of: u8) -> Keys {
 /// The two ends of a channel.
 fn ends() -> (Sealed, Sealed) {
     let Keys { send, receive } = keys(1);
-    let end = |send: &_, receive: &_| Sealed { sealer: Sealer::new(send), opener: Opener::new(receive) };
+    let end =
+        |send: &_, receive: &_| Sealed { sealer: Sealer::new(send), opener: Opener::new(receive) };
     (end(&send, &receive), end(&receive, &send))
 }
 
@@ -58,7 +59,11 @@ fn what_one_end_seals_the_other_opens_and_nobody_else() {
         let frame = frame_of(&mut here.sealer, sequence, &payload, T);
         let inside = frame.windows(8).any(|part| part == [0x5a; 8]);
         assert!(!inside, "the payload is not in the frame");
-        assert_eq!(opened(&mut here.opener, &frame, T), Err(DropReason::BadSeal), "its own way back");
+        assert_eq!(
+            opened(&mut here.opener, &frame, T),
+            Err(DropReason::BadSeal),
+            "its own way back"
+        );
         let mut stranger = Opener::new(&keys(9).receive);
         assert_eq!(opened(&mut stranger, &frame, T), Err(DropReason::BadSeal));
         assert_eq!(opened(&mut there.opener, &frame, T), Ok(payload));
@@ -83,7 +88,10 @@ fn every_other_bit_that_is_changed_is_noticed_and_moves_nothing() {
         let mut bent = frame.clone();
         bent[bit / 8] ^= 1 << (bit % 8);
         let result = opened(&mut there.opener, &bent, T);
-        assert!(matches!(result, Err(DropReason::BadSeal | DropReason::Malformed)), "bit {bit}: {result:?}");
+        assert!(
+            matches!(result, Err(DropReason::BadSeal | DropReason::Malformed)),
+            "bit {bit}: {result:?}"
+        );
     }
     assert_eq!((there.opener.epoch, there.opener.seen.is_new(1)), (0, true));
     assert!(opened(&mut there.opener, &frame, T).is_ok());
@@ -144,7 +152,11 @@ fn a_change_of_keys_costs_no_frame_that_is_lost_or_late() {
     assert_eq!(there.opener.epoch, 2);
     let mut slow = ends().1;
     assert!(opened(&mut slow.opener, &frames[6], three).is_ok(), "all before it was lost");
-    assert_eq!(opened(&mut slow.opener, &frames[1], three), Err(DropReason::BadSeal), "two keys ago");
+    assert_eq!(
+        opened(&mut slow.opener, &frames[1], three),
+        Err(DropReason::BadSeal),
+        "two keys ago"
+    );
 }
 
 #[test]

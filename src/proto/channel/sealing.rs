@@ -9,9 +9,9 @@
 //!  SealEnd (answer) ─► the end has its keys ─► open
 //! ```
 //!
-//! One handshake for all paths of a channel. The next offer is made at once and goes with every later
-//! RESERVE: a service end that lost its memory answers it, one that has keys does not. Nobody gets a channel
-//! that is plain who asked for a sealed one.
+//! One handshake for all paths of a channel. When a path breaks or shall be left another offer is made and
+//! goes with the RESERVEs from then on: a service end that lost its memory answers it, one that has keys does
+//! not. Nobody gets a channel that is plain who asked for a sealed one.
 
 use bytes::Bytes;
 
@@ -133,6 +133,15 @@ impl Source {
         out.push(Action::OfferSeal { channel: self.id.clone(), key, terms: self.terms() });
     }
 
+    /// The channel is about to look for another path, which may lead to an end that has lost its keys.
+    pub(super) fn offer_again(&self, out: &mut Vec<Action>) {
+        if let Seal::With(handshake) = &self.seal
+            && handshake.offer.is_none()
+        {
+            self.ask_for_offer(handshake.key, out);
+        }
+    }
+
     /// Why it is not asked for yet.
     pub(super) fn lacks_key(&self) -> Option<String> {
         let peer = &self.peer;
@@ -192,7 +201,10 @@ impl Channels {
                 self.end_source(source, Some(Reject::NotAllowed), &why, out);
             }
             // Without an offer a later path leads to an end that has the keys, or to none.
-            (Stage::OpeningEnd { .. } | Stage::Reserving(_) | Stage::Open | Stage::Moving(_), _) => {
+            (
+                Stage::OpeningEnd { .. } | Stage::Reserving(_) | Stage::Open | Stage::Moving(_),
+                _,
+            ) => {
                 self.put_source(source);
             }
         }
@@ -237,8 +249,7 @@ impl Channels {
         let Some(accept) = handshake.accepted.take() else { return self.put_source(source) };
         handshake.offer = None;
         handshake.agreed |= result.is_ok();
-        let (key, agreed) = (handshake.key, handshake.agreed);
-        source.ask_for_offer(key, out);
+        let agreed = handshake.agreed;
         let awaited = |number| number == accept.tx.attempt;
         let tried = source.trying.as_ref().is_some_and(|trying| awaited(trying.attempt.number));
         match result {

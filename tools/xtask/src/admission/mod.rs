@@ -162,7 +162,11 @@ impl Scene {
         let plan = Plan {
             peers: (0..peers).map(name).collect(),
             links,
-            services: vec![ServiceConfig { name: service, kind: ServiceKind::Deliver, plain: true }],
+            services: vec![ServiceConfig {
+                name: service,
+                kind: ServiceKind::Deliver,
+                plain: true,
+            }],
             ..Plan::default()
         };
         Self { seed, plan, asks }
