@@ -128,6 +128,7 @@ fn b3_what_channels_take_is_in_the_picture() {
     for at in 1..8 {
         let request = OpenRequest {
             protect: false,
+            plain: false,
             peer: name(at),
             service: service.clone(),
             name: None,

@@ -408,7 +408,7 @@ mod tests {
         assert!(end_of(|_| vec![0, 100, 1, 2, 3]).contains("was cut"));
         assert!(end_of(|_| vec![0, 20].into_iter().chain([9; 20]).collect()).contains("decrypt"));
         let unknown = end_of(|secured| sealed(secured, &[0xee, 0xee]));
-        assert!(unknown.contains("message type") && unknown.contains("versions 1-5"), "{unknown}");
+        assert!(unknown.contains("message type") && unknown.contains("versions 1-6"), "{unknown}");
         let changed = end_of(|secured| {
             let mut bytes = sealed(secured, &message(1).emit());
             bytes[7] ^= 1;

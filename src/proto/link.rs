@@ -344,7 +344,7 @@ mod tests {
     fn a_hello_that_no_peer_of_ours_would_say_closes_the_link() {
         type Spoil = fn(&mut Hello);
         let cases: [(&str, Spoil); 5] = [
-            ("speaks 1 to 5, the other end 6 to 9", |h| h.versions = (6, 9)),
+            ("speaks 1 to 6, the other end 7 to 9", |h| h.versions = (7, 9)),
             ("calls itself c", |h| h.name = name("c")),
             ("mtu 100", |h| h.mtu = 100),
             ("0 workers", |h| h.workers = 0),

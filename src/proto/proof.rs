@@ -235,3 +235,6 @@ impl Proofs {
         wrong
     }
 }
+
+#[cfg(test)]
+mod tests;
