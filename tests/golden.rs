@@ -1,8 +1,8 @@
 //! The bytes of every frame and control message, held against hand-made files in `tests/golden/`.
 //!
 //! A file has one field a line: hexadecimal bytes, then `#` and what they are. The files were put
-//! together field by field from the drawings and tables of `src/wire`, with other implementations of
-//! BLAKE2s for the heartbeat and of AES-GCM for the sealed frame, so they prove the format and not only that the code agrees with itself.
+//! together field by field from the drawings and tables of `src/wire`, with other implementations of BLAKE2s
+//! and AES-GCM for the heartbeat and the sealed frame, so they prove the format and not only that the code agrees with itself.
 //! A file that has to change means a new format version: other peers still speak the old one.
 
 use std::collections::BTreeSet;
@@ -89,6 +89,17 @@ fn a_sealed_frame_has_its_golden_bytes_and_opens() {
 fn what_is_signed_has_its_golden_bytes() {
     for (file, statement) in statements() {
         assert_eq!(hex(&statement), hex(&golden(file)), "{file}");
+    }
+}
+
+fn file_of_queue(body: &QueueBody) -> &'static str {
+    match body {
+        QueueBody::Claim(Claim { proof: Some(_), .. }) => "claim_signed",
+        QueueBody::Claim(_) => "claim",
+        QueueBody::Claimed(Claimed { busy: None, .. }) => "claimed",
+        QueueBody::Claimed(_) => "claimed_busy",
+        QueueBody::Room => "room",
+        QueueBody::Leave => "leave_line",
     }
 }
 
@@ -219,14 +230,7 @@ fn file_of(message: &Message) -> &'static str {
             RoutedBody::AskHop(_) => "ask_hop",
             RoutedBody::Hop(_) => "hop",
         },
-        Message::Queue(Queue { body, .. }) => match body {
-            QueueBody::Claim(Claim { proof: Some(_), .. }) => "claim_signed",
-            QueueBody::Claim(_) => "claim",
-            QueueBody::Claimed(Claimed { busy: None, .. }) => "claimed",
-            QueueBody::Claimed(_) => "claimed_busy",
-            QueueBody::Room => "room",
-            QueueBody::Leave => "leave_line",
-        },
+        Message::Queue(Queue { body, .. }) => file_of_queue(body),
         Message::Measure(Measure { body, .. }) => match body {
             MeasureBody::Ask => "measure_ask",
             MeasureBody::Ready => "measure_ready",

@@ -512,8 +512,8 @@ pub struct ChannelRow {
     pub shape: bool,
     /// It is asked for again until it is closed here (`open --keep`).
     pub keep: bool,
-    /// Only its two ends can read its payloads; and the fingerprint of the other end's key, at a relay that of
-    /// the service's end.
+    /// Only its two ends can read its payloads; and the fingerprint of the other end's key, at a relay that
+    /// of the service's end.
     pub sealed: bool,
     pub peer_key: Option<String>,
 }

@@ -385,7 +385,7 @@ struct OpenArgs {
     /// here
     #[arg(long)]
     keep: bool,
-    /// Do not seal it: for programs that encrypt by themselves. Every relay can read and change what they send
+    /// Do not seal it, for programs that encrypt by themselves: every relay can read and change what is sent
     #[arg(long)]
     plain: bool,
     /// The same request under the same key gets the same answer and one reservation, for ten minutes after it

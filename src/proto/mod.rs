@@ -17,8 +17,8 @@
 //! Files: [`link`] one link's greeting and death, [`session`], [`start`], [`ghs`] and [`wave`] the tree,
 //! [`overlay`] what a committed tree tells, [`query`] questions to other peers, [`channel`] the life
 //! of a channel, [`reservation`] and [`budget`] the ledgers, [`claims`] who waits, [`measure`] the
-//! capacity of a link, [`graph`] the picture of the whole overlay, `proof` whose a message about a channel is.
-//! They meet only in [`node`].
+//! capacity of a link, [`graph`] the picture of the whole overlay, `proof` whose a message about a channel
+//! is. They meet only in [`node`].
 
 pub mod budget;
 pub mod channel;

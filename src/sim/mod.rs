@@ -580,14 +580,7 @@ impl Sim {
                     self.peers[at].data_links.remove(&link).expect("a link goes down once");
                     self.peers[at].counts.set(link, false);
                 }
-                Action::OpenEnd { channel, sealing, .. } => {
-                    self.peers[at].ends.insert(channel.clone());
-                    let result = self.answer_seal(at, &channel, &sealing);
-                    let life = self.peers[at].life;
-                    let opened = self.now + self.between((Duration::ZERO, self.delay.0));
-                    let input = Input::EndOpened { channel, result };
-                    self.push(opened, Happening::Told { peer: at, life, input });
-                }
+                Action::OpenEnd { channel, sealing, .. } => self.open_end(at, channel, &sealing),
                 Action::OfferSeal { channel, key, terms } => {
                     self.offer_seal(at, channel, key, terms);
                 }

@@ -5,6 +5,7 @@
 //! made for, an answer the offer and who made it. The machines carry both without looking inside.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -64,6 +65,15 @@ impl Sim {
         (*life == self.peers[at].life).then_some(*offer)
     }
 
+    pub(super) fn open_end(&mut self, at: usize, channel: ChannelId, sealing: &Sealing) {
+        self.peers[at].ends.insert(channel.clone());
+        let result = self.answer_seal(at, &channel, sealing);
+        let life = self.peers[at].life;
+        let opened = self.now + self.between((Duration::ZERO, self.delay.0));
+        let input = Input::EndOpened { channel, result };
+        self.push(opened, Happening::Told { peer: at, life, input });
+    }
+
     pub(super) fn offer_seal(
         &mut self,
         at: usize,
@@ -79,7 +89,7 @@ impl Sim {
     }
 
     /// What the end of a service makes of the offer that came with its channel.
-    pub(super) fn answer_seal(
+    fn answer_seal(
         &mut self,
         at: usize,
         channel: &ChannelId,

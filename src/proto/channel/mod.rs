@@ -1,7 +1,7 @@
 //! The life of a channel at one peer: as the end that asked for it ([`source`], with its paths in
 //! [`attempt`], which comes next in [`opening`] and [`recovery`], and waiting for room in [`queue`]), as
 //! the end that offers the service ([`service`]), and in between ([`relay`]); what keeps a reservation
-//! alive ([`lease`]), and how its two ends come to keys ([`sealing`]). 2.9 of the control-plane specification.
+//! alive ([`lease`]), and how its two ends come to keys ([`sealing`]): 2.9 of the specification.
 //!
 //! ```text
 //!  source                    relay                     service end
