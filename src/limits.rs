@@ -109,6 +109,20 @@ pub const PORTS_PER_PEER: u16 = 16;
 /// multiple of 64.
 pub const REPLAY_FRAMES: u64 = 8_192;
 
+// --- Seals ---
+
+/// Frames that are sealed with one key before the next one is taken: AES-GCM allows 2^32, QUIC takes 2^23.
+pub const SEAL_FRAMES_MAX: u64 = 1 << 20;
+/// How long a key seals before the next one is taken, if anything is sent: WireGuard's time.
+pub const SEAL_KEY_LIFE: Duration = Duration::from_secs(120);
+/// Keys ahead that a receiver looks for: so many in a row may have been lost with every frame they sealed.
+/// Only one frame a batch may make it look further than to the next one.
+pub const SEAL_AHEAD_MAX: u32 = 64;
+/// A request whose far end's key is not known yet looks again after this.
+pub const SEAL_KEY_LOOK: Duration = Duration::from_millis(50);
+/// Bytes of one message of the handshake in which two ends agree on keys.
+pub const SEAL_MESSAGE_BYTES_MAX: usize = 128;
+
 // --- Two paths of one channel ---
 
 /// Frames of one channel end that wait for those of the path before (spec 2.9, rule 7): at 8,000 frames

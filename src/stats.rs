@@ -40,7 +40,7 @@ drop_reasons! {
     BadHeartbeat "bad_heartbeat" "A heartbeat whose MAC or label is wrong, an old one again, or from an address that frames may not go to.",
     BadProbe "bad_probe" "A probe whose MAC or label is wrong, or that nobody measures with here.",
     BadTag "bad_tag" "The link has hop tags, and the frame's is not the neighbour's.",
-    Replayed "replayed" "A frame that was seen before, or too late to tell.",
+    Replayed "replayed" "A frame that was seen before, or one too old to tell.",
     HopLimit "hop_limit" "The frame had no hops left.",
     TooBig "too_big" "A local datagram larger than the channel's largest payload.",
     Policed "policed" "Above the channel's bandwidth: sent faster than was asked for.",
@@ -59,6 +59,8 @@ drop_reasons! {
     ClientSocket "client_socket" "A datagram of a new client the kernel gave the proxy no socket for.",
     ForeignAnswer "foreign_answer" "A datagram at a client's socket of the proxy that did not come from its server.",
     RingFull "ring_full" "The ring to the worker that owns the way out was full.",
+    BadSeal "bad_seal" "A frame of a sealed channel that the other end did not seal, or that was changed on the way.",
+    Early "early" "A frame of a sealed channel that came before both its ends had the keys.",
 }
 
 const REASONS: usize = DropReason::ALL.len();

@@ -39,7 +39,7 @@ impl Story {
                 .map(|&(a, b, mbit)| (a, b, Bandwidth::from_bps(mbit * MBIT)))
                 .collect(),
             services: kinds
-                .map(|(name, kind)| ServiceConfig { name: service(name), kind })
+                .map(|(name, kind)| ServiceConfig { name: service(name), kind, plain: true })
                 .to_vec(),
             delay: (Duration::from_micros(200), Duration::from_millis(10)),
             ..Plan::default()
@@ -122,6 +122,7 @@ impl Story {
             deadline: limits::OPEN_DEADLINE,
             wait: false,
             protect: false,
+            plain: true,
         };
         self.ask(from, Request::Open(request))
     }

@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::wiring::{INTERVAL, data_frame, link, load};
+use spanway::engine::seal::Seal;
 use spanway::engine::{
     AllowedFrom, BackendChoice, Command, Deliver, EndSpec, Engine, EngineConfig, EntrySpec, Event,
     LinkSpec, Silence, Target,
@@ -150,7 +151,8 @@ fn add_end(
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let (gso, shape, stats) = (false, false, Arc::clone(stats));
-    let spec = EndSpec { channel, socket, from, deliver, gso, shape, stats };
+    let seal = Seal::Plain;
+    let spec = EndSpec { channel, socket, from, deliver, gso, shape, seal, stats };
     engine.send(WorkerId(worker), Command::AddEnd(spec));
     address
 }

@@ -128,6 +128,7 @@ fn b3_what_channels_take_is_in_the_picture() {
     for at in 1..8 {
         let request = OpenRequest {
             protect: false,
+            plain: false,
             peer: name(at),
             service: service.clone(),
             name: None,
@@ -266,7 +267,11 @@ fn ring(from: usize, peers: usize) -> Vec<(usize, usize, Bandwidth)> {
 }
 
 fn world(seed: u64, peers: usize, links: Vec<(usize, usize, Bandwidth)>) -> Sim {
-    let service = ServiceConfig { name: "tv".parse().expect("a name"), kind: ServiceKind::Deliver };
+    let service = ServiceConfig {
+        name: "tv".parse().expect("a name"),
+        kind: ServiceKind::Deliver,
+        plain: true,
+    };
     let plan = sim::Plan {
         peers: (0..peers).map(name).collect(),
         links,

@@ -24,6 +24,7 @@ use common::overlay::{Overlay, Peer, Plan};
 use common::program::{pass, wait_for};
 use common::stream::{Collector, Pacer};
 use common::wiring::data_frame;
+use ed25519_dalek::Signer as _;
 use serde_json::{Value, json};
 use spanway::api::client::Client;
 use spanway::api::dto::Request;
@@ -35,6 +36,7 @@ use spanway::wire::control::{Ghs, Manner, Message, Release, ReleaseCause, Reserv
 use spanway::wire::facts::{Fact, Gossip, LinkFact, PeerFact, Told};
 use spanway::wire::heartbeat::{Heartbeat, HeartbeatKey};
 use spanway::wire::measure::Probe;
+use spanway::wire::proof::{Proof, closed_statement, reserve_statement};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -659,7 +661,7 @@ fn late_reserve(scene: &Scene) -> Message {
 
 fn reserve_by(scene: &Scene, path: Vec<PeerName>, position: u8, deadline_ms: u32) -> Message {
     let channel = ChannelId { source: name("liar"), boot: 1, ..scene.tx.channel.clone() };
-    Message::Reserve(Reserve {
+    let mut reserve = Reserve {
         tx: TxId { channel, attempt: 1 },
         service: ServiceName::new("video").expect("a name"),
         name: ServiceName::new("lie").expect("a name"),
@@ -674,14 +676,27 @@ fn reserve_by(scene: &Scene, path: Vec<PeerName>, position: u8, deadline_ms: u32
         back_port: 9,
         manner: Manner::Replace,
         opened: false,
-    })
+        seal: None,
+        proof: None,
+    };
+    reserve.proof = Some(proof(&reserve_statement(&reserve)));
+    Message::Reserve(reserve)
+}
+
+/// The liar's own signature, which is right.
+fn proof(statement: &[u8]) -> Proof {
+    let signature = liar().key.sign(statement).to_bytes();
+    Proof { key: liar().public_key(), signature }
 }
 
 fn release(scene: &Scene, liar: &mut Liar) {
     for attempt in 0..4 {
         let tx = TxId { attempt, ..scene.tx.clone() };
-        let cause = ReleaseCause::Closed;
-        say(liar, Message::Release(Release { tx, cause, at: name("liar"), failed: None }));
+        let signed = proof(&closed_statement(&tx.channel));
+        let (cause, at) = (ReleaseCause::Closed, name("liar"));
+        let release = Release { tx, cause, at, failed: None, why: None, proof: None };
+        say(liar, Message::Release(Release { proof: Some(signed), ..release.clone() }));
+        say(liar, Message::Release(release));
     }
 }
 

@@ -22,6 +22,7 @@ use common::overlay::Plan;
 use common::program::{pass, wait_for};
 use common::stream::{Collector, Pacer};
 use common::wiring::{data_frame, link, load};
+use spanway::engine::seal::Seal;
 use spanway::engine::{
     AllowedFrom, BackendChoice, Command, Deliver, EndSpec, Engine, EngineConfig, EntrySpec, Target,
 };
@@ -146,7 +147,16 @@ impl Row {
             ends.push(address(&socket));
             let (channel, deliver) = (id.clone(), deliver.clone());
             let stats = Arc::clone(&stats[peer]);
-            let spec = EndSpec { channel, socket, from, deliver, gso: false, shape: false, stats };
+            let spec = EndSpec {
+                channel,
+                socket,
+                from,
+                deliver,
+                gso: false,
+                shape: false,
+                seal: Seal::Plain,
+                stats,
+            };
             self.engines[peer].send(WorkerId(0), Command::AddEnd(spec));
         }
         for (peer, stats) in stats.iter().enumerate().skip(1) {

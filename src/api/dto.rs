@@ -150,6 +150,10 @@ pub struct Open {
     /// Ask for it again after a restart, and when it ended otherwise than by `close` here.
     #[serde(default)]
     pub keep: bool,
+    /// Payloads travel as they are. Otherwise they are sealed between the two ends, and relays see nothing of
+    /// them.
+    #[serde(default)]
+    pub plain: bool,
     /// The same request under the same key has the same answer, for ten minutes after it was given, and one
     /// reservation. It stands in line until its deadline even if its client goes away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -580,6 +584,10 @@ pub struct ChannelRow {
     pub shape: bool,
     /// It is asked for again until it is closed here (`open --keep`).
     pub keep: bool,
+    /// Only its two ends can read its payloads; and the fingerprint of the other end's key, at a relay that
+    /// of the service's end.
+    pub sealed: bool,
+    pub peer_key: Option<String>,
 }
 
 /// A request that stands in line for room.
@@ -630,6 +638,11 @@ pub struct OpenReply {
     pub path: Vec<PeerName>,
     pub width_bps: Bandwidth,
     pub max_payload_bytes: u16,
+    /// Only the two ends can read its payloads; and the fingerprint of the other end's key.
+    #[serde(default)]
+    pub sealed: bool,
+    #[serde(default)]
+    pub peer_key: Option<String>,
     /// Where local programs send to.
     #[schema(value_type = Option<String>)]
     pub listen: Option<SocketAddr>,
@@ -751,7 +764,7 @@ pub enum Received {
 }
 
 /// Every kind of event.
-pub const EVENTS: [&str; 15] = [
+pub const EVENTS: [&str; 16] = [
     "link_up",
     "link_down",
     "session_started",
@@ -766,6 +779,7 @@ pub const EVENTS: [&str; 15] = [
     "channel_policed",
     "channel_closed",
     "stream_finished",
+    "unproven",
     "ignored",
 ];
 

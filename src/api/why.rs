@@ -163,6 +163,8 @@ fn hint(reason: &str) -> Option<&'static str> {
         "kernel_receive" => "the socket's buffer was full: see `spanway doctor`",
         "socket_full" => "the interface could not take them at once",
         "moving" => "the path was being replaced: --protect keeps a second one",
+        "bad_seal" => "the other end did not send it so: a peer on the way changes frames",
+        "replayed" => "it came before: a peer on the way, or the network, repeats frames",
         "no_receiver" => "nobody has sent from there yet, so nobody is known to deliver to",
         "foreign_sender" => "sent from an address that may not: see --from",
         _ => return None,

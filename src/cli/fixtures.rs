@@ -112,5 +112,7 @@ pub(super) fn channel(name: &str) -> ChannelRow {
         entry_bps: None,
         shape: false,
         keep: false,
+        sealed: true,
+        peer_key: None,
     }
 }

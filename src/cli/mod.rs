@@ -462,6 +462,9 @@ struct OpenArgs {
     /// here
     #[arg(long)]
     keep: bool,
+    /// Do not seal it, for programs that encrypt by themselves: every relay can read and change what is sent
+    #[arg(long)]
+    plain: bool,
     /// The same request under the same key gets the same answer and one reservation, for ten minutes after it
     /// was answered; it stands in line until its deadline even if this command ends
     #[arg(long, value_name = "KEY")]
@@ -642,6 +645,9 @@ struct SendArgs {
     /// Let what is above the bandwidth wait for up to 50 ms before it is dropped
     #[arg(long)]
     shape: bool,
+    /// Do not seal it: every relay can read and change what is sent
+    #[arg(long)]
+    plain: bool,
     #[command(flatten)]
     target: Target,
 }

@@ -32,6 +32,7 @@ pub(super) fn open(args: OpenArgs) -> Result<(), CliError> {
         protect: args.protect,
         shape: args.shape,
         keep: args.keep,
+        plain: args.plain,
         idempotency_key: args.idempotency_key.clone(),
     };
     if let (Some(wait), false) = (args.wait, args.target.json) {
@@ -131,6 +132,12 @@ fn opened(reply: &OpenReply, out: &mut dyn Write, style: Style) -> io::Result<()
     writeln!(out, "{}     {}", style.green("open"), style.bold(id))?;
     writeln!(out, "path     {}", path_text(&reply.path, 9))?;
     writeln!(out, "width    {} was free on it", reply.width_bps)?;
+    match &reply.peer_key {
+        Some(key) => {
+            writeln!(out, "sealed   only this peer and the one with key {key} can read it")?
+        }
+        None => writeln!(out, "sealed   no: every relay can read it")?,
+    }
     if let Some(listen) = reply.listen {
         writeln!(out, "send to  {listen}, at most {} bytes a datagram", reply.max_payload_bytes)?;
     }
@@ -155,6 +162,8 @@ mod tests {
             path: Vec::new(),
             width_bps: Bandwidth::ZERO,
             max_payload_bytes: 0,
+            sealed: true,
+            peer_key: None,
             listen: None,
             payload_1316_bps: Bandwidth::ZERO,
             payload_200_bps: Bandwidth::ZERO,

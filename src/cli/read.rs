@@ -163,6 +163,11 @@ fn channel_notes(row: &ChannelRow, table: &mut Table) {
         let (listen, deliver) = (address(row.listen), address(row.deliver));
         table.note(format!("listen {listen}, deliver {deliver}"));
     }
+    match (&row.peer_key, row.role.as_str()) {
+        (Some(_), "relay") => table.note("sealed, its payloads cannot be read here".to_owned()),
+        (Some(key), _) => table.note(format!("sealed, the other end has key {key}")),
+        (None, _) => table.note("not sealed, every relay can read its payloads".to_owned()),
+    }
     let rates = [
         format!("payload {}", row.payload_bps),
         format!("back {}", row.bandwidth_back_bps),

@@ -41,6 +41,7 @@ pub(super) fn send(args: SendArgs) -> Result<(), CliError> {
             protect: false,
             shape: args.shape,
             keep: false,
+            plain: args.plain,
             idempotency_key: None,
         },
     )?;
@@ -473,6 +474,8 @@ mod tests {
             entry_bps: None,
             shape: false,
             keep: false,
+            sealed: true,
+            peer_key: None,
         };
         let moved = row(90, &[(DropReason::Moving, 10), (DropReason::ForeignSender, 5)]);
         let moving = Local { moving: 10, ..Local::default() };
@@ -508,6 +511,8 @@ mod tests {
             path: Vec::new(),
             width_bps: rate,
             max_payload_bytes: 1_000,
+            sealed: true,
+            peer_key: None,
             listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 5_000))),
             payload_1316_bps: rate.payload_rate(1316, overhead),
             payload_200_bps: rate,

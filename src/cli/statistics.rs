@@ -111,6 +111,7 @@ mod tests {
             frames: FrameTotals::default(),
             channels: BTreeMap::new(),
             waiting: 0,
+            unproven: 0,
             recoveries: Recoveries::default(),
             answers: Answers::default(),
             sessions: SessionCounts::default(),

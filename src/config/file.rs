@@ -256,7 +256,7 @@ fn service(
 ) -> Result<Service, ConfigError> {
     let service_name =
         ServiceName::new(name.last_key()).map_err(|error| name.error(error.to_string()))?;
-    section.only(&["deliver", "listen", "from", "shape"])?;
+    section.only(&["deliver", "listen", "from", "shape", "plain"])?;
     let from_item = section.item("from");
     let from = from_item.as_ref().map(Item::prefix).transpose()?;
     let example = "an address, as in \"127.0.0.1:5004\"";
@@ -279,11 +279,12 @@ fn service(
     }
     let shape_item = section.item("shape");
     let shape = shape_item.as_ref().map(Item::flag).transpose()?.unwrap_or(false);
+    let plain = section.item("plain").as_ref().map(Item::flag).transpose()?.unwrap_or(true);
     match (&kind, shape_item) {
         (ServiceAddress::Receive, Some(item)) => {
             Err(item.error("is for what a program sends, and nothing sends here: remove it"))
         }
-        _ => Ok(Service { name: service_name, kind, from, shape }),
+        _ => Ok(Service { name: service_name, kind, from, shape, plain }),
     }
 }
 

@@ -90,6 +90,8 @@ pub struct Service {
     pub from: Option<(IpAddr, u8)>,
     /// What its program sends above the rate back of a channel waits for a moment before it is dropped.
     pub shape: bool,
+    /// It takes channels whose payloads are not sealed.
+    pub plain: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -223,6 +225,7 @@ impl Config {
                 ServiceAddress::Listen(_) => ServiceKind::Source,
                 ServiceAddress::Receive => ServiceKind::Receive,
             },
+            plain: service.plain,
         };
         let workers = self.engine_workers().len();
         NodeConfig {

@@ -63,6 +63,7 @@ fn services() -> Value {
             }),
         ),
         ("shape", flag("What its program sends above the bandwidth waits before it is dropped")),
+        ("plain", flag("It takes channels that their askers did not have sealed, too")),
     ];
     let service = table("A service that others open channels to", properties, &[]);
     json!({

@@ -99,6 +99,7 @@ impl Settings {
         self.push(table, &prefix, "listen", json!(listen));
         self.push(table, &prefix, "from", json!(from));
         self.push(table, &prefix, "shape", json!(service.shape));
+        self.push(table, &prefix, "plain", json!(service.plain));
     }
 
     fn rule(&mut self, file: &Table, number: usize, rule: &Rule) {

@@ -18,11 +18,12 @@ use crate::daemon::ends::{EndPlan, NewEnd, other_files};
 use crate::daemon::excess::Meter;
 use crate::daemon::totals::Totals;
 use crate::daemon::views;
+use crate::engine::seal::Seal;
 use crate::engine::{Command, EndSpec, EntrySpec, LinkSpec, Target};
-use crate::proto::{self, Action, Answer, DataLink, Entry, Event, Input, Side};
+use crate::proto::{self, Action, Answer, DataLink, Entry, Event, Input, Rejection, Sealing, Side};
 use crate::stats::{Books, ChannelStats, DropReason};
 use crate::types::{
-    Bandwidth, ChannelId, Label, LinkId, PeerName, RequestId, ServiceName, WorkerId,
+    Bandwidth, ChannelId, Label, LinkId, PeerName, Reject, RequestId, ServiceName, WorkerId,
 };
 
 /// What others notice, in the order in which they shall.
@@ -209,10 +210,15 @@ impl Control {
                         self.broadcast(|| Command::RemoveLink(link));
                     }
                 }
-                Action::OpenEnd { channel, side, service, worker } => {
-                    let result = self.open_end(&channel, side, &service, worker);
+                Action::OpenEnd { channel, side, service, worker, sealing } => {
+                    let result = self.open_sealed(&channel, side, &service, worker, sealing);
                     self.inputs.push_back(Input::EndOpened { channel, result });
                 }
+                Action::OfferSeal { channel, key, terms } => {
+                    let result = self.seals.offer(&channel, &key, &terms);
+                    self.inputs.push_back(Input::SealOffered { channel, result });
+                }
+                Action::SealEnd { channel, answer } => self.seal_end(channel, &answer),
                 Action::CountProbes { link, on } => self.count_probes(link, on),
                 Action::SendTrain { link, train, header_bytes } => {
                     self.send_train(link, train, header_bytes);
@@ -220,6 +226,7 @@ impl Control {
                 Action::CountTrain { link, number } => self.count_train(link, number),
                 Action::ReadHop { question } => self.read_hop(question),
                 Action::CloseEnd { channel } => {
+                    self.seals.forget(&channel);
                     if let Some(end) = self.channels.remove_end(&channel) {
                         self.command(end.worker, Command::RemoveEnd(channel));
                     }
@@ -335,12 +342,52 @@ impl Control {
         self.command(worker, Command::SetEntry { channel, to });
     }
 
+    /// The end, and the answer to the offer that came with it.
+    fn open_sealed(
+        &mut self,
+        channel: &ChannelId,
+        side: Side,
+        service: &ServiceName,
+        worker: WorkerId,
+        sealing: Sealing,
+    ) -> Result<Option<Bytes>, Rejection> {
+        let (seal, answer) = match sealing {
+            Sealing::Plain => (Seal::Plain, None),
+            Sealing::Awaited => (Seal::Awaited, None),
+            Sealing::Answer { key, terms, offer } => {
+                let answered = self.seals.answer(&key, &terms, &offer);
+                let wrong = |why| Rejection::new(Reject::NotAllowed, why);
+                let (keys, answer) = answered.map_err(wrong)?;
+                (Seal::with(&keys), Some(answer))
+            }
+        };
+        let opened = self.open_end(channel, side, service, worker, seal);
+        opened.map(|()| answer).map_err(|why| Rejection::new(Reject::Busy, why))
+    }
+
+    /// The far end answered: what enters and leaves here is sealed from now on.
+    fn seal_end(&mut self, channel: ChannelId, answer: &[u8]) {
+        let keys = self.seals.finish(&channel, answer);
+        let worker = self.channels.of(&channel).and_then(|here| here.end.as_ref());
+        let result = match (keys, worker.map(|end| end.worker)) {
+            (Ok(keys), Some(worker)) => {
+                let (channel, seal) = (channel.clone(), Seal::with(&keys));
+                self.command(worker, Command::SetSeal { channel, seal });
+                Ok(())
+            }
+            (Ok(_), None) => Err("its end is closed".to_owned()),
+            (Err(why), _) => Err(why),
+        };
+        self.inputs.push_back(Input::EndSealed { channel, result });
+    }
+
     fn open_end(
         &mut self,
         channel: &ChannelId,
         side: Side,
         service: &ServiceName,
         worker: WorkerId,
+        seal: Seal,
     ) -> Result<(), String> {
         let new = match side {
             Side::Source => self.channels.opening.take().ok_or("nobody asked for this channel")?,
@@ -363,10 +410,10 @@ impl Control {
             (NewEnd::Socket { plan: EndPlan { from, deliver, shape, .. }, socket, .. }, _) => {
                 // Nobody can tell yet that the program behind it takes super-buffers.
                 let (channel, gso) = (channel.clone(), false);
-                let spec = EndSpec { channel, socket, from, deliver, gso, shape, stats };
+                let spec = EndSpec { channel, socket, from, deliver, gso, shape, seal, stats };
                 self.engine.send(worker, Command::AddEnd(spec));
             }
-            (NewEnd::Own, Some(ends)) => ends.add_end(worker, channel, &stats),
+            (NewEnd::Own, Some(ends)) => ends.add_end(worker, channel, seal, &stats),
             (NewEnd::Own, None) => unreachable!("a data plane has ends of its own or never"),
         }
         if side == Side::Service {
@@ -444,6 +491,7 @@ impl Control {
             | Event::ChannelTrying { .. }
             | Event::ChannelMoved { .. }
             | Event::ChannelProtected { .. }
+            | Event::Unproven { .. }
             | Event::Ignored { .. } => return,
         };
         let receiver = self.receivers.values().find(|r| r.channel.as_ref() == Some(channel));

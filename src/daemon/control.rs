@@ -47,6 +47,7 @@ use crate::daemon::lane::Lane;
 use crate::daemon::latency::ChannelWatch;
 use crate::daemon::neighbours::{Dial, Neighbours};
 use crate::daemon::notify::Manager;
+use crate::daemon::seal::Seals;
 use crate::daemon::views;
 use crate::engine::probes::ProbeCounts;
 use crate::engine::{self, DataPlane, LinkSpec, Silence};
@@ -85,6 +86,7 @@ pub(crate) struct Control {
     pub(super) facts: Facts,
     pub(super) links: BTreeMap<LinkId, Slot>,
     pub(super) channels: Channels,
+    pub(super) seals: Seals,
     pub(super) asking: BTreeMap<RequestId, Asking>,
     pub(super) receivers: BTreeMap<ServiceName, Receiver>,
     /// Clients of `events`, by their number.
@@ -213,6 +215,7 @@ impl Control {
             facts,
             links: BTreeMap::new(),
             channels: Channels::default(),
+            seals: Seals::new(identity.signing_key()),
             asking: BTreeMap::new(),
             receivers: BTreeMap::new(),
             watchers: BTreeMap::new(),

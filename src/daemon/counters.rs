@@ -28,6 +28,7 @@ pub(crate) struct Counters {
     gap_us: LogLinear<FINE>,
     open: u64,
     queued: u64,
+    unproven: u64,
     rejected: BTreeMap<Reject, u64>,
     waited_ms: LogLinear<FINE>,
     received: BTreeMap<&'static str, u64>,
@@ -44,6 +45,7 @@ impl Default for Counters {
             gap_us: LogLinear::new(TIME_MAX),
             open: 0,
             queued: 0,
+            unproven: 0,
             rejected: BTreeMap::new(),
             waited_ms: LogLinear::new(TIME_MAX),
             received: BTreeMap::new(),
@@ -65,6 +67,7 @@ impl Counters {
             }
             Event::ChannelClosed { reason: Some(Reject::Broken), .. } => self.broken += 1,
             Event::ChannelQueued { .. } => self.queued += 1,
+            Event::Unproven { .. } => self.unproven += 1,
             Event::ChannelClosed { .. }
             | Event::LinkUp { .. }
             | Event::LinkDown { .. }
@@ -129,6 +132,7 @@ impl Counters {
             peer,
             uptime_ms,
             frames: dto::FrameTotals::default(),
+            unproven: self.unproven,
             channels: BTreeMap::new(),
             waiting: 0,
             recoveries: dto::Recoveries {
@@ -212,6 +216,7 @@ mod tests {
             path: Vec::new(),
             width: Bandwidth::ZERO,
             max_payload: 0,
+            sealed: None,
             explanation: Box::new(Explanation { waited, ..Explanation::default() }),
         }));
         counters.answered(&Answer::Rejected(Rejection::new(Reject::NoRoom, "full")));

@@ -222,7 +222,7 @@ mod tests {
     fn service(kind: ServiceAddress, from: Option<&str>) -> Service {
         let from = from.map(|text| parse_prefix(text).expect(text));
         let name = ServiceName::new("camera").expect("a name");
-        Service { name, kind, from, shape: true }
+        Service { name, kind, from, shape: true, plain: true }
     }
 
     #[test]

@@ -41,6 +41,7 @@ mod notify;
 mod opens;
 mod relink;
 pub(crate) mod runtime;
+mod seal;
 mod share;
 pub mod store;
 mod survey;

@@ -143,6 +143,7 @@ impl Control {
             deadline: Duration::from_millis(open.deadline_ms),
             wait: open.wait,
             protect: open.protect,
+            plain: open.plain,
         });
         // The node opens the end while it handles the request, or not at all.
         self.channels.opening = Some(end);

@@ -219,6 +219,8 @@ pub(crate) fn channel_row(view: ChannelView, here: &Here<'_>) -> ChannelRow {
         entry_bps: here.promised,
         shape: here.shape,
         keep: here.keep,
+        sealed: view.sealed.is_some(),
+        peer_key: view.sealed.map(|key| key.fingerprint()),
     }
 }
 
@@ -245,6 +247,8 @@ pub(crate) fn open_reply(
         path: opened.path,
         width_bps: opened.width,
         max_payload_bytes: opened.max_payload,
+        sealed: opened.sealed.is_some(),
+        peer_key: opened.sealed.map(|key| key.fingerprint()),
         listen,
         payload_1316_bps: payload_rate(rate, PAYLOAD_LARGE, neighbour),
         payload_200_bps: payload_rate(rate, PAYLOAD_SMALL, neighbour),
@@ -340,6 +344,8 @@ pub(crate) fn rejected_reply(rejection: Rejection) -> OpenReply {
         path: Vec::new(),
         width_bps: Bandwidth::ZERO,
         max_payload_bytes: 0,
+        sealed: false,
+        peer_key: None,
         listen: None,
         payload_1316_bps: Bandwidth::ZERO,
         payload_200_bps: Bandwidth::ZERO,
@@ -496,6 +502,9 @@ pub(crate) fn event_line(at_ms: u64, event: &Event) -> EventLine {
         Event::StreamFinished { channel, frames } => {
             ("stream_finished", format!("channel {channel}: {frames} frames"))
         }
+        Event::Unproven { peer, channel, what, why } => {
+            ("unproven", format!("{what} of channel {channel}, from {peer}: {why}"))
+        }
         Event::Ignored { peer, what, why } => ("ignored", format!("{what} of {peer}: {why}")),
     };
     debug_assert!(EVENTS.contains(&name), "{name} is in no list");
@@ -512,6 +521,7 @@ fn channel_of(event: &Event) -> Option<&ChannelId> {
         | Event::ChannelMoved { channel, .. }
         | Event::ChannelProtected { channel, .. }
         | Event::ChannelClosed { channel, .. }
+        | Event::Unproven { channel, .. }
         | Event::StreamFinished { channel, .. } => Some(channel),
         Event::LinkUp { .. }
         | Event::LinkDown { .. }
@@ -559,6 +569,9 @@ pub(crate) fn log_event(event: &Event) {
             tracing::info!(%channel, frames, "stream finished");
         }
         // A neighbour can cause as many of these as it likes.
+        Event::Unproven { peer, channel, what, why } => {
+            tracing::debug!(%peer, %channel, what, why, "message refused, it is not its owner's");
+        }
         Event::Ignored { peer, what, why } => tracing::debug!(%peer, what, why, "message ignored"),
     }
 }

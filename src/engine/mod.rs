@@ -30,6 +30,7 @@ pub mod proxy;
 pub mod replay;
 pub mod ring;
 pub mod runs;
+pub mod seal;
 pub mod shaper;
 pub mod table;
 pub mod wait;
@@ -44,6 +45,7 @@ pub use handle::{Engine, EngineError, WorkerInfo};
 pub use plane::{DataPlane, OwnEnds};
 
 use self::probes::ProbeCounts;
+use self::seal::Seal;
 use crate::stats::ChannelStats;
 use crate::stats::histogram::FullHistogram;
 use crate::types::address::Reach;
@@ -61,6 +63,11 @@ pub enum Command {
     RemoveLink(LinkId),
     /// A channel ends at this worker: the socket its local program uses.
     AddEnd(EndSpec),
+    /// The channel's end seals and opens with these keys from now on.
+    SetSeal {
+        channel: ChannelId,
+        seal: Seal,
+    },
     /// Where frames that leave the overlay go from now on.
     SetDeliver {
         channel: ChannelId,
@@ -164,6 +171,7 @@ pub struct EndSpec {
     ///
     /// [`SHAPE_DELAY_MAX`]: crate::limits::SHAPE_DELAY_MAX
     pub shape: bool,
+    pub seal: Seal,
     pub stats: Arc<ChannelStats>,
 }
 

@@ -64,6 +64,13 @@ impl Outbox {
         &mut self.buffers[usize::from(number)]
     }
 
+    /// The buffer [`HEADERS`] and another one.
+    pub(super) fn with_headers(&mut self, number: u16) -> (&mut Filled, &mut Filled) {
+        let (headers, others) =
+            self.buffers.split_first_mut().expect("the first is there for ever");
+        (headers, &mut others[usize::from(number) - 1])
+    }
+
     /// Room in the buffer [`HEADERS`], for the header of a frame and, behind it, its tag, or for a frame
     /// that waited. `None` if it is used up until the next submission.
     pub(super) fn room(&mut self, bytes: usize) -> Option<Range<usize>> {

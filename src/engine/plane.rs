@@ -11,6 +11,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::handle::{Engine, WorkerInfo};
+use super::seal::Seal;
 use super::{Command, Event};
 use crate::stats::ChannelStats;
 use crate::types::{ChannelId, WorkerId};
@@ -54,7 +55,13 @@ pub trait DataPlane {
 /// [`Command::AddEnd`] or [`Command::SetDeliver`] comes.
 pub trait OwnEnds {
     /// A channel ends at this worker, until [`Command::RemoveEnd`]. In order with the commands.
-    fn add_end(&mut self, worker: WorkerId, channel: &ChannelId, stats: &Arc<ChannelStats>);
+    fn add_end(
+        &mut self,
+        worker: WorkerId,
+        channel: &ChannelId,
+        seal: Seal,
+        stats: &Arc<ChannelStats>,
+    );
 
     /// The far end said that its stream ended after this many frames.
     fn finished(&mut self, channel: &ChannelId, frames: u64);

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use super::merge::{Merge, Via};
 use super::replay::Replay;
+use super::seal::Seal;
 use super::shaper::{Policer, Shaping};
 use super::{AllowedFrom, Deliver, EntrySpec, Target};
 pub use moving::{MovedEnd, MovedLabel};
@@ -87,6 +88,7 @@ pub struct End {
     pub policer: Option<Policer>,
     /// What is above the rate waits for a moment.
     pub shaping: Option<Shaping>,
+    pub seal: Seal,
     /// Of the next datagram that enters.
     pub sequence: u64,
     /// What becomes of frames over different labels.
@@ -326,6 +328,7 @@ impl Table {
             entry,
             policer,
             shaping: None,
+            seal: Seal::Plain,
             sequence,
             merge,
         };
@@ -342,6 +345,14 @@ impl Table {
     pub fn shape(&mut self, slot: EndSlot) {
         if let Some(end) = self.end_mut(slot) {
             end.shaping = Some(Shaping::default());
+        }
+    }
+
+    /// Frames of the end are sealed, or not, from now on.
+    pub fn set_seal(&mut self, channel: &ChannelId, seal: Seal) {
+        let slot = self.end_slot(channel);
+        if let Some(end) = slot.and_then(|slot| self.end_mut(slot)) {
+            end.seal = seal;
         }
     }
 

@@ -295,6 +295,7 @@ impl Worker {
                 }
             }
             Command::AddEnd(end) => self.add_end(end)?,
+            Command::SetSeal { channel, seal } => self.table.set_seal(&channel, seal),
             Command::SetDeliver { channel, deliver } => self.set_deliver(&channel, deliver),
             Command::RemoveEnd(channel) => self.remove_end(&channel)?,
             Command::SetEntry { channel, to } => self.table.set_entry(&channel, to),
@@ -322,6 +323,7 @@ impl Worker {
             Ok(socket) => {
                 let slot = self.table.reserve_end(&end.channel);
                 self.table.open_end(slot, socket, end.from, end.deliver, end.gso, end.stats);
+                self.table.set_seal(&end.channel, end.seal);
                 if end.shape {
                     self.table.shape(slot);
                     self.line.make_room();

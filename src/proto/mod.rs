@@ -16,8 +16,9 @@
 //!
 //! Files: [`link`] one link's greeting and death, [`session`], [`start`], [`ghs`] and [`wave`] the tree,
 //! [`overlay`] what a committed tree tells, [`query`] questions to other peers, [`channel`] the life
-//! of a channel, [`reservation`] and [`budget`] the ledgers, [`claims`] who waits, [`policy`] who may, [`measure`] the
-//! capacity of a link, [`graph`] the picture of the whole overlay. They meet only in [`node`].
+//! of a channel, [`reservation`] and [`budget`] the ledgers, [`claims`] who waits, [`policy`] who may,
+//! [`measure`] the capacity of a link, [`graph`] the picture of the whole overlay, `proof` whose a message
+//! about a channel is. They meet only in [`node`].
 
 pub mod budget;
 pub mod channel;
@@ -30,6 +31,7 @@ pub mod measure;
 pub mod node;
 pub mod overlay;
 pub mod policy;
+mod proof;
 pub mod query;
 pub mod reservation;
 pub mod session;
@@ -41,6 +43,8 @@ mod ways;
 
 use std::fmt;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use crate::types::{
     Bandwidth, ChannelId, EdgeKey, Incarnation, Label, LinkId, PeerName, PublicKey, Reject,
@@ -110,6 +114,8 @@ pub struct LinkConfig {
 pub struct ServiceConfig {
     pub name: ServiceName,
     pub kind: ServiceKind,
+    /// It takes channels that are not sealed, too.
+    pub plain: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,8 +149,19 @@ pub enum Input {
         id: RequestId,
         request: Request,
     },
-    /// Answer to [`Action::OpenEnd`]: the socket is there, or why not.
+    /// Answer to [`Action::OpenEnd`]: the socket is there, with the answer to the offer if there was one; or
+    /// why not.
     EndOpened {
+        channel: ChannelId,
+        result: Result<Option<Bytes>, Rejection>,
+    },
+    /// Answer to [`Action::OfferSeal`].
+    SealOffered {
+        channel: ChannelId,
+        result: Result<Bytes, String>,
+    },
+    /// Answer to [`Action::SealEnd`]: the end has its keys, or the answer was not the far end's.
+    EndSealed {
         channel: ChannelId,
         result: Result<(), String>,
     },
@@ -233,6 +250,8 @@ pub struct OpenRequest {
     pub wait: bool,
     /// Keep a second path reserved, for the moment the first one breaks.
     pub protect: bool,
+    /// Its payloads travel as they are.
+    pub plain: bool,
 }
 
 /// Which paths a channel may be opened on (A13). One that breaks may move to any other.
@@ -294,6 +313,8 @@ pub struct Opened {
     /// Smallest free usable capacity on the path before this channel took its share.
     pub width: Bandwidth,
     pub max_payload: u16,
+    /// The far end's key, if the channel is sealed.
+    pub sealed: Option<PublicKey>,
     pub explanation: Box<Explanation>,
 }
 
@@ -433,6 +454,17 @@ pub enum Side {
     Service,
 }
 
+/// How the payloads of a channel travel, as far as it is known when its end is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sealing {
+    /// As they are.
+    Plain,
+    /// Sealed, with keys that come later ([`Action::SealEnd`]); nothing enters or leaves before.
+    Awaited,
+    /// Sealed: this offer of a peer with this key is to be answered.
+    Answer { key: PublicKey, terms: Bytes, offer: Bytes },
+}
+
 /// What the daemon shall do. Carried out in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -460,6 +492,19 @@ pub enum Action {
         side: Side,
         service: ServiceName,
         worker: WorkerId,
+        sealing: Sealing,
+    },
+    /// Make the asker's half of a handshake with this peer; answered by [`Input::SealOffered`]. A later one
+    /// replaces an earlier one.
+    OfferSeal {
+        channel: ChannelId,
+        key: PublicKey,
+        terms: Bytes,
+    },
+    /// The far end answered the last offer: the end here gets its keys; answered by [`Input::EndSealed`].
+    SealEnd {
+        channel: ChannelId,
+        answer: Bytes,
     },
     CloseEnd {
         channel: ChannelId,
@@ -585,6 +630,8 @@ pub enum Event {
     ChannelClosed { channel: ChannelId, reason: Option<Reject>, why: String },
     /// At the far end: the stream ended after this many frames.
     StreamFinished { channel: ChannelId, frames: u64 },
+    /// A message about a channel is not its owner's: it was refused, and nothing changed.
+    Unproven { peer: PeerName, channel: ChannelId, what: &'static str, why: &'static str },
     /// A message was dropped for a reason worth a line (stale session, not the owner, ...).
     Ignored { peer: PeerName, what: &'static str, why: &'static str },
 }

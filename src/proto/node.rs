@@ -19,6 +19,7 @@ use super::leaving::Leaving;
 use super::link::{Greeting, Link, Misconduct, MyEnd};
 use super::measure::{Facts, Measurements};
 use super::overlay::Overlay;
+use super::proof::{self, Proofs, Unproven};
 use super::query::{Here, Queries};
 use super::session::{Counters, LinkFacts, Sessions};
 use super::survey::Surveys;
@@ -69,6 +70,7 @@ pub struct Node {
     channels: Channels,
     measurements: Measurements,
     leaving: Leaving,
+    proofs: Proofs,
     /// The highest session that the channels were told of.
     told: Option<SessionId>,
     graph: Graph,
@@ -97,6 +99,7 @@ impl Node {
                 config.services.clone(),
             ),
             measurements: Measurements::new(fork(&mut rng)),
+            proofs: Proofs::new(name.clone(), identity.clone()),
             graph: Graph::new(name, identity, fork(&mut rng), now, config.budgets),
             rng,
             links: BTreeMap::new(),
@@ -133,6 +136,13 @@ impl Node {
             Input::EndOpened { channel, result } => {
                 let ways = ways!(self);
                 self.channels.end_opened(now, &channel, result, &ways, out);
+            }
+            Input::SealOffered { channel, result } => {
+                let ways = ways!(self);
+                self.channels.seal_offered(now, &channel, result, &ways, out);
+            }
+            Input::EndSealed { channel, result } => {
+                self.channels.end_sealed(now, &channel, result, out);
             }
             Input::TrainSent { link, sent, rtt } => {
                 self.measurements.train_sent(now, link, sent, rtt, out);
@@ -234,6 +244,7 @@ impl Node {
 
     /// See [`Graph::check_with`].
     pub fn check_signatures_with(&mut self, check: graph::Check) {
+        self.proofs.check_with(check);
         self.graph.check_with(check);
     }
 
@@ -358,8 +369,7 @@ impl Node {
             | Message::FinishAck { .. }
             | Message::Move { .. }
             | Message::Queue(_) => {
-                let asker = self.asker_of(&message);
-                self.channels.message_from(now, id, (message, asker), out);
+                self.on_channel(now, id, message, out);
                 Ok(())
             }
             Message::Measure(measure) => {
@@ -385,7 +395,25 @@ impl Node {
             Message::Queue(queue) => &queue.tx.channel.source,
             _ => return None,
         };
-        self.graph.origin(asker).map(|origin| *origin.key())
+        self.graph.key_of(asker)
+    }
+
+    /// A message about a channel: believed if it is its owner's to say.
+    fn on_channel(&mut self, now: Time, id: LinkId, mut message: Message, out: &mut Vec<Action>) {
+        let ends = proof::channel_of(&message).and_then(|channel| self.channels.ends_of(channel));
+        let known = |peer: &PeerName| self.graph.key_of(peer);
+        let Err(unproven) = self.proofs.judge(now, &mut message, ends.as_ref(), known) else {
+            let asker = self.asker_of(&message);
+            return self.channels.message_from(now, id, (message, asker), out);
+        };
+        let Unproven { channel, what, why } = unproven;
+        let peer = self.links[&id].config().peer.clone();
+        if let Message::Reserve(reserve) = message {
+            let unsigned = self.channels.speaks_proof(id).err();
+            let detail = unsigned.unwrap_or_else(|| format!("from {peer}: {why}"));
+            self.channels.refuse(id, reserve.tx, detail, out);
+        }
+        out.push(Action::Event(Event::Unproven { peer, channel, what, why }));
     }
 
     fn on_hello(&mut self, now: Time, id: LinkId, hello: &Hello, out: &mut Vec<Action>) {
@@ -696,6 +724,10 @@ impl Node {
         if self.graph.version() != self.pictured {
             self.pictured = self.graph.version();
             self.channels.picture_changed(now);
+            let known = |peer: &PeerName| self.graph.key_of(peer);
+            for (name, key) in self.proofs.contradicted(now, known) {
+                self.channels.disown(now, &name, &key, out);
+            }
         }
         self.channels.tell_room(now, out);
         for link in self.links.values().filter(|link| link.state() == LinkState::Up) {
@@ -704,6 +736,7 @@ impl Node {
             self.graph.link_changed(now, id, link.capacity(), free_out);
         }
         self.graph.flush(now, out);
+        self.proofs.sign(out);
     }
 
     fn advance(&mut self, now: Time) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::proto::Side;
 use crate::types::{
-    Bandwidth, ChannelId, EdgeKey, LinkId, PeerName, RequestId, ServiceName, SessionId,
+    Bandwidth, ChannelId, EdgeKey, LinkId, PeerName, PublicKey, RequestId, ServiceName, SessionId,
 };
 use crate::wire::queue::Shortage;
 
@@ -128,6 +128,8 @@ pub struct ChannelView {
     pub second: Option<Vec<PeerName>>,
     /// Every path that this peer keeps bandwidth on for the channel.
     pub reserved: Vec<Vec<PeerName>>,
+    /// The other end's key, if its payloads are sealed; at a relay that of the service's end.
+    pub sealed: Option<PublicKey>,
 }
 
 /// A request of this peer that stands in line for room.

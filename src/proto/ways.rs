@@ -8,7 +8,7 @@ use super::channel::Paths;
 use super::graph::{Graph, Wanted};
 use super::link::Link;
 use super::session::Sessions;
-use crate::types::{LinkId, PeerName, SessionId};
+use crate::types::{LinkId, PeerName, PublicKey, SessionId};
 
 pub(super) struct Ways<'a> {
     pub(super) sessions: &'a Sessions,
@@ -42,5 +42,9 @@ impl Paths for Ways<'_> {
         in_tree
             || self.graph.knows(peer)
             || self.links.values().any(|link| link.config().peer == *peer)
+    }
+
+    fn key(&self, peer: &PeerName) -> Option<PublicKey> {
+        self.graph.key_of(peer)
     }
 }

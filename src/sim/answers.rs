@@ -281,6 +281,7 @@ pub(super) fn judge_at_rest(
         deadline: limits::OPEN_DEADLINE,
         wait: false,
         protect: false,
+        plain: false,
     };
     let roomy =
         |edge: &&EdgeKey| check::room(sim, edge) >= rate.bps() + check::untold(edge.capacity);
@@ -329,7 +330,11 @@ mod tests {
         let plan = Plan {
             peers: (0..3).map(name).collect(),
             links: vec![(0, 1, mbit(100)), (1, 2, mbit(10))],
-            services: vec![ServiceConfig { name: service, kind: ServiceKind::Deliver }],
+            services: vec![ServiceConfig {
+                name: service,
+                kind: ServiceKind::Deliver,
+                plain: true,
+            }],
             ..Plan::default()
         };
         let mut sim = Sim::new(1, &plan);
@@ -350,6 +355,7 @@ mod tests {
             deadline: limits::OPEN_DEADLINE,
             wait: false,
             protect: false,
+            plain: false,
         }
     }
 

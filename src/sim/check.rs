@@ -532,7 +532,11 @@ mod tests {
         let plan = Plan {
             peers: (0..3).map(name).collect(),
             links: vec![(0, 1, capacity), (1, 2, capacity)],
-            services: vec![ServiceConfig { name: service.clone(), kind: ServiceKind::Deliver }],
+            services: vec![ServiceConfig {
+                name: service.clone(),
+                kind: ServiceKind::Deliver,
+                plain: true,
+            }],
             delay: (limits::MOVE_RETRY.0 / 100, limits::MOVE_RETRY.0 / 50),
             ..Plan::default()
         };
@@ -551,6 +555,7 @@ mod tests {
                 deadline: limits::OPEN_DEADLINE,
                 wait: false,
                 protect: false,
+                plain: true,
             };
             sim.request(0, Request::Open(request));
         }

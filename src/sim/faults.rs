@@ -205,6 +205,7 @@ impl Sim {
             // Every other one, without a draw more.
             wait: (rate.bps() / 1_000_000).is_multiple_of(2),
             protect,
+            plain: (rate.bps() / 1_000_000).is_multiple_of(3),
         };
         let id = self.request(from, Request::Open(request));
         self.opened.insert(id, (to, protect));

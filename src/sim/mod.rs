@@ -20,6 +20,7 @@ mod memo;
 mod probes;
 mod queue;
 pub mod scenario;
+mod seals;
 pub mod swarm;
 mod wires;
 
@@ -175,6 +176,7 @@ pub struct Sim {
     tails: bool,
     queue: Option<usize>,
     frames: Frames,
+    seals: seals::Seals,
     /// Frames enter channels of a scenario until then.
     frames_until: Time,
     /// Nothing is to fail.
@@ -225,6 +227,7 @@ impl Sim {
             tails: plan.tails,
             queue: plan.queue,
             frames: Frames::default(),
+            seals: seals::Seals::default(),
             frames_until: Time(u64::MAX),
             calm: false,
             opened: BTreeMap::new(),
@@ -578,13 +581,11 @@ impl Sim {
                     self.peers[at].data_links.remove(&link).expect("a link goes down once");
                     self.peers[at].counts.set(link, false);
                 }
-                Action::OpenEnd { channel, .. } => {
-                    self.peers[at].ends.insert(channel.clone());
-                    let life = self.peers[at].life;
-                    let opened = self.now + self.between((Duration::ZERO, self.delay.0));
-                    let input = Input::EndOpened { channel, result: Ok(()) };
-                    self.push(opened, Happening::Told { peer: at, life, input });
+                Action::OpenEnd { channel, sealing, .. } => self.open_end(at, channel, &sealing),
+                Action::OfferSeal { channel, key, terms } => {
+                    self.offer_seal(at, channel, key, terms);
                 }
+                Action::SealEnd { channel, answer } => self.seal_end(at, channel, &answer),
                 Action::CloseEnd { channel } => {
                     self.peers[at].ends.remove(&channel);
                     self.peers[at].entries.remove(&channel);

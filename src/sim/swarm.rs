@@ -305,6 +305,9 @@ fn judge_channels(sim: &Sim) -> Result<usize, String> {
             return Err(format!("frames of {view:?} from {at} come out at {out:?}"));
         }
     }
+    if let Some(wrong) = sim.wrong_seals().first() {
+        return Err(format!("seals: {wrong}"));
+    }
     match sim.unanswered() {
         0 => Ok(ends.len() / 2),
         count => Err(format!("I5: {count} requests have no answer")),
@@ -345,7 +348,7 @@ fn random_plan(draw: &mut Draw, count: usize, calm: bool) -> Plan {
         peers: (0..count).map(|at| PeerName::new(&format!("p{at:02}")).expect("a name")).collect(),
         links,
         budgets: Vec::new(),
-        services: vec![ServiceConfig { name: service, kind: ServiceKind::Deliver }],
+        services: vec![ServiceConfig { name: service, kind: ServiceKind::Deliver, plain: true }],
         delay: (least, least + Duration::from_micros(draw.below(12_000))),
         tails: !calm && draw.below(5) == 0,
         queue: (!calm && draw.below(6) == 0).then(|| 60 + draw.index(100)),

@@ -15,6 +15,8 @@ use super::codec::{Reader, Writer};
 use super::facts::Gossip;
 use super::heartbeat::HeartbeatKey;
 use super::measure::Measure;
+use super::proof::seal_message;
+pub use super::proof::{Offer, Proof};
 use super::queue::Queue;
 pub use super::routed::{LinkInfo, Routed, RoutedBody, ServiceInfo};
 use crate::limits;
@@ -110,6 +112,10 @@ pub struct Reserve {
     /// The channel is open already and moves, or wants a path to stand by: it waits behind nobody. Since
     /// version 4.
     pub opened: bool,
+    /// None: payloads travel as they are. Since version 6.
+    pub seal: Option<Offer>,
+    /// Since version 6, and always there: without it nobody can tell whose it is.
+    pub proof: Option<Proof>,
 }
 
 /// What becomes of the channel's earlier path when this one is accepted.
@@ -135,6 +141,9 @@ pub struct Accept {
     pub max_payload: u16,
     /// Smallest free usable capacity on the path before this channel took its share.
     pub width: Bandwidth,
+    /// The far end's answer to the offer of RESERVE; none if both ends have keys from before. Since
+    /// version 6.
+    pub seal: Option<Bytes>,
 }
 
 /// A hop cannot hold it; travels back towards the asker and frees what was held.
@@ -151,6 +160,8 @@ pub struct Nack {
     /// Where room was short: the neighbour at the other end of that link. A version that does not know
     /// this field means the next peer of the path.
     pub towards: Option<PeerName>,
+    /// That the far end closed the channel, if that is the reason. Since version 6.
+    pub proof: Option<Proof>,
 }
 
 /// Why a reservation ends.
@@ -177,6 +188,8 @@ pub struct Release {
     pub failed: Option<(PeerName, PeerName)>,
     /// Since version 6: in words, where a rule of `at` wants it so.
     pub why: Option<String>,
+    /// That `at` closed the channel, if that is the cause. Since version 6.
+    pub proof: Option<Proof>,
 }
 
 /// Everything a peer can say on a link.
@@ -219,6 +232,8 @@ pub enum Message {
     Finish {
         tx: TxId,
         frames: u64,
+        /// Since version 6.
+        proof: Option<Proof>,
     },
     /// The far end knows; travels back.
     FinishAck {
@@ -270,9 +285,15 @@ mod field {
     pub(super) const HOP_TAG: u16 = 1;
     pub(super) const MANNER: u16 = 1;
     pub(super) const OPENED: u16 = 2;
+    pub(super) const OFFER: u16 = 3;
+    pub(super) const RESERVE_PROOF: u16 = 4;
+    pub(super) const ANSWER: u16 = 1;
     pub(super) const FAILED: u16 = 1;
+    pub(super) const RELEASE_PROOF: u16 = 2;
     pub(super) const TOWARDS: u16 = 1;
     pub(super) const RELEASE_WHY: u16 = 3;
+    pub(super) const NACK_PROOF: u16 = 2;
+    pub(super) const FINISH_PROOF: u16 = 1;
 }
 
 impl Message {
@@ -333,10 +354,11 @@ impl Message {
                 w.u16(kind::REFRESH);
                 w.list(txs, Writer::tx);
             }
-            Self::Finish { tx, frames } => {
+            Self::Finish { tx, frames, proof } => {
                 w.u16(kind::FINISH);
                 w.tx(tx);
                 w.u64(*frames);
+                emit_proof(&mut w, field::FINISH_PROOF, proof.as_ref());
             }
             Self::FinishAck { tx } => {
                 w.u16(kind::FINISH_ACK);
@@ -383,37 +405,17 @@ fn parse_body(kind: u16, r: &mut Reader<'_>) -> Result<Message, ParseError> {
             last: r.bool("commit last")?,
         },
         kind::RESERVE => Message::Reserve(parse_reserve(r)?),
-        kind::ACCEPT => Message::Accept(Accept {
-            tx: r.tx("accept tx")?,
-            label: label(r, "accept label")?,
-            port: r.u16("accept port")?,
-            max_payload: r.u16("accept payload")?,
-            width: r.bandwidth("accept width")?,
-        }),
-        kind::NACK => Message::Nack(Nack {
-            tx: r.tx("nack tx")?,
-            at: r.peer("nack peer")?,
-            reason: reject(r)?,
-            free: r.bandwidth("nack free capacity")?,
-            detail: r.text("nack detail")?,
-            towards: r
-                .optional_field(field::TOWARDS, "nack towards", |r| r.peer("nack towards"))?,
-        }),
-        kind::RELEASE => Message::Release(Release {
-            tx: r.tx("release tx")?,
-            cause: cause(r)?,
-            at: r.peer("release peer")?,
-            failed: r.optional_field(field::FAILED, "release link", |r| {
-                Ok((r.peer("release link")?, r.peer("release link")?))
-            })?,
-            why: r.optional_field(field::RELEASE_WHY, "release reason", |r| {
-                r.text("release reason")
-            })?,
-        }),
+        kind::ACCEPT => Message::Accept(parse_accept(r)?),
+        kind::NACK => Message::Nack(parse_nack(r)?),
+        kind::RELEASE => Message::Release(parse_release(r)?),
         kind::REFRESH => {
             Message::Refresh(r.list(limits::REFRESH_TXS_MAX, "refresh", |r| r.tx("refresh tx"))?)
         }
-        kind::FINISH => Message::Finish { tx: r.tx("finish tx")?, frames: r.u64("finish frames")? },
+        kind::FINISH => Message::Finish {
+            tx: r.tx("finish tx")?,
+            frames: r.u64("finish frames")?,
+            proof: r.optional_field(field::FINISH_PROOF, "finish proof", Proof::parse)?,
+        },
         kind::FINISH_ACK => Message::FinishAck { tx: r.tx("finish tx")? },
         kind::MOVE => Message::Move { tx: r.tx("move tx")?, at: r.peer("move peer")? },
         _ => return parse_elsewhere(kind, r),
@@ -558,16 +560,21 @@ fn emit_reserve(w: &mut Writer, reserve: &Reserve) {
     w.u16(reserve.max_payload);
     w.u64(reserve.back_label.0);
     w.u16(reserve.back_port);
-    let manner = match reserve.manner {
-        Manner::Replace => None,
-        Manner::Beside => Some(1),
-        Manner::Standby => Some(2),
-    };
-    if let Some(manner) = manner {
-        w.optional_field(field::MANNER, |w| w.u8(manner));
+    if reserve.manner != Manner::Replace {
+        w.optional_field(field::MANNER, |w| w.u8(manner_code(reserve.manner)));
     }
     if reserve.opened {
         w.optional_field(field::OPENED, |_| {});
+    }
+    if let Some(offer) = &reserve.seal {
+        w.optional_field(field::OFFER, |w| offer.emit(w));
+    }
+    emit_proof(w, field::RESERVE_PROOF, reserve.proof.as_ref());
+}
+
+fn emit_proof(w: &mut Writer, tag: u16, proof: Option<&Proof>) {
+    if let Some(proof) = proof {
+        w.optional_field(tag, |w| proof.emit(w));
     }
 }
 
@@ -591,7 +598,55 @@ fn parse_reserve(r: &mut Reader<'_>) -> Result<Reserve, ParseError> {
         back_port: r.u16("reserve port")?,
         manner: r.optional_field(field::MANNER, "reserve manner", manner)?.unwrap_or_default(),
         opened: r.optional_field(field::OPENED, "reserve opened", |_| Ok(()))?.is_some(),
+        seal: r.optional_field(field::OFFER, "reserve seal", Offer::parse)?,
+        proof: r.optional_field(field::RESERVE_PROOF, "reserve proof", Proof::parse)?,
     })
+}
+
+fn parse_accept(r: &mut Reader<'_>) -> Result<Accept, ParseError> {
+    Ok(Accept {
+        tx: r.tx("accept tx")?,
+        label: label(r, "accept label")?,
+        port: r.u16("accept port")?,
+        max_payload: r.u16("accept payload")?,
+        width: r.bandwidth("accept width")?,
+        seal: r.optional_field(field::ANSWER, "accept seal", seal_message)?,
+    })
+}
+
+fn parse_nack(r: &mut Reader<'_>) -> Result<Nack, ParseError> {
+    Ok(Nack {
+        tx: r.tx("nack tx")?,
+        at: r.peer("nack peer")?,
+        reason: reject(r)?,
+        free: r.bandwidth("nack free capacity")?,
+        detail: r.text("nack detail")?,
+        towards: r.optional_field(field::TOWARDS, "nack towards", |r| r.peer("nack towards"))?,
+        proof: r.optional_field(field::NACK_PROOF, "nack proof", Proof::parse)?,
+    })
+}
+
+fn parse_release(r: &mut Reader<'_>) -> Result<Release, ParseError> {
+    Ok(Release {
+        tx: r.tx("release tx")?,
+        cause: cause(r)?,
+        at: r.peer("release peer")?,
+        failed: r.optional_field(field::FAILED, "release link", |r| {
+            Ok((r.peer("release link")?, r.peer("release link")?))
+        })?,
+        proof: r.optional_field(field::RELEASE_PROOF, "release proof", Proof::parse)?,
+        why: r
+            .optional_field(field::RELEASE_WHY, "release reason", |r| r.text("release reason"))?,
+    })
+}
+
+/// As on the wire; the first is what a message without the field means.
+pub(super) fn manner_code(manner: Manner) -> u8 {
+    match manner {
+        Manner::Replace => 0,
+        Manner::Beside => 1,
+        Manner::Standby => 2,
+    }
 }
 
 fn manner(r: &mut Reader<'_>) -> Result<Manner, ParseError> {
@@ -613,6 +668,7 @@ fn emit_release(w: &mut Writer, release: &Release) {
             w.peer(there);
         });
     }
+    emit_proof(w, field::RELEASE_PROOF, release.proof.as_ref());
     if let Some(why) = &release.why {
         w.optional_field(field::RELEASE_WHY, |w| w.text(why));
     }
@@ -625,6 +681,9 @@ fn emit_accept(w: &mut Writer, accept: &Accept) {
     w.u16(accept.port);
     w.u16(accept.max_payload);
     w.bandwidth(accept.width);
+    if let Some(answer) = &accept.seal {
+        w.optional_field(field::ANSWER, |w| w.raw(answer));
+    }
 }
 
 fn emit_nack(w: &mut Writer, nack: &Nack) {
@@ -637,6 +696,7 @@ fn emit_nack(w: &mut Writer, nack: &Nack) {
     if let Some(towards) = &nack.towards {
         w.optional_field(field::TOWARDS, |w| w.peer(towards));
     }
+    emit_proof(w, field::NACK_PROOF, nack.proof.as_ref());
 }
 
 /// Codes of the reasons on the wire: the position in [`Reject::ALL`], which only grows at its end.

@@ -18,7 +18,7 @@
 //! +---------------------------------------------------------------+
 //! |     stamp (microseconds of CLOCK_REALTIME mod 2^32)           |  24
 //! +---------------------------------------------------------------+
-//! |                           reserved                            |  28
+//! |     epoch of the channel's keys (sealed frames; else zero)    |  28
 //! +---------------------------------------------------------------+
 //! |                                                               |  32
 //! +           hop tag (16 bytes; zero when off)                   +
@@ -26,7 +26,7 @@
 //! +---------------------------------------------------------------+
 //! |     payload (payload length bytes) ...                        |  48
 //! +---------------------------------------------------------------+
-//! |     end-to-end tag (16 bytes, DATA only; zero when off)       |
+//! |     end-to-end tag (16 bytes, DATA only; zero when plain)     |
 //! +---------------------------------------------------------------+
 //! ```
 //!
@@ -63,6 +63,7 @@ mod at {
     pub(super) const LABEL: usize = 8;
     pub(super) const SEQUENCE: usize = 16;
     pub(super) const STAMP: usize = 24;
+    pub(super) const EPOCH: usize = 28;
     pub(super) const HOP_TAG: usize = 32;
 }
 
@@ -170,6 +171,27 @@ pub fn hop_tag(datagram: &[u8]) -> [u8; 16] {
 #[inline]
 pub fn set_hop_tag(datagram: &mut [u8], tag: [u8; 16]) {
     put(datagram, at::HOP_TAG, tag);
+}
+
+/// Under which keys of its channel the payload is sealed: counts up from zero.
+pub fn epoch(datagram: &[u8]) -> u32 {
+    u32::from_be_bytes(take(datagram, at::EPOCH))
+}
+
+pub fn set_epoch(datagram: &mut [u8], epoch: u32) {
+    put(datagram, at::EPOCH, epoch.to_be_bytes());
+}
+
+/// What no relay rewrites and a seal is bound to: version and type, flags, payload length, stamp, and the
+/// sequence.
+pub fn end_to_end(datagram: &[u8]) -> [u8; 16] {
+    let mut fields = [0; 16];
+    fields[0] = datagram[at::VERSION_TYPE];
+    fields[1] = datagram[at::FLAGS];
+    fields[2..4].copy_from_slice(&datagram[at::PAYLOAD_LENGTH..at::PAYLOAD_LENGTH + 2]);
+    fields[4..8].copy_from_slice(&datagram[at::STAMP..at::STAMP + 4]);
+    fields[8..].copy_from_slice(&datagram[at::SEQUENCE..at::SEQUENCE + 8]);
+    fields
 }
 
 /// Bytes of IP and UDP header around a frame that is sent to `to`.

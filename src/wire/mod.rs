@@ -20,6 +20,7 @@ pub mod heartbeat;
 pub mod hop;
 pub mod measure;
 mod names;
+pub mod proof;
 pub mod queue;
 pub mod routed;
 pub mod tag;

@@ -16,6 +16,7 @@ use std::fmt;
 
 use super::codec::{Reader, Writer};
 use super::control::{emit_path, parse_path};
+use super::proof::Proof;
 use super::{ParseError, control};
 use crate::limits;
 use crate::types::{Bandwidth, ChannelId, PeerName, TxId, Way};
@@ -53,6 +54,8 @@ pub struct Claim {
     pub rate_back: Bandwidth,
     /// As in RESERVE: with the channel the order of arrival.
     pub ticket: u64,
+    /// Since version 6, and always there.
+    pub proof: Option<Proof>,
 }
 
 /// Where the path is short of room, from the receiver's side to the destination.
@@ -99,6 +102,9 @@ impl fmt::Display for Scarce {
     }
 }
 
+/// Tag of an optional field of CLAIM.
+const PROOF: u16 = 1;
+
 mod kind {
     pub(super) const CLAIM: u16 = 56;
     pub(super) const CLAIMED: u16 = 57;
@@ -121,6 +127,9 @@ impl Queue {
                 w.bandwidth(claim.rate);
                 w.bandwidth(claim.rate_back);
                 w.u64(claim.ticket);
+                if let Some(proof) = &claim.proof {
+                    w.optional_field(PROOF, |w| proof.emit(w));
+                }
             }
             QueueBody::Claimed(Claimed { short, busy, refused }) => {
                 w.list(short, emit_short);
@@ -146,6 +155,7 @@ impl Queue {
                         rate: r.bandwidth("claim rate")?,
                         rate_back: r.bandwidth("claim rate back")?,
                         ticket: r.u64("claim ticket")?,
+                        proof: r.optional_field(PROOF, "claim proof", Proof::parse)?,
                     })
                 }
                 kind::CLAIMED => QueueBody::Claimed(Claimed {

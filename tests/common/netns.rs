@@ -122,19 +122,30 @@ pub(crate) fn wire(ends: [(&Namespace, &str); 2]) -> [String; 2] {
 
 /// A socket in a namespace; it connects to `to`, if there is one.
 pub(crate) fn socket(namespace: &str, at: SocketAddr, to: Option<SocketAddr>) -> UdpSocket {
-    let path = format!("/run/netns/{namespace}");
-    let made = thread::spawn(move || {
-        let file = File::open(&path).expect("the namespace has a name");
-        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-            .expect("root may");
-        let socket = UdpSocket::bind(at).unwrap_or_else(|e| panic!("{at} in {path}: {e}"));
+    let place = namespace.to_owned();
+    inside(namespace, move || {
+        let socket = UdpSocket::bind(at).unwrap_or_else(|e| panic!("{at} in {place}: {e}"));
         if let Some(to) = to {
             socket.connect(to).expect("an address of this host");
         }
         socket.set_nonblocking(true).expect("a socket");
         socket
+    })
+}
+
+/// What is made there stays there: a thread enters the namespace for it.
+pub(crate) fn inside<T: Send + 'static>(
+    namespace: &str,
+    make: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let path = format!("/run/netns/{namespace}");
+    let made = thread::spawn(move || {
+        let file = File::open(&path).expect("the namespace has a name");
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            .expect("root may");
+        make()
     });
-    made.join().expect("a socket in a namespace")
+    made.join().expect("something in a namespace")
 }
 
 fn ip(arguments: &[&str]) {

@@ -39,6 +39,7 @@ fn shaped(workers: usize, backend: BackendChoice) -> Shaped {
         deliver: Deliver::LastSender,
         gso: false,
         shape: true,
+        seal: Seal::Plain,
         stats: Arc::clone(&stats),
     };
     engine.send(WorkerId(0), Command::AddEnd(spec));

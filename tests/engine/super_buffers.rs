@@ -532,8 +532,16 @@ impl Drop for Flood {
 /// An end that delivers super-buffers to `to`.
 fn add_gso_end(engine: &mut Engine, socket: UdpSocket, to: SocketAddr, stats: &Arc<ChannelStats>) {
     let (from, deliver, stats) = (AllowedFrom::Loopback, Deliver::To(to), Arc::clone(stats));
-    let spec =
-        EndSpec { channel: channel(), socket, from, deliver, gso: true, shape: false, stats };
+    let spec = EndSpec {
+        channel: channel(),
+        socket,
+        from,
+        deliver,
+        gso: true,
+        shape: false,
+        seal: Seal::Plain,
+        stats,
+    };
     engine.send(WorkerId(0), Command::AddEnd(spec));
 }
 

@@ -42,7 +42,8 @@ impl Peer {
         let mut seed = [0; 32];
         seed[0] = u8::try_from(at).expect("a short chain");
         seed[1] = u8::try_from(life).expect("few lives");
-        let services = vec![ServiceConfig { name: service(), kind: ServiceKind::Deliver }];
+        let services =
+            vec![ServiceConfig { name: service(), kind: ServiceKind::Deliver, plain: true }];
         let mut peer = Self {
             machine: Channels::new(name(at), life, seed, 1, 7_000, services),
             print: 0,

@@ -495,7 +495,7 @@ impl Contest {
             Step::Opened { peer } => {
                 let channel = world.peer(peer).opening.pop_front().expect("it is being opened");
                 self.act(world, peer, |machine, now, paths, out| {
-                    machine.end_opened(now, &channel, Ok(()), paths, out);
+                    machine.end_opened(now, &channel, Ok(None), paths, out);
                 });
             }
             Step::Tree { peer } => {
@@ -525,6 +525,7 @@ impl Contest {
             deadline: PATIENCE,
             wait: waits,
             protect: false,
+            plain: true,
         };
         world.asked[wish] = Some(Asked { life: world.lives[from], answer: None });
         self.act(world, from, |machine, now, paths, out| {

@@ -61,6 +61,8 @@ pub struct StatisticsReply {
     pub channels: BTreeMap<String, u64>,
     /// Requests of this peer that stand in line.
     pub waiting: u64,
+    /// Messages about channels that were refused because their owner did not sign them.
+    pub unproven: u64,
     pub recoveries: Recoveries,
     pub answers: Answers,
     pub sessions: SessionCounts,

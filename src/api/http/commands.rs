@@ -61,6 +61,9 @@ pub(super) struct ReqConn {
     /// Stand in line for room until the deadline.
     #[serde(default)]
     wait: bool,
+    /// Do not seal it.
+    #[serde(default)]
+    plain: bool,
     /// The same request under the same key is one reservation.
     idempotency_key: Option<String>,
 }
@@ -168,6 +171,7 @@ async fn req_conn(app: &Arc<App>, asked: ReqConn) -> Result<CommandResult, ApiEr
         protect: false,
         shape: false,
         keep: false,
+        plain: asked.plain,
         idempotency_key: asked.idempotency_key,
     };
     match ask_to_open(app, open).await {

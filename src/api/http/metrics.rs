@@ -126,6 +126,11 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
         Kind::Counter,
         "Requests of this peer that had to stand in line.",
     ),
+    (
+        "spanway_unproven_messages_total",
+        Kind::Counter,
+        "Messages about channels that were refused because their owner did not sign them.",
+    ),
     ("spanway_admission_queue_length", Kind::Gauge, "Requests of this peer that stand in line."),
     (
         "spanway_admission_wait_seconds",
@@ -290,6 +295,7 @@ fn admission(of: &StatisticsReply, to: &mut Families) {
         to.set("spanway_admission_answers_total", &labels, *count as f64);
     }
     to.set("spanway_admission_queued_total", &[], answers.queued as f64);
+    to.set("spanway_unproven_messages_total", &[], of.unproven as f64);
     to.set("spanway_admission_queue_length", &[], of.waiting as f64);
     to.histogram("spanway_admission_wait_seconds", &[], &answers.waited_ms, MILLIS);
     let recoveries = &of.recoveries;

@@ -122,6 +122,7 @@ impl Streaming {
                 protect: false,
                 shape: false,
                 keep: false,
+                plain: false,
                 idempotency_key: None,
             },
         )?;

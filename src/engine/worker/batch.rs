@@ -14,11 +14,12 @@ use crate::engine::Event;
 use crate::engine::forward::{self, Admitted, Judged, Part, Verdict};
 use crate::engine::outbox::HEADERS;
 use crate::engine::runs::{FRAME_PIECES_MAX, Note, Outgoing, Piece};
+use crate::engine::seal::Seal;
 use crate::engine::table::{Account, End, EndSlot, Table, Way};
 use crate::limits::BATCH_MAX;
 use crate::net::{Received, WORKER_SOCKET};
 use crate::stats::{DropReason, bump};
-use crate::types::LinkId;
+use crate::types::{LinkId, Time};
 use crate::wire::frame::{END_TAG_BYTES, HEADER_BYTES, Header, OVERHEAD_BYTES};
 
 /// Of a frame that leaves with its header and tag.
@@ -144,11 +145,35 @@ impl Worker {
                     liveness.on_frame(from, self.now);
                 }
                 self.tally(account, header.stamp, from);
+                let verdict = match verdict {
+                    Verdict::Deliver(slot) => self.open_seal(slot, buffer, &segment, &header),
+                    Verdict::Relay(_) | Verdict::Drop(_) => verdict,
+                };
                 let frame = Passing::whole(account, header.sequence, buffer, segment);
                 self.carry_out(&frame, verdict)?;
             }
         }
         Ok(())
+    }
+
+    /// Before anything else learns of a frame that arrived: one that its other end did not seal is none.
+    #[inline]
+    fn open_seal(
+        &mut self,
+        slot: EndSlot,
+        buffer: u16,
+        segment: &Range<usize>,
+        header: &Header,
+    ) -> Verdict {
+        let seal = match self.table.end_mut(slot) {
+            None | Some(End { seal: Seal::Plain, .. }) => return Verdict::Deliver(slot),
+            Some(end) => &mut end.seal,
+        };
+        let bytes = self.net.pool().bytes_mut(self.outbox.buffer_mut(buffer));
+        match seal.leave(&mut bytes[segment.clone()], header.sequence, self.now) {
+            Ok(()) => Verdict::Deliver(slot),
+            Err(reason) => Verdict::Drop(reason),
+        }
     }
 
     /// One more frame received of this channel.
@@ -251,7 +276,7 @@ impl Worker {
             // It took the sequence before the end's next one.
             Ok(Admitted::Enter(way)) => {
                 let sequence = end.sequence - 1;
-                self.enter(buffer, payload, way, account, sequence)
+                self.enter((slot, account), buffer, payload, way, sequence)
             }
             Ok(Admitted::Wait(until)) => {
                 self.keep_waiting(slot, buffer, payload, until);
@@ -267,10 +292,10 @@ impl Worker {
     /// Sends an admitted datagram on its way.
     fn enter(
         &mut self,
+        (slot, account): (EndSlot, Account),
         buffer: u16,
         payload: Range<usize>,
         way: Way,
-        account: Account,
         sequence: u64,
     ) -> io::Result<()> {
         let payload_bytes = payload.len();
@@ -279,16 +304,21 @@ impl Worker {
         if alone && payload.start == HEADER_BYTES {
             let bytes = self.net.pool().bytes_mut(self.outbox.buffer_mut(buffer));
             let (header, rest) = bytes.split_at_mut(HEADER_BYTES);
-            let (table, tag) = (&self.table, &mut rest[payload_bytes..]);
-            verdict = forward::enter(header, tag, payload_bytes, way, sequence, self.stamp, table);
+            let (body, tag) = rest.split_at_mut(payload_bytes);
+            let (table, stamp) = (&self.table, self.stamp);
+            let entered = forward::enter(header, tag, payload_bytes, way, sequence, stamp, table);
+            verdict = seal(&mut self.table, slot, entered, [header, body, tag], self.now);
             let range = 0..payload_bytes + OVERHEAD_BYTES;
             frame = Passing::whole(account, sequence, buffer, range);
         } else {
             let room = self.room(OVERHEAD_BYTES)?;
-            let bytes = self.net.pool().bytes_mut(self.outbox.buffer_mut(HEADERS));
+            let (headers, with_payload) = self.outbox.with_headers(buffer);
+            let bytes = self.net.pool().bytes_mut(headers);
             let (header, tag) = bytes[room.clone()].split_at_mut(HEADER_BYTES);
-            let table = &self.table;
-            verdict = forward::enter(header, tag, payload_bytes, way, sequence, self.stamp, table);
+            let (table, stamp) = (&self.table, self.stamp);
+            let entered = forward::enter(header, tag, payload_bytes, way, sequence, stamp, table);
+            let body = &mut self.net.pool().bytes_mut(with_payload)[payload.clone()];
+            verdict = seal(&mut self.table, slot, entered, [header, body, tag], self.now);
             let payload = Piece::new(buffer, payload);
             let header = Piece::new(HEADERS, room.start..room.start + HEADER_BYTES);
             let tag = Piece::new(HEADERS, room.start + HEADER_BYTES..room.end);
@@ -354,6 +384,24 @@ impl Worker {
             assert!(self.outbox.push_again(frame).is_ok(), "empty after a submission");
         }
         Ok(())
+    }
+}
+
+/// Seals a frame that leaves this peer, if its channel is sealed: header, payload and tag.
+#[inline]
+pub(super) fn seal(
+    table: &mut Table,
+    slot: EndSlot,
+    verdict: Verdict,
+    [header, payload, tag]: [&mut [u8]; 3],
+    now: Time,
+) -> Verdict {
+    match (verdict, table.end_mut(slot)) {
+        (Verdict::Relay(_), Some(end)) => match end.seal.enter(header, payload, tag, now) {
+            Ok(()) => verdict,
+            Err(reason) => Verdict::Drop(reason),
+        },
+        (Verdict::Relay(_) | Verdict::Deliver(_) | Verdict::Drop(_), _) => verdict,
     }
 }
 

@@ -17,7 +17,7 @@ use std::io;
 use std::ops::Range;
 
 use super::Worker;
-use super::batch::Passing;
+use super::batch::{Passing, seal};
 use super::blocks::{Blocks, Stored};
 use crate::engine::forward;
 use crate::engine::outbox::HEADERS;
@@ -186,7 +186,8 @@ impl Worker {
         let (header, rest) = bytes.split_at_mut(HEADER_BYTES);
         let (payload, tag) = rest.split_at_mut(payload_bytes);
         self.line.blocks.take(place.payload, payload);
-        let verdict = forward::enter(header, tag, payload_bytes, way, sequence, stamp, &self.table);
+        let entered = forward::enter(header, tag, payload_bytes, way, sequence, stamp, &self.table);
+        let verdict = seal(&mut self.table, slot, entered, [header, payload, tag], self.now);
         let account = self.table.end(slot).expect("it was there just now").account;
         self.carry_out(&Passing::whole(account, sequence, HEADERS, room), verdict)
     }

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 
 use super::*;
 use crate::engine::pool::Pool;
+use crate::engine::seal::Seal;
 use crate::engine::{AllowedFrom, BackendChoice, EntrySpec, LinkSpec, Target};
 use crate::net::traced::{self, Place};
 use crate::types::address::Reach;
@@ -70,6 +71,7 @@ fn rig(backend: net::Backend) -> Rig {
         deliver: Deliver::To(program.local_addr().unwrap()),
         gso: true,
         shape: false,
+        seal: Seal::Plain,
         stats: Arc::clone(&stats),
     };
     let commands = [

@@ -121,6 +121,8 @@ impl Channels {
             back_port: self.port(worker),
             manner: manner(source, purpose),
             opened: turn.opened,
+            seal: source.seal.offer(),
+            proof: None,
         };
         if source.attempts > 1 {
             let (channel, path) = (source.id.clone(), path.clone());
@@ -183,7 +185,9 @@ impl Channels {
             return Err(unreachable(format!("the path has {} peers", path.len())));
         }
         let down = || unreachable(format!("the link to {first} is down"));
-        self.link_to(first).ok_or_else(down)
+        let link = self.link_to(first).ok_or_else(down)?;
+        self.speaks_proof(link).map_err(unreachable)?;
+        Ok(link)
     }
 }
 

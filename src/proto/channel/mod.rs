@@ -1,7 +1,8 @@
 //! The life of a channel at one peer: as the end that asked for it ([`source`], with its paths in
 //! [`attempt`], which comes next in [`opening`] and [`recovery`], and waiting for room in [`queue`]), as
-//! the end that offers the service ([`service`]), and in between ([`relay`]); and what keeps a
-//! reservation alive ([`lease`]). What rules allow is [`allowed`]'s. 2.9 of the control-plane specification.
+//! the end that offers the service ([`service`]), and in between ([`relay`]); what keeps a reservation
+//! alive ([`lease`]), and how its two ends come to keys ([`sealing`]). What rules allow is [`allowed`]'s. 2.9
+//! of the specification.
 //!
 //! ```text
 //!  source                    relay                     service end
@@ -29,6 +30,7 @@ mod opening;
 mod queue;
 mod recovery;
 mod relay;
+mod sealing;
 mod service;
 mod source;
 #[cfg(test)]
@@ -39,18 +41,20 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use self::balance::{Balance, Step};
 use self::recovery::Look;
-use self::relay::Relay;
+use self::relay::{Refusal, Relay};
 use self::service::Served;
 use self::source::Source;
 use super::budget::HostLedger;
 use super::claims::Claims;
 use super::graph::Wanted;
 use super::policy::Policy;
+use super::proof::Ends;
 use super::reservation::{Ledger, Tombstones};
 use super::view::ChannelView;
 use super::{
@@ -61,7 +65,7 @@ use crate::types::{
     Bandwidth, ChannelId, Label, LinkId, PeerName, PublicKey, Reject, RequestId, ServiceName,
     SessionId, Time, TxId, Way, WorkerId,
 };
-use crate::wire::control::{Message, Nack, Release, ReleaseCause, ServiceInfo};
+use crate::wire::control::{Message, Nack, Proof, Release, ReleaseCause, ServiceInfo};
 
 /// What is known about the way to other peers.
 pub trait Paths {
@@ -86,6 +90,10 @@ pub trait Paths {
     }
     /// The peer is configured or was seen in a tree, whether or not a way leads there now.
     fn knows(&self, peer: &PeerName) -> bool;
+    /// Its identity, as configured or as it says in the picture.
+    fn key(&self, _peer: &PeerName) -> Option<PublicKey> {
+        None
+    }
 }
 
 /// All channels that end at this peer or cross it.
@@ -323,7 +331,9 @@ impl Channels {
             Message::Nack(nack) => ("nack", self.nack(now, link, nack, out)),
             Message::Release(release) => ("release", self.release(now, link, release, out)),
             Message::Refresh(txs) => ("refresh", self.refreshed(now, link, &txs)),
-            Message::Finish { tx, frames } => ("finish", self.finished(link, &tx, frames, out)),
+            Message::Finish { tx, frames, proof } => {
+                ("finish", self.finished(link, &tx, (frames, proof), out))
+            }
             Message::FinishAck { tx } => ("finish_ack", self.finish_known(link, &tx, out)),
             Message::Move { tx, at } => ("move", self.asked_to_move(now, link, tx, at, out)),
             Message::Queue(queue) => ("queue", self.queued(now, link, queue, out)),
@@ -349,12 +359,12 @@ impl Channels {
         &mut self,
         now: Time,
         channel: &ChannelId,
-        result: Result<(), String>,
+        result: Result<Option<Bytes>, Rejection>,
         paths: &dyn Paths,
         out: &mut Vec<Action>,
     ) {
         if self.sources.contains_key(channel) {
-            self.source_end_opened(now, channel, result, paths, out);
+            self.source_end_opened(now, channel, result.map(|_| ()), paths, out);
         } else if self.served.contains_key(channel) {
             self.served_end_opened(now, channel, result, out);
         }
@@ -480,6 +490,43 @@ impl Channels {
         Some(view.path)
     }
 
+    /// The two ends of a channel that ends here or crosses, as it was let in.
+    pub(in crate::proto) fn ends_of(&self, channel: &ChannelId) -> Option<Ends> {
+        if let Some(source) = self.sources.get(channel) {
+            let (to, to_key) = (source.peer.clone(), source.seal.key());
+            return Some(Ends { asker: None, to, to_key });
+        }
+        if let Some(served) = self.served.get(channel) {
+            return Some(Ends { asker: served.key, to: self.me.clone(), to_key: None });
+        }
+        relays_of(&self.relays, channel).next().map(Relay::ends)
+    }
+
+    /// The peer of that name has another key: what was let in with this one ends.
+    pub fn disown(&mut self, now: Time, name: &PeerName, key: &PublicKey, out: &mut Vec<Action>) {
+        let why = format!("the request was not signed by {name}, whose key is known by now");
+        let is_its = |channel: &ChannelId, by: Option<PublicKey>| {
+            channel.source == *name && by == Some(*key)
+        };
+        let relays = self.relays.values().filter(|relay| is_its(&relay.tx.channel, relay.asker));
+        for tx in relays.map(|relay| relay.tx.clone()).collect::<Vec<_>>() {
+            let relay = self.take_relay(&tx).expect("listed above");
+            self.end_relay(now, &relay, ReleaseCause::Broken, out);
+        }
+        let served = self.served.values().filter(|served| is_its(served.id(), served.key));
+        for id in served.map(|served| served.id().clone()).collect::<Vec<_>>() {
+            let served = self.take_served(&id).expect("listed above");
+            self.end_served(now, served, Some(Reject::NotAllowed), &why, out);
+        }
+    }
+
+    /// A RESERVE that its source did not sign.
+    pub fn refuse(&self, link: LinkId, tx: TxId, detail: String, out: &mut Vec<Action>) {
+        if self.links.contains_key(&link) {
+            self.send_nack(link, tx, Refusal::new(Reject::NotAllowed, detail), out);
+        }
+    }
+
     /// How many [`Channels::views`] has.
     pub fn channels(&self) -> usize {
         self.sources.len() + self.served.len() + self.relays.len()
@@ -589,9 +636,15 @@ impl Channels {
         }
     }
 
-    fn finished(&mut self, link: LinkId, tx: &TxId, frames: u64, out: &mut Vec<Action>) -> Handled {
+    fn finished(
+        &mut self,
+        link: LinkId,
+        tx: &TxId,
+        (frames, proof): (u64, Option<Proof>),
+        out: &mut Vec<Action>,
+    ) -> Handled {
         if let Some(relay) = self.relays.get(tx) {
-            let message = Message::Finish { tx: tx.clone(), frames };
+            let message = Message::Finish { tx: tx.clone(), frames, proof };
             return relay.pass(link, relay.prev, relay.next, message, out);
         }
         self.served_finished(link, tx, frames, out)
@@ -719,7 +772,7 @@ impl Channels {
         out: &mut Vec<Action>,
     ) {
         let (tx, at) = (tx.clone(), self.me.clone());
-        let release = Release { tx, cause, at, failed, why: None };
+        let release = Release { tx, cause, at, failed, why: None, proof: None };
         out.push(Action::Send { link, message: Message::Release(release) });
     }
 
@@ -732,7 +785,7 @@ impl Channels {
         out: &mut Vec<Action>,
     ) {
         let (tx, at, why) = (tx.clone(), self.me.clone(), why.map(str::to_owned));
-        let release = Release { tx, cause, at, failed: None, why };
+        let release = Release { tx, cause, at, failed: None, why, proof: None };
         out.push(Action::Send { link, message: Message::Release(release) });
     }
 }

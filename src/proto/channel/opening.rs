@@ -83,6 +83,9 @@ impl Channels {
         paths: &dyn Paths,
         out: &mut Vec<Action>,
     ) {
+        if !self.may_ask(now, &mut source, paths, out) {
+            return self.put_source(source);
+        }
         loop {
             let Stage::Reserving(Reserving { deadline, refused, .. }) = &source.stage else {
                 unreachable!("only what is not answered comes here")

@@ -269,7 +269,7 @@ impl Channels {
         let number = waiting.number;
         source.waiting = Some(waiting);
         let (rate, rate_back, ticket) = (source.rate, source.rate_back, source.ticket);
-        let claim = wire::Claim { path, position: 0, rate, rate_back, ticket };
+        let claim = wire::Claim { path, position: 0, rate, rate_back, ticket, proof: None };
         let tx = TxId { channel: source.id.clone(), attempt: number };
         if self.stand(now, None, &tx, claim, out) == Onward::Ends {
             let claim = self.claims.get(&source.id).expect("just noted");

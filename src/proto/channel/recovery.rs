@@ -120,6 +120,7 @@ impl Channels {
         out: &mut Vec<Action>,
     ) {
         source.forget_failures();
+        source.offer_again(out);
         let asked_before = source.avoid.relays.contains(&relay);
         source.avoid.relay(relay.clone());
         let stands_by = |attempt: &mut Attempt| attempt.number == number;
@@ -151,6 +152,7 @@ impl Channels {
         let channel = source.id.clone();
         let moving = Event::ChannelMoving { channel: channel.clone(), why: why.clone() };
         out.push(Action::Event(moving));
+        source.offer_again(out);
         source.forget_failures();
         source.away = None;
         if let Some(link) = failed {

@@ -7,11 +7,15 @@ use super::queue::Turn;
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, UNKNOWN, wake};
 use crate::limits;
 use crate::mutant::{self, Mutant};
+use crate::proto::proof::Ends;
 use crate::proto::reservation::{Crossing, Dead, Rates, Short};
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{Action, Target, Timer};
-use crate::types::{Bandwidth, ChannelId, LinkId, PeerName, Reject, ServiceName, Time, TxId, Way};
+use crate::types::{
+    Bandwidth, ChannelId, LinkId, PeerName, PublicKey, Reject, ServiceName, Time, TxId, Way,
+};
 use crate::wire::control::{Accept, FACTS_VERSION, Message, Nack, Release, ReleaseCause, Reserve};
+use crate::wire::proof;
 use crate::wire::queue::Scarce;
 
 #[derive(Clone, Debug)]
@@ -30,6 +34,9 @@ pub(super) struct Relay {
     rate: Bandwidth,
     rate_back: Bandwidth,
     max_payload: u16,
+    /// Who signed the request, and the far end's key as the asker knows it.
+    pub(super) asker: Option<PublicKey>,
+    to_key: Option<PublicKey>,
     pub(super) accepted: bool,
 }
 
@@ -86,11 +93,17 @@ impl Relay {
             standby: None,
             second: None,
             reserved: vec![self.path.clone()],
+            sealed: self.to_key,
         }
     }
 
     pub(super) fn larger_rate(&self) -> Bandwidth {
         self.rate.max(self.rate_back)
+    }
+
+    pub(super) fn ends(&self) -> Ends {
+        let to = self.path.last().expect("a path has two ends").clone();
+        Ends { asker: self.asker, to, to_key: self.to_key }
     }
 
     /// Hands a message that came from one leg to the other.
@@ -146,7 +159,7 @@ impl Channels {
         out: &mut Vec<Action>,
     ) {
         let Refusal { reason, free, detail, towards } = refusal;
-        let nack = Nack { tx, at: self.me.clone(), reason, free, detail, towards };
+        let nack = Nack { tx, at: self.me.clone(), reason, free, detail, towards, proof: None };
         out.push(Action::Send { link, message: Message::Nack(nack) });
     }
 
@@ -171,6 +184,10 @@ impl Channels {
                 return Err(Refusal::new(Reject::Broken, "this attempt was released before"));
             }
             None => {}
+        }
+        let by = self.ends_of(&reserve.tx.channel).and_then(|ends| ends.asker);
+        if by.is_some() && by != reserve.proof.map(|proof| proof.key) {
+            return Err(Refusal::new(Reject::NotAllowed, "the channel is another peer's"));
         }
         if reserve.rate == Bandwidth::ZERO {
             return Err(Refusal::new(Reject::NotAllowed, "a rate must be at least 1 bit/s"));
@@ -228,6 +245,7 @@ impl Channels {
         let Some(next_link) = self.link_to(next) else {
             return Err(Refusal::new(Reject::Unreachable, format!("no link to {next} is up")));
         };
+        self.speaks_proof(next_link).map_err(|why| Refusal::new(Reject::Unreachable, why))?;
         let until = now + hold_time(&reserve);
         let forward = Rates { out: reserve.rate, back: reserve.rate_back };
         let back = Rates { out: reserve.rate_back, back: reserve.rate };
@@ -252,6 +270,8 @@ impl Channels {
             rate: reserve.rate,
             rate_back: reserve.rate_back,
             max_payload: reserve.max_payload.min(self.neighbour(next_link).max_payload),
+            asker: reserve.proof.map(|proof| proof.key),
+            to_key: reserve.seal.as_ref().map(|offer| offer.key),
             accepted: false,
             wake: (until, Timer::Lease),
             tx,
@@ -297,10 +317,25 @@ impl Channels {
             port: self.port(relay.prev.label.worker()),
             max_payload: relay.max_payload,
             width: accept.width.min(self.width(relay.next, relay.rate)),
+            seal: accept.seal.clone(),
         };
         out.push(Action::Send { link: relay.prev.link, message: Message::Accept(accept) });
         self.put_relay(relay);
         Ok(())
+    }
+
+    /// A neighbour that does not know signatures would take them off, and nobody behind it could tell whose
+    /// the channel is.
+    pub(in crate::proto) fn speaks_proof(&self, link: LinkId) -> Result<(), String> {
+        let Some(neighbour) = self.links.get(&link) else { return Ok(()) };
+        let (peer, version) = (&neighbour.peer, neighbour.version);
+        if version >= proof::VERSION {
+            return Ok(());
+        }
+        Err(format!(
+            "{peer} speaks control version {version} and cannot carry signed requests ({}): update it",
+            proof::VERSION
+        ))
     }
 
     /// What was free on the way forward before a channel of this rate took its share.

@@ -9,15 +9,20 @@
 use std::ops::Bound;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::queue::Turn;
 use super::relay::{Refusal, add_label, hold_time, hops};
+use super::sealing::{Answered, not_opened};
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, STALE, UNKNOWN, wake};
 use crate::limits;
 use crate::proto::reservation::{Crossing, Rates};
 use crate::proto::view::{ChannelState, ChannelView};
-use crate::proto::{Action, Entry, Event, ServiceConfig, ServiceKind, Side, Target, Timer};
+use crate::proto::{
+    Action, Entry, Event, Rejection, ServiceConfig, ServiceKind, Side, Target, Timer,
+};
 use crate::types::{
-    Bandwidth, ChannelId, Label, LinkId, PeerName, Reject, ServiceName, Time, TxId,
+    Bandwidth, ChannelId, Label, LinkId, PeerName, PublicKey, Reject, ServiceName, Time, TxId,
 };
 use crate::wire::control::{Accept, Manner, Message, Release, ReleaseCause, Reserve};
 
@@ -31,6 +36,10 @@ pub(super) struct Served {
     rate_back: Bandwidth,
     /// Of the path in use, or used last.
     max_payload: u16,
+    /// Who signed its requests.
+    pub(super) key: Option<PublicKey>,
+    /// None: it is plain.
+    seal: Option<Answered>,
     /// It had a path once.
     opened: bool,
     stage: Stage,
@@ -120,6 +129,7 @@ impl Served {
             standby: self.taken().find(|taken| taken.standby).map(|taken| taken.path.clone()),
             second: None,
             reserved: self.taken().map(|taken| taken.path.clone()).collect(),
+            sealed: self.seal.as_ref().map(|seal| seal.key),
         }
     }
 }
@@ -165,7 +175,7 @@ impl Channels {
         &mut self,
         now: Time,
         channel: &ChannelId,
-        result: Result<(), String>,
+        result: Result<Option<Bytes>, Rejection>,
         out: &mut Vec<Action>,
     ) {
         let Some(mut served) = self.take_served(channel) else { return };
@@ -174,6 +184,9 @@ impl Channels {
             Stage::Attached(_) | Stage::Detached { .. } => return self.put_served(served),
         };
         served.stage = Stage::Detached { give_up };
+        let result = result.map(|answer| {
+            served.seal.iter_mut().for_each(|seal| seal.with(answer.clone()));
+        });
         match (result, asked) {
             (Ok(()), None) => self.put_served(served),
             (Ok(()), Some((link, reserve))) => {
@@ -186,10 +199,10 @@ impl Channels {
                     self.put_served(served);
                 }
             }
-            (Err(detail), asked) => {
+            (Err(why), asked) => {
                 self.dismiss(&Key::Served(served.id().clone()), out);
                 if let Some((link, reserve)) = asked {
-                    self.send_nack(link, reserve.tx, Refusal::new(Reject::Busy, detail), out);
+                    self.send_nack(link, reserve.tx, not_opened(why), out);
                 }
             }
         }
@@ -365,6 +378,7 @@ impl Channels {
         if let Some(why) = self.service_busy(&service) {
             return Err(Refusal::new(Reject::ServiceBusy, format!("{}: {why}", service.name)));
         }
+        let (seal, sealing) = self.answered(&reserve, &service)?;
         self.let_in(&reserve);
         let key = Key::Served(reserve.tx.channel.clone());
         let worker = self.balance.employ(key, [reserve.rate, reserve.rate_back]);
@@ -373,6 +387,7 @@ impl Channels {
             side: Side::Service,
             service: service.name.clone(),
             worker,
+            sealing,
         });
         self.put_served(Served {
             id: reserve.tx.channel.clone(),
@@ -382,6 +397,8 @@ impl Channels {
             rate: reserve.rate,
             rate_back: reserve.rate_back,
             max_payload: 0,
+            key: reserve.proof.map(|proof| proof.key),
+            seal,
             opened: false,
             stage: Stage::OpeningEnd {
                 give_up: now + hold_time(&reserve),
@@ -401,6 +418,10 @@ impl Channels {
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
         let mut served = self.take_served(&reserve.tx.channel).expect("the caller saw it");
+        if let Err(refusal) = Self::keeps_seal(served.seal.as_ref(), &reserve) {
+            self.put_served(served);
+            return Err(refusal);
+        }
         if (served.rate, served.rate_back) != (reserve.rate, reserve.rate_back) {
             self.put_served(served);
             return Err(Refusal::new(Reject::NotAllowed, "a channel cannot change its rate"));
@@ -459,6 +480,7 @@ impl Channels {
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
         let turn = Turn::of(&reserve);
+        let seal = served.seal.as_ref().and_then(|seal| seal.to(&reserve));
         let tx = reserve.tx;
         let lease = now + limits::LEASE;
         let rates = Rates { out: served.rate_back, back: served.rate };
@@ -481,6 +503,7 @@ impl Channels {
             max_payload,
             // Each hop lowers it to what it has.
             width: Bandwidth::MAX,
+            seal,
         };
         out.push(Action::Send { link, message: Message::Accept(accept) });
         out.push(Action::Event(event));

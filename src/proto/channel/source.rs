@@ -12,6 +12,7 @@ use super::attempt::{Attempt, Trying};
 use super::opening::Reserving;
 use super::queue::Waiting;
 use super::recovery::{Avoid, smaller};
+use super::sealing::Seal;
 use super::{Channels, Handled, Key, Leg, NOT_OWNER, Paths, STALE, UNKNOWN, rejected, wake};
 use crate::limits;
 use crate::proto::view::{ChannelState, ChannelView};
@@ -44,6 +45,7 @@ pub(super) struct Source {
     /// It may stand in line for room until its deadline.
     pub(super) waits: bool,
     pub(super) waiting: Option<Waiting>,
+    pub(super) seal: Seal,
     pub(super) stage: Stage,
     /// Number of the last attempt.
     pub(super) attempts: u32,
@@ -159,6 +161,7 @@ impl Source {
             standby: self.standby.as_ref().map(path),
             second: self.second.clone(),
             reserved: self.attempts().map(path).collect(),
+            sealed: self.seal.key(),
         }
     }
 
@@ -207,6 +210,7 @@ impl Channels {
             limit,
             waits: request.wait,
             waiting: None,
+            seal: if request.plain { Seal::Plain } else { Seal::Wanted },
             stage: Stage::OpeningEnd { request: id, deadline },
             attempts: 0,
             current: None,
@@ -226,6 +230,7 @@ impl Channels {
             side: Side::Source,
             service: source.service.clone(),
             worker,
+            sealing: source.seal.of_end(),
         });
         self.names.insert(source.name.clone(), source.id.clone());
         self.put_source(source);
@@ -265,7 +270,7 @@ impl Channels {
         &mut self,
         now: Time,
         channel: &ChannelId,
-        result: Result<(), String>,
+        result: Result<(), Rejection>,
         paths: &dyn Paths,
         out: &mut Vec<Action>,
     ) {
@@ -273,10 +278,10 @@ impl Channels {
         let Stage::OpeningEnd { request, deadline } = source.stage else {
             return self.put_source(source);
         };
-        if let Err(detail) = result {
+        if let Err(why) = result {
             self.names.remove(&source.name);
             self.dismiss(&Key::Source(source.id), out);
-            out.push(rejected(request, Reject::Busy, detail));
+            out.push(Action::Answer { id: request, answer: Answer::Rejected(why) });
             return;
         }
         let carries = source.limit.is_some();
@@ -292,13 +297,21 @@ impl Channels {
         out: &mut Vec<Action>,
     ) -> Handled {
         self.check_source(link, &accept.tx)?;
-        let awaited = |trying: &mut Trying| trying.attempt.number == accept.tx.attempt;
-        let mut source = self.take_source(&accept.tx.channel).expect("just checked");
-        let Some(Trying { mut attempt, purpose, since, .. }) = source.trying.take_if(awaited)
-        else {
-            self.put_source(source);
+        let source = &self.sources[&accept.tx.channel];
+        let awaited = |trying: &Trying| trying.attempt.number == accept.tx.attempt;
+        if !source.trying.as_ref().is_some_and(awaited) {
             return Err("accepted already");
+        }
+        self.accepted_here(now, accept, out)
+    }
+
+    /// The attempt that is tried has a path, and the channel what it needs to use it.
+    pub(super) fn path_accepted(&mut self, now: Time, accept: &Accept, out: &mut Vec<Action>) {
+        let mut source = self.take_source(&accept.tx.channel).expect("the caller saw it");
+        let Some(Trying { mut attempt, purpose, since, .. }) = source.trying.take() else {
+            return self.put_source(source);
         };
+        let link = attempt.leg.link;
         let width = accept.width.min(self.width(attempt.leg, source.rate));
         let neighbour = self.neighbour(link);
         neighbour.ledger.commit(&accept.tx, now + limits::LEASE);
@@ -314,7 +327,21 @@ impl Channels {
         }
         self.put_source(source);
         self.begin_refreshes(now, link);
-        Ok(())
+    }
+
+    /// The far end's answer did not fit the offer, and the channel has keys from before.
+    pub(super) fn seal_broke(
+        &mut self,
+        now: Time,
+        mut source: Source,
+        why: String,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(Trying { attempt, purpose, .. }) = source.trying.take() else {
+            return self.put_source(source);
+        };
+        self.give_up(&source, &attempt, ReleaseCause::Moved, out);
+        self.refused(now, source, purpose, None, &attempt.path, why, out);
     }
 
     /// The channel has a path, its first or another one.
@@ -341,7 +368,8 @@ impl Channels {
                 let (channel, path) = (channel.clone(), path.clone());
                 let limit = source.limit.take();
                 let explanation = Box::new(Explanation { refused, waited, limit });
-                let opened = Opened { channel, path, width, max_payload, explanation };
+                let sealed = source.seal.key();
+                let opened = Opened { channel, path, width, max_payload, sealed, explanation };
                 out.push(Action::Answer { id: request, answer: Answer::Open(opened) });
                 None
             }
@@ -558,7 +586,8 @@ impl Channels {
             }
             Stage::Reserving(Reserving { deadline, .. }) if *deadline <= now => {
                 let next = source.trying.as_ref().map_or(&self.me, |t| &t.attempt.path[1]);
-                let why = source.blocked().unwrap_or_else(|| format!("no answer from {next}"));
+                let why = source.blocked().or_else(|| source.lacks_key());
+                let why = why.unwrap_or_else(|| format!("no answer from {next}"));
                 return self.end_source(source, Some(Reject::Timeout), &why, out);
             }
             Stage::Moving(Moving { give_up, why, .. }) if *give_up <= now => {
@@ -750,6 +779,6 @@ fn send_finish(now: Time, source: &mut Source, out: &mut Vec<Action>) {
     finish.next = now + limits::FINISH_RETRY;
     let (channel, link) = (source.id.clone(), current.leg.link);
     let tx = TxId { channel, attempt: current.number };
-    let message = Message::Finish { tx, frames: finish.frames };
+    let message = Message::Finish { tx, frames: finish.frames, proof: None };
     out.push(Action::Send { link, message });
 }

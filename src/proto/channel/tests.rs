@@ -7,12 +7,14 @@ use super::*;
 use crate::limits;
 use crate::proto::graph::Wanted;
 use crate::proto::view::ChannelState;
-use crate::proto::{Choice, Entry, OpenRequest, Opened, Purpose, Refused, Side, Target};
-use crate::wire::control::{Accept, FACTS_VERSION, Manner, Reserve};
+use crate::proto::{Choice, Entry, OpenRequest, Opened, Purpose, Refused, Sealing, Side, Target};
+use crate::wire::control::{Accept, Manner, Reserve};
+use crate::wire::proof;
 
 mod many;
 mod opening;
 mod queue;
+mod sealing;
 
 // --- One machine, exact actions ---
 
@@ -33,7 +35,7 @@ impl Paths for Line {
 }
 
 fn terms(neighbour: usize, max_payload: u16) -> Terms {
-    Terms { peer: peer(neighbour), usable: bps(100), max_payload, version: FACTS_VERSION }
+    Terms { peer: peer(neighbour), usable: bps(100), max_payload, version: proof::VERSION }
 }
 
 /// `peer-{index}` of the line peer-00, peer-01, peer-02 with its links up.
@@ -43,7 +45,8 @@ fn machine(index: usize) -> Channels {
         ("source", ServiceKind::Source),
         ("receive", ServiceKind::Receive),
     ];
-    let services = services.map(|(name, kind)| ServiceConfig { name: service(name), kind });
+    let services =
+        services.map(|(name, kind)| ServiceConfig { name: service(name), kind, plain: true });
     let mut machine = Channels::new(peer(index), 7, [9; 32], 1, 5_000, services.to_vec());
     let mut out = Vec::new();
     if index > 0 {
@@ -85,6 +88,8 @@ fn reserve(count: u64, attempt: u32, position: u8) -> Reserve {
         back_port: 6_000,
         manner: Manner::Replace,
         opened: false,
+        seal: None,
+        proof: None,
     }
 }
 
@@ -95,19 +100,27 @@ fn accept(count: u64, attempt: u32) -> Accept {
         port: 7_000,
         max_payload: 1_250,
         width: bps(90),
+        seal: None,
     }
 }
 
 fn release(count: u64, attempt: u32, cause: ReleaseCause, at: usize) -> Message {
     let (tx, at) = (tx(count, attempt), peer(at));
-    Message::Release(Release { tx, cause, at, failed: None, why: None })
+    Message::Release(Release { tx, cause, at, failed: None, why: None, proof: None })
 }
 
 /// The link between these two broke; the first says so.
 fn failed(count: u64, attempt: u32, link: [usize; 2]) -> Message {
     let [at, other] = link.map(peer);
     let (tx, cause) = (tx(count, attempt), ReleaseCause::Broken);
-    Message::Release(Release { tx, cause, at: at.clone(), failed: Some((at, other)), why: None })
+    Message::Release(Release {
+        tx,
+        cause,
+        at: at.clone(),
+        failed: Some((at, other)),
+        why: None,
+        proof: None,
+    })
 }
 
 fn send(link: LinkId, message: Message) -> Action {
@@ -120,7 +133,7 @@ fn ignored(at: usize, what: &'static str, why: &'static str) -> Action {
 
 fn nack(count: u64, at: usize, reason: Reject, free: u64, detail: &str) -> Message {
     let (tx, at, free, detail) = (tx(count, 1), peer(at), bps(free), detail.to_owned());
-    Message::Nack(Nack { tx, at, reason, free, detail, towards: None })
+    Message::Nack(Nack { tx, at, reason, free, detail, towards: None, proof: None })
 }
 
 /// A NACK because room is short on a link of `at`.
@@ -142,6 +155,7 @@ fn open_request(name: &str) -> OpenRequest {
         deadline: Duration::from_secs(5),
         wait: false,
         protect: false,
+        plain: true,
     }
 }
 
@@ -322,7 +336,7 @@ fn only_the_owner_of_a_transaction_may_act_on_it() {
         ("refresh", Message::Refresh(vec![tx(1, 1)]), not_owner),
         ("accept", Message::Accept(accept(1, 1)), not_owner),
         ("nack", nack(1, 2, Reject::NoRoom, 0, ""), not_owner),
-        ("finish", Message::Finish { tx: tx(1, 1), frames: 3 }, not_owner),
+        ("finish", Message::Finish { tx: tx(1, 1), frames: 3, proof: None }, not_owner),
         ("finish_ack", Message::FinishAck { tx: tx(1, 1) }, not_owner),
         ("release", release(1, 2, ReleaseCause::Closed, 0), "no such channel here"),
         ("release", release(2, 1, ReleaseCause::Closed, 0), "no such channel here"),
@@ -332,7 +346,7 @@ fn only_the_owner_of_a_transaction_may_act_on_it() {
         assert_eq!(out, [ignored(3, what, why)]);
     }
     // The right peers, but in the wrong direction.
-    let finish = Message::Finish { tx: tx(1, 1), frames: 3 };
+    let finish = Message::Finish { tx: tx(1, 1), frames: 3, proof: None };
     let out = did(&mut relay, |m, out| m.message(NOW, NEXT, finish, out));
     assert_eq!(out, [ignored(2, "finish", not_owner)]);
     let refusal = nack(1, 2, Reject::NoRoom, 0, "");
@@ -435,7 +449,7 @@ fn a16_a_peer_keeps_its_own_channels_alive_and_not_those_that_cross_it() {
     let own = TxId { channel: ChannelId { source: peer(1), ..tx(1, 1).channel }, attempt: 1 };
     let request = open_request("own");
     did(&mut relay, |m, out| m.open(NOW, RequestId(1), request, &FromTheMiddle, out));
-    did(&mut relay, |m, out| m.end_opened(NOW, &own.channel, Ok(()), &FromTheMiddle, out));
+    did(&mut relay, |m, out| m.end_opened(NOW, &own.channel, Ok(None), &FromTheMiddle, out));
     let accept = Accept { tx: own.clone(), ..accept(1, 1) };
     did(&mut relay, |m, out| m.message(NOW, NEXT, Message::Accept(accept), out));
     let mut refreshes = 0;
@@ -475,8 +489,11 @@ fn source_reserving() -> (Channels, Label) {
         did(&mut source, |m, out| m.open(NOW, RequestId(1), open_request("film"), &Line, out));
     let (channel, side, worker) = (id.clone(), Side::Source, WorkerId(0));
     let name = service("deliver");
-    assert_eq!(out, [Action::OpenEnd { channel, side, service: name, worker }]);
-    let out = did(&mut source, |m, out| m.end_opened(NOW, &id, Ok(()), &Line, out));
+    assert_eq!(
+        out,
+        [Action::OpenEnd { channel, side, service: name, worker, sealing: Sealing::Plain }]
+    );
+    let out = did(&mut source, |m, out| m.end_opened(NOW, &id, Ok(None), &Line, out));
     let label = labels(&out)[0];
     let expected = Reserve {
         deadline_ms: 4_950,
@@ -504,6 +521,7 @@ fn source_open() -> (Channels, Label) {
         path: path.clone(),
         width: bps(90),
         max_payload: 1_250,
+        sealed: None,
         explanation: Box::default(),
     };
     assert_eq!(
@@ -591,7 +609,7 @@ fn a11_the_deadline_answers_when_nobody_else_does() {
 fn a_local_socket_that_cannot_be_had_is_an_answer() {
     let mut source = machine(0);
     did(&mut source, |m, out| m.open(NOW, RequestId(1), open_request("film"), &Line, out));
-    let busy = Err("127.0.0.1:5004 is in use".to_owned());
+    let busy = Err(Rejection::new(Reject::Busy, "127.0.0.1:5004 is in use"));
     let id = tx(1, 1).channel;
     let out = did(&mut source, |m, out| m.end_opened(NOW, &id, busy, &Line, out));
     let detail = "127.0.0.1:5004 is in use".to_owned();
@@ -667,7 +685,7 @@ fn source_open_in_square(protect: bool) -> (Channels, Label) {
     let request = OpenRequest { protect, ..open_request("film") };
     let channel = tx(1, 1).channel;
     did(&mut source, |m, out| m.open(NOW, RequestId(1), request, &Square, out));
-    let out = did(&mut source, |m, out| m.end_opened(NOW, &channel, Ok(()), &Square, out));
+    let out = did(&mut source, |m, out| m.end_opened(NOW, &channel, Ok(None), &Square, out));
     let label = labels(&out)[0];
     let accepted = Message::Accept(accept(1, 1));
     did(&mut source, |m, out| m.message(NOW, NEXT, accepted, out));
@@ -701,7 +719,7 @@ fn a2_a_channel_is_opened_around_a_relay_that_leaves() {
     let (request, paths) = (open_request("film"), Leaving(Square));
     did(&mut source, |m, out| m.open(NOW, RequestId(1), request, &paths, out));
     let channel = tx(1, 1).channel;
-    let out = did(&mut source, |m, out| m.end_opened(NOW, &channel, Ok(()), &paths, out));
+    let out = did(&mut source, |m, out| m.end_opened(NOW, &channel, Ok(None), &paths, out));
     let Some(Action::Send { link: BESIDE, message: Message::Reserve(reserve) }) = out.last() else {
         panic!("{out:?}")
     };
@@ -720,7 +738,7 @@ fn a_path_that_the_asker_names_is_tried_as_it_is() {
             return Err((rejection.reason, rejection.detail.clone()));
         }
         let id = tx(1, 1).channel;
-        let out = did(&mut source, |m, out| m.end_opened(NOW, &id, Ok(()), &Square, out));
+        let out = did(&mut source, |m, out| m.end_opened(NOW, &id, Ok(None), &Square, out));
         match out.last() {
             Some(Action::Send { message: Message::Reserve(r), .. }) => Ok(r.path.clone()),
             Some(Action::Answer { answer: Answer::Rejected(rejection), .. }) => {
@@ -764,7 +782,15 @@ fn a17_a_broken_channel_goes_round_the_failure_without_a_tree() {
 
 fn refusal(attempt: u32) -> Nack {
     let (reason, detail) = (Reject::NoRoom, String::new());
-    Nack { tx: tx(1, attempt), at: peer(1), reason, free: bps(0), detail, towards: None }
+    Nack {
+        tx: tx(1, attempt),
+        at: peer(1),
+        reason,
+        free: bps(0),
+        detail,
+        towards: None,
+        proof: None,
+    }
 }
 
 #[test]
@@ -912,7 +938,7 @@ fn a17_without_any_path_the_asker_is_told_in_the_end() {
 fn a_stream_that_ended_is_told_until_it_is_known() {
     let (mut source, _) = source_open();
     let id = tx(1, 1).channel;
-    let finish = || send(NEXT, Message::Finish { tx: tx(1, 1), frames: 9 });
+    let finish = || send(NEXT, Message::Finish { tx: tx(1, 1), frames: 9, proof: None });
     let out = did(&mut source, |m, out| m.finish(NOW, RequestId(2), &id, 9, out));
     assert_eq!(out, [finish()]);
     let again = NOW + limits::FINISH_RETRY;
@@ -959,8 +985,11 @@ fn served(attempt: u32) -> (Channels, Label) {
     let out = did(&mut machine, |m, out| m.message(NOW, PREV, asked, out));
     let (channel, side, worker) = (id.clone(), Side::Service, WorkerId(0));
     let name = service("deliver");
-    assert_eq!(out, [Action::OpenEnd { channel, side, service: name, worker }]);
-    let out = did(&mut machine, |m, out| m.end_opened(NOW, &id, Ok(()), &Line, out));
+    assert_eq!(
+        out,
+        [Action::OpenEnd { channel, side, service: name, worker, sealing: Sealing::Plain }]
+    );
+    let out = did(&mut machine, |m, out| m.end_opened(NOW, &id, Ok(None), &Line, out));
     let label = labels(&out)[0];
     assert_eq!(out, attached(attempt, label));
     (machine, label)
@@ -976,6 +1005,7 @@ fn attached(attempt: u32, label: Label) -> [Action; 4] {
         port: 5_000,
         max_payload: 1_350,
         width: Bandwidth::MAX,
+        seal: None,
     };
     let path = vec![peer(0), peer(1), peer(2)];
     [
@@ -1000,7 +1030,7 @@ fn a_service_opens_its_socket_before_it_accepts() {
     assert_eq!(machine.free(PREV), Some((bps(90), bps(60))));
     let mut busy = self::machine(2);
     did(&mut busy, |m, out| m.message(NOW, PREV, Message::Reserve(reserve(1, 1, 2)), out));
-    let result = Err("port in use".to_owned());
+    let result = Err(Rejection::new(Reject::Busy, "port in use"));
     let id = tx(1, 1).channel;
     let out = did(&mut busy, |m, out| m.end_opened(NOW, &id, result, &Line, out));
     assert_eq!(out, [send(PREV, nack(1, 2, Reject::Busy, 0, "port in use"))]);
@@ -1171,7 +1201,7 @@ fn a17_a_service_end_gives_up_alone_when_nobody_comes_back() {
 #[test]
 fn the_end_of_a_stream_is_reported_once_and_acknowledged_each_time() {
     let (mut machine, _) = served(1);
-    let finish = || Message::Finish { tx: tx(1, 1), frames: 9 };
+    let finish = || Message::Finish { tx: tx(1, 1), frames: 9, proof: None };
     let ack = send(PREV, Message::FinishAck { tx: tx(1, 1) });
     let event = Event::StreamFinished { channel: tx(1, 1).channel, frames: 9 };
     let out = did(&mut machine, |m, out| m.message(NOW, PREV, finish(), out));
@@ -1186,7 +1216,7 @@ fn a_service_for_one_is_free_again_when_its_user_has_restarted() {
     let mut asked = reserve(1, 1, 2);
     asked.service = service("source");
     did(&mut machine, |m, out| m.message(NOW, PREV, Message::Reserve(asked.clone()), out));
-    did(&mut machine, |m, out| m.end_opened(NOW, &tx(1, 1).channel, Ok(()), &Line, out));
+    did(&mut machine, |m, out| m.end_opened(NOW, &tx(1, 1).channel, Ok(None), &Line, out));
     did(&mut machine, |m, out| {
         m.message(NOW, PREV, release(1, 1, ReleaseCause::Broken, 1), out);
     });

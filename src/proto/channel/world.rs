@@ -15,7 +15,7 @@ use crate::proto::{
 };
 use crate::types::{Bandwidth, ChannelId, Label, LinkId, PeerName, RequestId, ServiceName, Time};
 use crate::wire::control::Message;
-use crate::wire::queue;
+use crate::wire::proof;
 
 pub(super) fn peer(index: usize) -> PeerName {
     PeerName::new(&format!("peer-{index:02}")).expect("a name")
@@ -240,6 +240,7 @@ impl World {
             deadline: self.patience.unwrap_or(Duration::from_secs(5)),
             wait: self.patience.is_some(),
             protect,
+            plain: true,
         };
         let id = self.ask(from);
         self.with(from, |machine, now, tree, out| machine.open(now, id, request, tree, out));
@@ -486,7 +487,7 @@ impl World {
             Happening::EndOpened { host, boot, channel } => {
                 if self.hosts[host].boot == boot {
                     self.with(host, |machine, now, tree, out| {
-                        machine.end_opened(now, &channel, Ok(()), tree, out);
+                        machine.end_opened(now, &channel, Ok(None), tree, out);
                     });
                 }
             }
@@ -504,7 +505,7 @@ impl World {
         for (end, other) in [(ends[0], ends[1]), (ends[1], ends[0])] {
             self.with(end, |machine, now, _, out| {
                 let (peer, max_payload) = (peer(other), 1_400);
-                let terms = Terms { peer, usable, max_payload, version: queue::VERSION };
+                let terms = Terms { peer, usable, max_payload, version: proof::VERSION };
                 machine.link_up(now, link(wire), terms, out);
             });
         }
@@ -619,8 +620,10 @@ impl World {
             | Action::CountProbes { .. }
             | Action::SendTrain { .. }
             | Action::ReadHop { .. }
+            | Action::OfferSeal { .. }
+            | Action::SealEnd { .. }
             | Action::CountTrain { .. } => {
-                panic!("channels do not touch links: {action:?}");
+                panic!("plain channels do not touch links: {action:?}");
             }
         }
     }
@@ -691,7 +694,8 @@ fn host(index: usize, boot: u64, seed: u64) -> Host {
         ("source", ServiceKind::Source),
         ("receive", ServiceKind::Receive),
     ];
-    let services = services.map(|(name, kind)| ServiceConfig { name: service(name), kind });
+    let services =
+        services.map(|(name, kind)| ServiceConfig { name: service(name), kind, plain: true });
     Host {
         machine: Channels::new(peer(index), boot, bytes, 2, data_port(index), services.to_vec()),
         alive: true,

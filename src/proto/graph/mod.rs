@@ -409,6 +409,11 @@ impl Graph {
         self.store.origin(peer).is_some()
     }
 
+    /// The identity of this peer, of a configured neighbour, or of a peer that is in the picture.
+    pub fn key_of(&self, peer: &PeerName) -> Option<PublicKey> {
+        self.store.key_of(peer)
+    }
+
     /// A digest of the picture: equal pictures have equal ones.
     pub fn digest(&self) -> u64 {
         self.store.digest()

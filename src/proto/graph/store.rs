@@ -244,6 +244,11 @@ impl Store {
         self.origins.get(name).filter(|origin| origin.lives())
     }
 
+    pub fn key_of(&self, name: &PeerName) -> Option<PublicKey> {
+        let configured = self.configured.get(name).copied();
+        configured.or_else(|| self.origin(name).map(|origin| *origin.key()))
+    }
+
     /// The fact in the same cell, also one that is only remembered.
     pub fn held(&self, now: Time, fact: &Fact) -> Option<Told> {
         let origin = self.origins.get(fact.origin())?;

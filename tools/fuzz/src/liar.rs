@@ -20,6 +20,7 @@ use spanway::types::{
 };
 use spanway::wire::control::{Hello, Manner, Message, Release, ReleaseCause, Reserve};
 use spanway::wire::facts::{Fact, Gossip, LinkFact, Told};
+use spanway::wire::proof::{Proof, reserve_statement};
 
 use super::bytes::Choices;
 
@@ -60,7 +61,7 @@ fn node(number: u8, text: &str, links: &[(LinkId, &str, u8)]) -> Node {
     let config = NodeConfig {
         name: name(text),
         links: links.iter().map(link).collect(),
-        services: vec![ServiceConfig { name: service(), kind: ServiceKind::Deliver }],
+        services: vec![ServiceConfig { name: service(), kind: ServiceKind::Deliver, plain: true }],
         data_port: 7_000,
         workers: 1,
         recovery: Recovery::default(),
@@ -113,6 +114,7 @@ impl World {
             deadline: Duration::from_secs(30),
             wait: false,
             protect: false,
+            plain: true,
         };
         world.to_me(Input::Request { id: RequestId(1), request: Request::Open(open) });
         world.pass(Duration::from_secs(1));
@@ -165,7 +167,7 @@ impl World {
                     self.heard.truncate(HEARD_MAX);
                 }
                 Action::OpenEnd { channel, .. } => {
-                    let input = Input::EndOpened { channel, result: Ok(()) };
+                    let input = Input::EndOpened { channel, result: Ok(None) };
                     let mut out = Vec::new();
                     self.me.handle(self.now, input, &mut out);
                     self.of_me(out);
@@ -186,7 +188,7 @@ impl World {
             match action {
                 Action::Send { message, .. } => self.wire.push_back((false, message)),
                 Action::OpenEnd { channel, .. } => {
-                    let input = Input::EndOpened { channel, result: Ok(()) };
+                    let input = Input::EndOpened { channel, result: Ok(None) };
                     let mut out = Vec::new();
                     self.friend.handle(self.now, input, &mut out);
                     self.of_friend(out);
@@ -253,7 +255,7 @@ fn reserve(choices: &mut Choices<'_>, world: &World) -> Message {
     let peers = ["liar", "me", "friend", "nobody"];
     let path = (0..choices.below(6)).map(|_| name(peers[choices.below(peers.len())])).collect();
     let straight = vec![name("liar"), name("me"), name("friend")];
-    Message::Reserve(Reserve {
+    let mut reserve = Reserve {
         tx: tx(choices, world),
         service: service(),
         name: service(),
@@ -268,7 +270,15 @@ fn reserve(choices: &mut Choices<'_>, world: &World) -> Message {
         back_port: choices.u16(),
         manner: [Manner::Replace, Manner::Beside, Manner::Standby][choices.below(3)],
         opened: choices.below(2) == 0,
-    })
+        seal: None,
+        proof: None,
+    };
+    // Sometimes without, which is refused at the door.
+    if choices.below(4) > 0 {
+        let signature = identity(3).sign(&reserve_statement(&reserve)).to_bytes();
+        reserve.proof = Some(Proof { key: key(3), signature });
+    }
+    Message::Reserve(reserve)
 }
 
 fn facts(choices: &mut Choices<'_>) -> Message {
@@ -334,11 +344,16 @@ fn step(choices: &mut Choices<'_>, world: &mut World) {
             let tx = tx(choices, world);
             let at = name("friend");
             world.say(match choices.below(5) {
-                0 => {
-                    Message::Release(Release { tx, cause: ReleaseCause::Closed, at, failed: None, why: None })
-                }
+                0 => Message::Release(Release {
+                    tx,
+                    cause: ReleaseCause::Closed,
+                    at,
+                    failed: None,
+                    why: None,
+                    proof: None,
+                }),
                 1 => Message::Refresh(vec![tx]),
-                2 => Message::Finish { tx, frames: choices.u64() },
+                2 => Message::Finish { tx, frames: choices.u64(), proof: None },
                 3 => Message::Move { tx, at },
                 _ => Message::FinishAck { tx },
             });

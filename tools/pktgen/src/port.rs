@@ -235,6 +235,16 @@ impl Room {
             kernel_ns: meta.timestamp.map(crate::clock::nanos),
         })
     }
+
+    /// The same for one who opens seals: the bytes apart, to be changed where they lie.
+    pub fn arrived_mut(&mut self) -> impl Iterator<Item = (Arrived<'static>, &mut [u8])> {
+        let buffers = self.bytes.chunks_exact_mut(BUFFER_BYTES);
+        self.meta[..self.filled].iter().zip(buffers).map(|(meta, bytes)| {
+            let kernel_ns = meta.timestamp.map(crate::clock::nanos);
+            let (from, stride) = (meta.addr, meta.stride);
+            (Arrived { from, bytes: &[], stride, kernel_ns }, &mut bytes[..meta.len])
+        })
+    }
 }
 
 /// The address of no interface in particular, in the family of `other`.

@@ -206,6 +206,7 @@ fn local_programs_have_no_place_at_a_peer_that_is_a_program() {
         protect: false,
         shape: false,
         keep: false,
+        plain: true,
         idempotency_key: None,
         peer: "b".parse().expect("a name"),
         service: "sink".parse().expect("a name"),

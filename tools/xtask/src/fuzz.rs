@@ -97,7 +97,11 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Zsanitizer=address -Cdebug-assertions";
 /// With a target, flags are not those of build scripts and macros.
-const TRIPLE: &str = if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" };
+const TRIPLE: &str = if cfg!(target_arch = "aarch64") {
+    "aarch64-unknown-linux-gnu"
+} else {
+    "x86_64-unknown-linux-gnu"
+};
 
 fn build() -> bool {
     let mut command = Command::new("cargo");
@@ -134,9 +138,7 @@ fn fuzz(target: &str, arguments: &Arguments) -> Report {
         Err(error) => (false, error.to_string()),
     };
     if !well {
-        eprintln!(
-            "{text}\nreplay: cargo xtask fuzz {target} --replay FILE"
-        );
+        eprintln!("{text}\nreplay: cargo xtask fuzz {target} --replay FILE");
     } else if arguments.keep {
         keep(target, &found, &corpus);
     }

@@ -14,6 +14,7 @@ mod perf;
 mod recovery;
 mod reference;
 mod schemathesis;
+mod sealing;
 mod sim;
 
 use std::process::ExitCode;
@@ -55,6 +56,8 @@ enum Command {
     Reference(reference::Arguments),
     /// Ask the web API thousands of generated questions.
     Schemathesis(schemathesis::Arguments),
+    /// Measure what sealed channels cost the daemons of their path.
+    Sealing(sealing::Arguments),
     /// Measure how long streams stand still when a relay or a link dies.
     Recovery(Box<recovery::Arguments>),
 }
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Perf(arguments) => perf::run(&arguments),
         Command::Reference(arguments) => reference::run(&arguments),
         Command::Schemathesis(arguments) => schemathesis::run(&arguments),
+        Command::Sealing(arguments) => sealing::run(&arguments),
         Command::Recovery(arguments) => recovery::run(&arguments),
     };
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }

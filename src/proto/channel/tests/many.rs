@@ -13,7 +13,7 @@ fn with_open(count: usize) -> Channels {
         let (rate, rate_back) = (bps(1), bps(1));
         let request = OpenRequest { name: None, rate, rate_back, ..open_request("any") };
         machine.open(NOW, RequestId(number), request, &Line, &mut out);
-        machine.end_opened(NOW, &tx(number, 1).channel, Ok(()), &Line, &mut out);
+        machine.end_opened(NOW, &tx(number, 1).channel, Ok(None), &Line, &mut out);
         machine.message(NOW, NEXT, Message::Accept(accept(number, 1)), &mut out);
     }
     machine.invariants();

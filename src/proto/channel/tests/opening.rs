@@ -57,7 +57,7 @@ fn asked(request: OpenRequest) -> (Channels, Vec<Action>) {
     did(&mut source, |m, out| m.link_up(NOW, BESIDE, terms(3, 1_350), out));
     let channel = tx(1, 1).channel;
     did(&mut source, |m, out| m.open(NOW, RequestId(1), request, &Known, out));
-    let out = did(&mut source, |m, out| m.end_opened(NOW, &channel, Ok(()), &Known, out));
+    let out = did(&mut source, |m, out| m.end_opened(NOW, &channel, Ok(None), &Known, out));
     (source, out)
 }
 

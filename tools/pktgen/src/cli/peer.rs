@@ -39,6 +39,9 @@ pub(super) struct GenPeerArgs {
     #[arg(long, value_name = "N", default_value_t = 32, requires = "config",
           value_parser = clap::value_parser!(u16).range(1..=100))]
     at_once: u16,
+    /// Seal the channels between the two ends: what the path costs is then measured with it
+    #[arg(long, requires = "config")]
+    sealed: bool,
     /// How long a path to PEER may be missing at the start
     #[arg(long, value_name = "TIME", default_value = "10s", requires = "config",
           value_parser = duration)]
@@ -88,6 +91,7 @@ pub(super) fn generate(
         bandwidth_back: arguments.bandwidth_back,
         load,
         at_once: usize::from(arguments.at_once),
+        sealed: arguments.sealed,
         patience: arguments.patience,
     };
     let report = peer::generate(&options, &mut teller()).map_err(failure)?;

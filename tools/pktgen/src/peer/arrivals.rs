@@ -209,6 +209,8 @@ fn row(channel: &Channel, flows: &BTreeMap<(u32, u32), FlowTotals>) -> ChannelTa
 mod tests {
     use std::sync::Arc;
 
+    use spanway::engine::seal::Seal;
+
     use super::super::table::{Table, samples};
     use super::*;
     use crate::payload::Train;
@@ -221,7 +223,7 @@ mod tests {
 
     fn channel(arrivals: &mut Arrivals, table: &mut Table, count: u64) -> EndId {
         let channel = samples::channel(count);
-        let end = table.add_end(channel.clone(), Arc::default());
+        let end = table.add_end(channel.clone(), Seal::Plain, Arc::default());
         arrivals.open(end, &channel);
         end
     }

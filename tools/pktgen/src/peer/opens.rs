@@ -32,6 +32,8 @@ pub(super) struct Wanted {
     pub(super) channels: u64,
     /// Requests under way at the same time.
     pub(super) at_once: usize,
+    /// Only the two ends can read what is sent.
+    pub(super) sealed: bool,
 }
 
 /// How the opening of all went.
@@ -99,6 +101,7 @@ fn open_one(peer: &Peer, wanted: &Wanted) -> Result<ChannelId, (String, String)>
         protect: false,
         shape: false,
         keep: false,
+        plain: !wanted.sealed,
         idempotency_key: None,
         peer: wanted.peer.clone(),
         service: wanted.service.clone(),

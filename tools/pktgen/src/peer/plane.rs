@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
+use spanway::engine::seal::Seal;
 use spanway::engine::{Command, DataPlane, EngineConfig, EngineError, Event, OwnEnds, WorkerInfo};
 use spanway::net::{self, EventFd};
 use spanway::stats::{ChannelStats, WorkerStats};
@@ -24,6 +25,7 @@ pub(super) enum Order {
     Command(Command),
     AddEnd {
         channel: ChannelId,
+        seal: Seal,
         stats: Arc<ChannelStats>,
     },
     Finished {
@@ -233,8 +235,14 @@ impl DataPlane for Plane {
 }
 
 impl OwnEnds for Plane {
-    fn add_end(&mut self, _worker: WorkerId, channel: &ChannelId, stats: &Arc<ChannelStats>) {
-        self.order(Order::AddEnd { channel: channel.clone(), stats: Arc::clone(stats) });
+    fn add_end(
+        &mut self,
+        _worker: WorkerId,
+        channel: &ChannelId,
+        seal: Seal,
+        stats: &Arc<ChannelStats>,
+    ) {
+        self.order(Order::AddEnd { channel: channel.clone(), seal, stats: Arc::clone(stats) });
     }
 
     fn finished(&mut self, channel: &ChannelId, frames: u64) {

@@ -36,6 +36,8 @@ pub struct GenOptions {
     pub load: Load,
     /// Requests for channels under way at the same time.
     pub at_once: usize,
+    /// The channels are sealed, and every frame of them.
+    pub sealed: bool,
     /// How long a path to the peer may be missing before the run is given up.
     pub patience: Duration,
 }
@@ -147,6 +149,7 @@ pub fn generate(
         rate_back: options.bandwidth_back,
         channels: options.channels,
         at_once: options.at_once,
+        sealed: options.sealed,
     };
     let opening = opens::open_all(&peer, &wanted);
     if let Some(why) = &opening.failure {

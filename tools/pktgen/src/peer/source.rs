@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use spanway::limits::HOP_LIMIT_START;
 use spanway::stats::{DropReason, bump};
+use spanway::types::Time;
 use spanway::wire::frame::{self, END_TAG_BYTES, FrameType, HEADER_BYTES, OVERHEAD_BYTES};
 
 use super::table::{EndId, Table};
@@ -238,8 +239,15 @@ impl Source {
                     table.tag(way, &mut run.bytes[start..]);
                     run.bytes.extend_from_slice(payload);
                     run.bytes.extend_from_slice(&[0; END_TAG_BYTES]);
-                    run.ends.push(end_id);
-                    return;
+                    let (head, rest) = run.bytes[start..].split_at_mut(HEADER_BYTES);
+                    let (body, tag) = rest.split_at_mut(size);
+                    match end.seal.enter(head, body, tag, Time(now_ns / 1_000)) {
+                        Ok(()) => return run.ends.push(end_id),
+                        Err(reason) => {
+                            run.bytes.truncate(start);
+                            reason
+                        }
+                    }
                 }
             },
         };
@@ -283,6 +291,7 @@ pub(super) fn stamp(now_ns: u64) -> u32 {
 mod tests {
     use std::sync::Arc;
 
+    use spanway::engine::seal::Seal;
     use spanway::engine::{EntrySpec, Target};
     use spanway::types::{Bandwidth, Label, LinkId};
 
@@ -303,7 +312,7 @@ mod tests {
 
     /// A flow on a channel with an entry at the neighbour's worker 0 or 1.
     fn add(source: &mut Source, table: &mut Table, count: u64, worker: u16) -> EndId {
-        let end = table.add_end(channel(count), Arc::default());
+        let end = table.add_end(channel(count), Seal::Plain, Arc::default());
         let to = Target::Hop { link: LinkId(0), label: Label(count), port: 7_000 + worker };
         let entry = EntrySpec { to, rate: Bandwidth::ZERO, max_payload: 1_000 };
         table.set_entry(&channel(count), Some(entry));

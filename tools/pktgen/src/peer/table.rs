@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use spanway::engine::replay::Replay;
+use spanway::engine::seal::Seal;
 use spanway::engine::table::canonical;
 use spanway::engine::{EntrySpec, LinkSpec, Target};
 use spanway::stats::{ChannelStats, DropReason};
@@ -40,6 +41,7 @@ pub(super) struct End {
     pub(super) way: Option<Way>,
     /// Of the next frame that enters here.
     pub(super) sequence: u64,
+    pub(super) seal: Seal,
 }
 
 /// Where frames that enter at an end go.
@@ -196,7 +198,12 @@ impl Table {
         self.labels.remove(&label);
     }
 
-    pub(super) fn add_end(&mut self, channel: ChannelId, stats: Arc<ChannelStats>) -> EndId {
+    pub(super) fn add_end(
+        &mut self,
+        channel: ChannelId,
+        seal: Seal,
+        stats: Arc<ChannelStats>,
+    ) -> EndId {
         self.remove_end(&channel);
         let place = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
@@ -205,9 +212,15 @@ impl Table {
         let slot = &mut self.places[place as usize];
         slot.uses += 1;
         let id = EndId { place, uses: slot.uses };
-        slot.end = Some(End { channel: channel.clone(), stats, way: None, sequence: 0 });
+        slot.end = Some(End { channel: channel.clone(), stats, way: None, sequence: 0, seal });
         self.ends.insert(channel, id);
         id
+    }
+
+    pub(super) fn set_seal(&mut self, channel: &ChannelId, seal: Seal) {
+        if let Some(end) = self.end_of(channel).and_then(|id| self.end_mut(id)) {
+            end.seal = seal;
+        }
     }
 
     pub(super) fn remove_end(&mut self, channel: &ChannelId) -> Option<EndId> {
@@ -333,7 +346,7 @@ mod tests {
     #[test]
     fn a_label_is_believed_from_the_ports_of_its_link_only() {
         let mut table = table();
-        let end = table.add_end(channel(1), Arc::default());
+        let end = table.add_end(channel(1), Seal::Plain, Arc::default());
         table.add_label(Label(9), LINK, Target::Local(channel(1)));
         assert_eq!(judge(&table, 9, 7_000), Ok(Some(end)));
         assert_eq!(judge(&table, 9, 7_001), Ok(Some(end)));
@@ -346,11 +359,11 @@ mod tests {
     #[test]
     fn a_frame_for_a_closed_end_or_another_peer_is_dropped_by_name() {
         let mut table = table();
-        let first = table.add_end(channel(1), Arc::default());
+        let first = table.add_end(channel(1), Seal::Plain, Arc::default());
         table.add_label(Label(9), LINK, Target::Local(channel(1)));
         assert_eq!(table.remove_end(&channel(1)), Some(first));
         assert_eq!(judge(&table, 9, 7_000), Err(DropReason::UnknownLabel));
-        let next = table.add_end(channel(2), Arc::default());
+        let next = table.add_end(channel(2), Seal::Plain, Arc::default());
         assert_eq!(next.place, first.place, "places are used again");
         assert!(table.end(first).is_none() && table.end(next).is_some());
         let onward = Target::Hop { link: LINK, label: Label(4), port: 7_000 };
@@ -387,7 +400,7 @@ mod tests {
     #[test]
     fn an_entry_follows_its_channel() {
         let mut table = table();
-        let end = table.add_end(channel(1), Arc::default());
+        let end = table.add_end(channel(1), Seal::Plain, Arc::default());
         let to = Target::Hop { link: LINK, label: Label(4), port: 7_001 };
         let entry = EntrySpec { to, rate: Bandwidth::ZERO, max_payload: 900 };
         table.set_entry(&channel(1), Some(entry));

@@ -143,8 +143,8 @@ impl Worker {
             match order {
                 Order::Command(Command::Stop) => go = false,
                 Order::Command(command) => self.apply(command),
-                Order::AddEnd { channel, stats } => {
-                    let end = self.table.add_end(channel.clone(), stats);
+                Order::AddEnd { channel, seal, stats } => {
+                    let end = self.table.add_end(channel.clone(), seal, stats);
                     self.shared.board.ends_ever.fetch_add(1, Relaxed);
                     if let Some(arrivals) = &mut self.arrivals {
                         arrivals.open(end, &channel);
@@ -201,6 +201,7 @@ impl Worker {
                     arrivals.closed(end);
                 }
             }
+            Command::SetSeal { channel, seal } => self.table.set_seal(&channel, seal),
             Command::SetEntry { channel, to } => self.table.set_entry(&channel, to),
             Command::AddLabel { label, from, to, .. } => self.table.add_label(label, from, to),
             Command::RemoveLabel(label) => self.table.remove_label(label),
@@ -312,10 +313,10 @@ impl Worker {
     fn receive(&mut self) -> Result<usize, PortError> {
         let mut room = self.room.take().unwrap_or_else(Room::new);
         let count = self.port.receive(&mut room);
-        for arrived in room.arrived() {
+        for (arrived, bytes) in room.arrived_mut() {
             let source = canonical(arrived.from);
             let came_ns = arrived.kernel_ns.unwrap_or(self.wall_ns);
-            for datagram in arrived.bytes.chunks(arrived.stride.max(1)) {
+            for datagram in bytes.chunks_mut(arrived.stride.max(1)) {
                 self.on_datagram(datagram, source, came_ns);
             }
         }
@@ -326,7 +327,7 @@ impl Worker {
         Ok(count)
     }
 
-    fn on_datagram(&mut self, datagram: &[u8], source: SocketAddr, came_ns: u64) {
+    fn on_datagram(&mut self, datagram: &mut [u8], source: SocketAddr, came_ns: u64) {
         bump(&self.stats.datagrams, 1);
         match self.table.judge(datagram, source) {
             Err(reason) => self.stats.drop_frames(reason, 1),
@@ -335,8 +336,12 @@ impl Worker {
             }
             Ok(Judged::Frame(id, link, header)) => {
                 self.liveness.on_frame(link, self.now);
-                let Some(end) = self.table.end(id) else { return };
+                let now = self.now;
+                let Some(end) = self.table.end_mut(id) else { return };
                 bump(&end.stats.received, 1);
+                if let Err(reason) = end.seal.leave(datagram, header.sequence, now) {
+                    return end.stats.drop_frames(reason, 1);
+                }
                 bump(&end.stats.delivered, 1);
                 bump(&end.stats.bytes_out, u64::from(header.payload_length));
                 end.stats.one_way.record(stamp(came_ns), header.stamp, 1);

@@ -162,7 +162,11 @@ impl Scene {
         let plan = Plan {
             peers: (0..peers).map(name).collect(),
             links,
-            services: vec![ServiceConfig { name: service, kind: ServiceKind::Deliver }],
+            services: vec![ServiceConfig {
+                name: service,
+                kind: ServiceKind::Deliver,
+                plain: true,
+            }],
             ..Plan::default()
         };
         Self { seed, plan, asks }
@@ -216,6 +220,7 @@ fn open(sim: &mut Sim, ask: Ask, strategy: Strategy, wait: Option<Duration>) -> 
         deadline: wait.unwrap_or(spanway::limits::OPEN_DEADLINE),
         wait: wait.is_some(),
         protect: false,
+        plain: true,
     };
     sim.request(ask.from, Request::Open(request))
 }

@@ -283,6 +283,7 @@ fn open(world: &World) -> Outcome<(String, Duration)> {
         protect: false,
         shape: false,
         keep: false,
+        plain: false,
         idempotency_key: None,
     });
     let start = Instant::now();

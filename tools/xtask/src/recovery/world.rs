@@ -138,6 +138,11 @@ impl World {
         self.hosts[peer].daemon.as_ref().map_or(Ok(0), |daemon| daemon.cpu_ns(""))
     }
 
+    /// The same of the workers alone.
+    pub(crate) fn worker_ns(&self, peer: usize) -> Outcome<u64> {
+        self.hosts[peer].daemon.as_ref().map_or(Ok(0), |daemon| daemon.cpu_ns("spanway-w"))
+    }
+
     pub(crate) fn ask(&self, peer: usize, request: &Request) -> Outcome<Value> {
         let client = Client::connect(&self.hosts[peer].socket).map_err(Failure::of(name(peer)))?;
         client.request(request).map_err(Failure::of(name(peer)))
