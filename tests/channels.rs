@@ -141,7 +141,8 @@ impl Story {
             | Fault::Stop(..)
             | Fault::Drain(..)
             | Fault::Open { .. }
-            | Fault::Close(_) => {}
+            | Fault::Close(_)
+            | Fault::Rules(..) => {}
         }
         self.sim.strike(fault);
     }

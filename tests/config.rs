@@ -359,7 +359,7 @@ fn engine_and_control_keys_out_of_range() {
             row("[trust]\npeers = [{ kee = 1 }]", "4:12: trust.peers.kee", "did you mean `key`?"),
             row(
                 &format!("[trust]\npeers = [\"{K2}\", {{ key = \"{K2}\" }}]"),
-                "4:87: trust.peers.key",
+                "4:86: trust.peers.key",
                 "line 4 already",
             ),
             row(
@@ -369,7 +369,7 @@ fn engine_and_control_keys_out_of_range() {
             ),
             row(
                 &format!("{}[trust]\npeers = [{{ key = \"{K3}\", name = \"b\" }}]", link("b", K2)),
-                "trust.peers.name",
+                "8:93: trust.peers.name",
                 "a [[link]] with another key",
             ),
             row(
@@ -378,6 +378,34 @@ fn engine_and_control_keys_out_of_range() {
                 "leaves nothing",
             ),
             row("[trust]\ncapacity = \"10\"", "4:12: trust.capacity", "has no unit"),
+            row("[[allow]]\nto = [\"video\"]", "3:1: allow.peers", "is missing: write peers = "),
+            row("[[allow]]\npeers = []", "4:9: allow.peers", "which fits nobody"),
+            row("[[allow]]\npeers = [\"a b\"]", "4:10: allow.peers", "is not a name"),
+            row(
+                &format!("[[allow]]\npeers = [\"{}\"]", "g".repeat(64)),
+                "4:10: allow.peers",
+                "is not a public key",
+            ),
+            row("[[allow]]\npeers = [\"*\"]", "3:1: allow", "allows nothing: write to = "),
+            row("[[allow]]\npeers = [\"*\"]\nto = \"video\"", "5:6: allow.to", "is no list"),
+            row("[[allow]]\npeers = [\"*\"]\nthrough = 1", "5:11: allow.through", "true or false"),
+            row(
+                "[[allow]]\npeers = [\"*\"]\nthrough = true\nrate = \"5\"",
+                "6:8: allow.rate",
+                "has no unit",
+            ),
+            row(
+                "[[allow]]\npeers = [\"*\"]\nthrough = true\nchannels = -1",
+                "6:12: allow.channels",
+                "a whole number from 0",
+            ),
+            row(
+                "[[allow]]\npeers = [\"*\"]\nthrough = true\nrate = \"5 Mbit/s\"\ntotal = \"4 Mbit/s\"",
+                "7:9: allow.total",
+                "less than the 5 Mbit/s of one channel",
+            ),
+            row("[[allow]]\npears = []", "4:1: allow.pears", "did you mean `peers`?"),
+            row("[allow]\npeers = []", "3:1: allow", "is a list of tables: write [[allow]]"),
         ],
     );
 }
@@ -502,7 +530,8 @@ fn link_ids_are_positions_and_hold_over_reloads() {
 #[test]
 fn the_commented_template_is_a_valid_file_and_its_comments_show_the_defaults() {
     let config = parse(CONFIG_TEMPLATE).expect("valid");
-    // Every commented key made real: nothing but the two host budgets and `from` may change.
+    // Every commented key made real: nothing but the two host budgets, `from` and the limits of the rule may
+    // change.
     let real: String = CONFIG_TEMPLATE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -515,6 +544,10 @@ fn the_commented_template_is_a_valid_file_and_its_comments_show_the_defaults() {
     assert!(all.host.egress.take().is_some() && all.host.ingress.take().is_some());
     assert!(all.services.iter_mut().any(|service| service.from.take().is_some()));
     assert!(all.api.as_mut().and_then(|api| api.internal.take()).is_some());
+    let rule = &mut all.allow[0];
+    assert!([&mut rule.rate, &mut rule.total, &mut rule.everybody].iter().all(|r| r.is_some()));
+    (rule.rate, rule.total, rule.everybody) = (None, None, None);
+    assert!(rule.channels.take().is_some() && rule.requests.take().is_some());
     assert_eq!(all, config);
 }
 
@@ -642,6 +675,7 @@ fn every_key_has_an_effective_value_that_says_where_it_comes_from() {
         let (name, named) = match header.trim_matches(['[', ']']) {
             "link" => ("link", "link.peer-02"),
             "service.some" => ("service", "service.camera"),
+            "allow" => ("allow", "allow.1"),
             plain => (plain, plain),
         };
         keys.retain(|key| key != name);

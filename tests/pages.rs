@@ -8,7 +8,8 @@
 //!
 //! A host is a network namespace and a process namespace with one shell that stops at the first command that
 //! fails. Blocks called `toml` whose first line names a file of a host are written there. Addresses of the
-//! documentation (192.0.2.0/24) stand for those of the wire, keys of the page for the real ones.
+//! documentation (192.0.2.0/24, 198.51.100.0/24) stand for those of the wires, keys and invitations of the page
+//! for the real ones.
 
 mod common;
 
@@ -44,6 +45,20 @@ fn a_beginner_gets_a_stream_through_with_the_commands_of_the_quick_start_between
         hosts.section("quick-start.md", "The first channel");
         let show = hosts.folder("oslo").join("show.ts");
         assert!(fs::metadata(show).is_ok_and(|file| file.len() > 500_000), "no video came");
+    }
+}
+
+#[test]
+fn a_third_host_joins_with_the_commands_of_the_quick_start() {
+    if netns::available_with(&PROGRAMS) {
+        let mut hosts = Hosts::two();
+        hosts.add("tokyo");
+        let [berlin, tokyo] = ["berlin", "tokyo"].map(|name| &hosts.shells[name].namespace);
+        netns::wire([(berlin, "198.18.1.1/24"), (tokyo, "198.18.1.3/24")]);
+        hosts.section("quick-start.md", "Between two hosts");
+        hosts.section("quick-start.md", "A new host joins");
+        let made = fs::read_to_string(hosts.folder("tokyo").join("tokyo.toml"));
+        assert!(made.is_ok_and(|text| text.contains("peer = \"berlin\"")), "no configuration");
     }
 }
 
@@ -138,7 +153,8 @@ struct Hosts {
 impl Hosts {
     fn new(names: &[&str]) -> Self {
         let shells = names.iter().map(|&name| (name.to_owned(), Shell::start(name)));
-        let truth = vec![("192.0.2.".to_owned(), "198.18.0.".to_owned())];
+        let truth = [("192.0.2.", "198.18.0."), ("198.51.100.", "198.18.1.")];
+        let truth = truth.map(|(page, real)| (page.to_owned(), real.to_owned())).to_vec();
         Self { shells: shells.collect(), truth }
     }
 
@@ -147,6 +163,10 @@ impl Hosts {
         let [berlin, oslo] = ["berlin", "oslo"].map(|name| &hosts.shells[name].namespace);
         netns::wire([(berlin, "198.18.0.1/24"), (oslo, "198.18.0.2/24")]);
         hosts
+    }
+
+    fn add(&mut self, name: &str) {
+        self.shells.insert(name.to_owned(), Shell::start(name));
     }
 
     fn folder(&self, host: &str) -> PathBuf {
@@ -189,7 +209,7 @@ impl Hosts {
                 expected.push(line);
             }
             let printed = self.run(host, command);
-            if command.contains("key --new") {
+            if command.contains("key --new") || command.contains("spanway invite") {
                 let words =
                     |lines: &[String]| lines.join(" ").split(' ').map(str::to_owned).collect();
                 let page: Vec<String> =

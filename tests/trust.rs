@@ -224,7 +224,7 @@ fn what_an_invitation_is_not_good_for_is_told_in_words() {
     assert!(said.contains("invitations.json") && said.contains("move it away"), "{said}");
     fs::remove_file(&path).expect("there");
     overlay.run("a");
-    wait_for("it runs", SOON, || peers_of(overlay.peer("a"), 2));
+    overlay.settle();
     refused(&free, &["--name", "x"], 3, "not known here any more");
     pass(Duration::from_secs(10).saturating_sub(Duration::from_secs(1)));
     refused(&expired, &["--name", "x"], 3, "ago: ask for another one");

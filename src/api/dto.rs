@@ -4,10 +4,12 @@
 //! or `{"error": {"kind": ..., "message": ...}}`. Most requests get one line; `receive` and `events`
 //! get lines until one side closes. The field names are the contract of README: other programs rely
 //! on them. Rates end in `_bps`, times in `_ms` or `_us`. What was counted has its shapes in `counted`,
-//! what is known of a channel along its path in `path`.
+//! what is known of a channel along its path in `path`,
+//! what others may do in `trust`.
 
 mod counted;
 mod path;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,6 +22,7 @@ pub use self::counted::{
     LedgerWorker, Recoveries, RelayTimes, SessionCounts, StatisticsReply, Watching, WorkerTimes,
 };
 pub use self::path::{LostRow, Story, Summary, SurveyHop, SurveyReply, SurveyWay, WhyReply};
+pub use self::trust::{AllowReply, AllowRow, AllowUser, InvitationRow, Invite, InviteReply};
 use crate::types::{Bandwidth, PeerName, Reject, ServiceName};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +103,8 @@ pub enum Request {
     RemoveLink {
         peer: PeerName,
     },
+    /// The rules of `[[allow]]` with what they let in: [`AllowReply`].
+    Allow,
     /// A token for one newcomer: [`InviteReply`].
     Invite(Invite),
     /// Those that have not expired: [`InvitationRow`]s.
@@ -209,22 +214,6 @@ pub struct AddLink {
     pub capacity_bps: Bandwidth,
     /// Missing: 1500.
     pub mtu: Option<u16>,
-}
-
-/// What a newcomer is promised.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Invite {
-    /// What it has to call itself; missing: any name that is free.
-    pub name: Option<PeerName>,
-    /// Of the link to it, each way; missing: `[trust] capacity`.
-    pub capacity_bps: Option<Bandwidth>,
-    /// Missing: an hour.
-    pub expires_ms: Option<u64>,
-    /// Where it shall dial; none: where this peer listens.
-    #[serde(default)]
-    #[schema(value_type = Vec<String>)]
-    pub addresses: Vec<SocketAddr>,
 }
 
 /// The answer line.
@@ -379,41 +368,6 @@ pub struct LinkReply {
     pub peer: PeerName,
     /// `added`, `removed`, or `unchanged` if it was there already, word for word.
     pub change: String,
-}
-
-/// An invitation that was just made.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct InviteReply {
-    /// For `spanway join`. Secret: whoever has it may join, once.
-    pub token: String,
-    /// To revoke it by.
-    pub id: String,
-    pub name: Option<PeerName>,
-    pub capacity_bps: Bandwidth,
-    pub left_ms: u64,
-    #[schema(value_type = Vec<String>)]
-    pub addresses: Vec<SocketAddr>,
-}
-
-impl std::fmt::Debug for InviteReply {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "invitation {}", self.id)
-    }
-}
-
-/// An invitation that has not expired.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct InvitationRow {
-    pub id: String,
-    /// `open`, `used` or `revoked`.
-    pub state: String,
-    /// What the newcomer has to call itself.
-    pub name: Option<PeerName>,
-    pub capacity_bps: Bandwidth,
-    /// Until it expires.
-    pub left_ms: u64,
-    /// Who used it.
-    pub peer: Option<PeerName>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -13,6 +13,7 @@
 //! | [`ledger`] | `channels --ledger` |
 //! | [`statistics`] | `statistics` |
 //! | [`link`] | `link add`, `link remove` |
+//! | [`allow`] | `allow` |
 //! | [`invite`], [`join`] | `invite`, `invitations`, `join` |
 //! | [`open`] | `open`, `close`, `reload`, `recompute`, `leave` |
 //! | [`send`], [`recv`] | `send`, `recv` |
@@ -28,6 +29,7 @@
 //! [`table`], [`drawing`] and [`traffic`] the shapes of text. Nothing here decides anything about the
 //! overlay.
 
+mod allow;
 mod clock;
 mod course;
 mod demo;
@@ -151,6 +153,8 @@ enum Command {
         #[command(subcommand)]
         action: LinkAction,
     },
+    /// Show the rules for channels of others, and what others have by them
+    Allow(Target),
     /// Print an invitation with which one newcomer joins the overlay at this peer
     Invite(InviteArgs),
     /// List the invitations that are known here, or revoke one
@@ -706,6 +710,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Peers(target) => read::peers(&target),
         Command::Links(target) => read::links(&target),
         Command::Link { action } => link::link(action),
+        Command::Allow(target) => allow::allow(&target),
         Command::Invite(args) => invite::invite(args),
         Command::Invitations(args) => invite::invitations(args),
         Command::Join(args) => join::join(args),

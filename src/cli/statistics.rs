@@ -41,6 +41,13 @@ fn text(reply: &StatisticsReply, out: &mut dyn Write, style: Style) -> io::Resul
     if !answers.rejected.is_empty() {
         writeln!(out, "  because   {}", wrap(&counts(&answers.rejected), ", ", 12))?;
     }
+    let forbidden: u64 = reply.forbidden.values().sum();
+    if forbidden > 0 {
+        writeln!(
+            out,
+            "forbidden   {forbidden} requests of others; `spanway allow` says by which rule"
+        )?;
+    }
     if let Some(line) = percentiles(&answers.waited_ms, &|ms| format!("{ms} ms")) {
         writeln!(out, "  in line   {line}")?;
     }
@@ -114,6 +121,7 @@ mod tests {
             unproven: 0,
             recoveries: Recoveries::default(),
             answers: Answers::default(),
+            forbidden: BTreeMap::from([("rate".to_owned(), 3)]),
             sessions: SessionCounts::default(),
             messages_received: BTreeMap::new(),
             messages_sent: BTreeMap::new(),

@@ -16,6 +16,7 @@ use crate::daemon::control::{Control, Stage};
 use crate::daemon::kept::Then;
 use crate::daemon::lane;
 use crate::daemon::opens::Opener;
+use crate::daemon::rules;
 use crate::daemon::views::{self, Here};
 use crate::limits;
 use crate::proto::view::LinkState;
@@ -132,6 +133,7 @@ impl Control {
             },
             dto::Request::AddLink(asked) => tell(&answers, self.add_link(&asked)),
             dto::Request::RemoveLink { peer } => tell(&answers, self.remove_link(&peer)),
+            dto::Request::Allow => answers.ok(&rules::allow_reply(self.node.policy())),
             dto::Request::Invite(asked) => tell(&answers, self.invite(&asked)),
             dto::Request::Invitations => answers.ok(&self.invitations()),
             dto::Request::Revoke { id } => tell(&answers, self.revoke(&id)),
@@ -375,6 +377,7 @@ impl Control {
             frames,
             channels: roles.map(|(role, count)| (role, count as u64)).collect(),
             waiting: self.node.waiting(self.now()).len() as u64,
+            forbidden: rules::forbidden(self.node.policy()),
             ..self.counters.reply(peer, uptime_ms, self.node.counters())
         }
     }

@@ -148,6 +148,7 @@ impl Counters {
                 rejected: rejected.map(|(reason, n)| (reason.as_str().to_owned(), *n)).collect(),
                 waited_ms: views::distribution(&self.waited_ms.read()),
             },
+            forbidden: BTreeMap::new(),
             sessions: dto::SessionCounts {
                 started: sessions.started,
                 adopted: sessions.adopted,

@@ -238,15 +238,15 @@ mod tests {
     #[test]
     fn an_invitation_is_one_line_that_reads_back_as_it_was() {
         let identity = identity();
-        let signed = signed(&identity);
-        let text = signed.text();
+        let of = signed(&identity);
+        let text = of.text();
         assert!(text.starts_with("spanway1-") && !text.contains(char::is_whitespace), "{text}");
-        assert_eq!(Signed::from_text(&text), Ok(signed.clone()));
+        assert_eq!(Signed::from_text(&text), Ok(of.clone()));
         let wrapped = format!("  {}\n{}\r\n", &text[..40], &text[40..]);
-        assert_eq!(Signed::from_text(&wrapped), Ok(signed.clone()));
-        assert_eq!(Signed::from_bytes(signed.bytes()), Ok(signed.clone()));
-        let other = self::signed(&identity);
-        assert_ne!(signed.invitation.id_hash(), other.invitation.id_hash());
+        assert_eq!(Signed::from_text(&wrapped), Ok(of.clone()));
+        assert_eq!(Signed::from_bytes(of.bytes()), Ok(of.clone()));
+        let other = signed(&identity);
+        assert_ne!(of.invitation.id_hash(), other.invitation.id_hash());
     }
 
     #[test]
@@ -331,12 +331,12 @@ mod tests {
         #[test]
         fn any_text_is_read_without_a_panic(text in ".{0,80}", bytes in any::<Vec<u8>>()) {
             prop_assert!(Signed::from_text(&text).is_err());
-            let spoilt = [PREFIX, &*text].concat();
-            prop_assert!(Signed::from_text(&spoilt).is_err());
+            let prefixed = format!("{PREFIX}{text}");
+            prop_assert!(Signed::from_text(&prefixed).is_err());
             let sum = checksum(&bytes);
             let whole = BASE64.encode([&bytes[..], &sum].concat());
-            let spoilt = [PREFIX, &*whole].concat();
-            prop_assert!(Signed::from_text(&spoilt).is_err());
+            let whole = format!("{PREFIX}{whole}");
+            prop_assert!(Signed::from_text(&whole).is_err());
         }
     }
 }

@@ -40,6 +40,7 @@ mod neighbours;
 mod notify;
 mod opens;
 mod relink;
+mod rules;
 pub(crate) mod runtime;
 mod seal;
 mod share;

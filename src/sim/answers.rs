@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Sim, check};
+use super::{Sim, check, rules};
 use crate::limits;
 use crate::proto::node::Node;
 use crate::proto::view::{ChannelState, ChannelView};
@@ -128,6 +128,11 @@ impl Sim {
         if let Answer::Open(opened) = answer {
             wrong.extend(self.not_held(at, opened));
             wrong.extend(self.passed(opened));
+        } else if let Answer::Rejected(why) = answer
+            && why.reason == Reject::NotAllowed
+            && rules::has_none(&self.peers)
+        {
+            wrong.push("nobody has rules".to_owned());
         } else if let Answer::Rejected(why) = answer
             && why.reason == Reject::Never
         {

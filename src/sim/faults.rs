@@ -9,7 +9,7 @@ use super::queue::Happening;
 use super::{Node, Sim, Strike, check, memo};
 use crate::limits;
 use crate::proto::view::ChannelState;
-use crate::proto::{Action, Answer, Choice, OpenRequest, Request, Side};
+use crate::proto::{Action, Answer, Choice, Input, OpenRequest, Request, Side};
 use crate::types::{Bandwidth, ChannelId, EdgeKey, PeerName};
 use crate::wire::control::{Message, ReleaseCause};
 
@@ -53,6 +53,8 @@ pub enum Fault {
     },
     /// One of the channels that there are is closed.
     Close(usize),
+    /// The peer reads other rules, those of this number in the plan.
+    Rules(usize, usize),
 }
 
 impl Sim {
@@ -120,6 +122,7 @@ impl Sim {
             }
             Fault::Open { from, to, rate, protect } => self.open(from, to, rate, protect),
             Fault::Close(which) => self.close_some(which),
+            Fault::Rules(peer, rules) => self.other_rules(peer, rules),
         }
     }
 
@@ -228,6 +231,18 @@ impl Sim {
         true
     }
 
+    fn other_rules(&mut self, at: usize, rules: usize) -> bool {
+        let rules = self.rules.get(rules).cloned().unwrap_or_default();
+        let peer = &mut self.peers[at];
+        let news = peer.config.allow != rules;
+        peer.config.allow = rules;
+        let config = peer.config.clone();
+        if peer.node.is_some() {
+            self.input(at, Input::Configured(config));
+        }
+        news
+    }
+
     /// A peer that will notice the fault is in a session without COMMIT.
     pub(super) fn computing_around(&self, fault: Fault) -> bool {
         let computing = |peer: usize| self.node(peer).is_some_and(Node::computing);
@@ -246,7 +261,7 @@ impl Sim {
             | Fault::Leave(peer)
             | Fault::Stop(peer, _)
             | Fault::Drain(peer, _) => self.wires_of(peer).into_iter().any(of_wire),
-            Fault::Open { .. } | Fault::Close(_) => false,
+            Fault::Open { .. } | Fault::Close(_) | Fault::Rules(..) => false,
         }
     }
 

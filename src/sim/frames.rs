@@ -117,9 +117,10 @@ impl Sim {
             | Fault::Deaf(wire, _)
             | Fault::OneWay(wire, _, _)
             | Fault::Stall(wire, _) => (None, Some(wire_ends(wire))),
-            Fault::Crash(peer) | Fault::Leave(peer) | Fault::Stop(peer, _) => {
-                (Some(names(peer)), None)
-            }
+            Fault::Crash(peer)
+            | Fault::Leave(peer)
+            | Fault::Stop(peer, _)
+            | Fault::Rules(peer, _) => (Some(names(peer)), None),
             Fault::Drain(peer, _) => return self.touch_ends_of(peer),
             Fault::Restore(_)
             | Fault::Start(_)

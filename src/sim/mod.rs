@@ -17,8 +17,10 @@ pub mod cost;
 mod faults;
 mod frames;
 mod memo;
+mod plan;
 mod probes;
 mod queue;
+pub mod rules;
 pub mod scenario;
 mod seals;
 pub mod swarm;
@@ -36,9 +38,11 @@ use self::answers::Answers;
 pub use self::faults::Fault;
 pub use self::frames::FrameBooks;
 use self::frames::Frames;
+pub use self::plan::Plan;
 use self::queue::{Happening, Scheduled};
 use crate::limits;
 use crate::proto::node::Node;
+use crate::proto::policy::Rule;
 use crate::proto::{
     Action, Answer, Budgets, DataLink, Entry, Event, Input, LinkConfig, NodeConfig, Recovery,
     Request, ServiceConfig, Target,
@@ -46,44 +50,7 @@ use crate::proto::{
 use crate::types::{
     Bandwidth, ChannelId, EdgeKey, Label, LinkId, PeerName, PublicKey, RequestId, SessionId, Time,
 };
-use crate::wire::control::{self, Message};
-
-/// An overlay to be built: peers by position, and the links between them.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    pub peers: Vec<PeerName>,
-    /// Two positions and the configured capacity.
-    pub links: Vec<(usize, usize, Bandwidth)>,
-    /// What the hosts of these peers may carry in all; the others as much as their links.
-    pub budgets: Vec<(usize, Budgets)>,
-    /// Services of every peer.
-    pub services: Vec<ServiceConfig>,
-    /// One hop takes between these.
-    pub delay: (Duration, Duration),
-    /// One hop in a hundred takes fifty times as long.
-    pub tails: bool,
-    /// Messages under way in one direction of a link; one more costs the connection, as a full send queue
-    /// does.
-    pub queue: Option<usize>,
-    /// The highest control version that peers speak: lower ones know no facts about the overlay.
-    pub version: u16,
-}
-
-impl Default for Plan {
-    /// Nobody, and hops that take a millisecond.
-    fn default() -> Self {
-        Self {
-            peers: Vec::new(),
-            links: Vec::new(),
-            budgets: Vec::new(),
-            services: Vec::new(),
-            delay: (Duration::from_millis(1), Duration::from_millis(1)),
-            tails: false,
-            queue: None,
-            version: control::VERSIONS.1,
-        }
-    }
-}
+use crate::wire::control::Message;
 
 /// Messages of one session, by purpose (I3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -179,6 +146,8 @@ pub struct Sim {
     seals: seals::Seals,
     /// Frames enter channels of a scenario until then.
     frames_until: Time,
+    /// Those of the plan.
+    rules: Vec<Vec<Rule>>,
     /// Nothing is to fail.
     calm: bool,
     /// Channels that a scenario asked for, by the request.
@@ -229,6 +198,7 @@ impl Sim {
             frames: Frames::default(),
             seals: seals::Seals::default(),
             frames_until: Time(u64::MAX),
+            rules: Vec::new(),
             calm: false,
             opened: BTreeMap::new(),
             protected: BTreeSet::new(),
@@ -252,6 +222,10 @@ impl Sim {
         }
         for &(peer, budgets) in &plan.budgets {
             sim.peers[peer].config.budgets = budgets;
+        }
+        sim.rules.clone_from(&plan.rules);
+        for &(peer, rules) in &plan.ruled {
+            sim.peers[peer].config.allow.clone_from(&sim.rules[rules]);
         }
         for &(one, other, capacity) in &plan.links {
             sim.add_wire(one, other, capacity);

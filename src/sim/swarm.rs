@@ -14,8 +14,9 @@ use rand_core::{Rng, SeedableRng};
 
 use super::answers::judge_at_rest;
 use super::scenario::{judge_honesty, judge_rest, settle_pictures};
-use super::{Fault, Plan, Sim, check};
+use super::{Fault, Plan, Sim, check, rules};
 use crate::limits;
+use crate::proto::policy::{Rule, Which, Who};
 use crate::proto::view::{ChannelState, ChannelView};
 use crate::proto::{Budgets, Request, ServiceConfig, ServiceKind};
 use crate::types::{Bandwidth, PeerName, ServiceName, Time};
@@ -71,6 +72,7 @@ impl Swarm {
         let count = 3 + draw.index(most);
         let mut plan = random_plan(&mut draw, count, calm);
         plan.budgets = random_budgets(seed, &plan, calm);
+        let reloads = random_rules(seed, &mut plan, calm);
         let mut script = Vec::new();
         for peer in 0..count {
             script.push((Time(draw.below(29_000)), Fault::Start(peer)));
@@ -92,6 +94,10 @@ impl Swarm {
                 random_fault(&mut draw, *kind, &plan, at, &mut script);
             }
         }
+        script.extend(reloads.into_iter().map(|(at, fault)| {
+            let at = FAULTS_FROM.0 + at % span;
+            (Time(at), fault)
+        }));
         // Last, so that what seeds drew before is what they always drew.
         if !calm && draw.below(2) == 0 {
             come_and_go(&mut draw, span, count, &mut script);
@@ -133,11 +139,12 @@ impl Swarm {
             settle_pictures(sim)?;
         }
         let channels = judge_channels(sim)?;
-        if self.plan.version >= control::FACTS_VERSION {
+        // A rule may forbid a second path for ever.
+        if self.plan.version >= control::FACTS_VERSION && self.plan.rules.is_empty() {
             settle_protection(sim)?;
         }
         self.judge_frames(sim)?;
-        if self.plan.version >= control::FACTS_VERSION {
+        if self.plan.version >= control::FACTS_VERSION && self.plan.rules.is_empty() {
             self.ask_at_rest(sim)?;
         }
         let hits = sim.strikes().iter().filter(|strike| strike.hit).count();
@@ -196,7 +203,8 @@ impl Swarm {
         let misrouted = check::misrouted(peers).into_iter().map(|text| format!("a22: {text}"));
         let late = sim.late_answers().into_iter().map(|text| format!("I5: {text}"));
         let answers = sim.wrong_answers().iter().map(|text| format!("I5: {text}"));
-        wrong.chain(misrouted).chain(answers).chain(late).next().map_or(Ok(()), Err)
+        let broken = rules::broken(peers).into_iter().map(|text| format!("rules: {text}"));
+        wrong.chain(misrouted).chain(broken).chain(answers).chain(late).next().map_or(Ok(()), Err)
     }
 
     /// I5 where nothing changes any more: more and more is asked for, until answers say that it is too much.
@@ -349,6 +357,8 @@ fn random_plan(draw: &mut Draw, count: usize, calm: bool) -> Plan {
         links,
         budgets: Vec::new(),
         services: vec![ServiceConfig { name: service, kind: ServiceKind::Deliver, plain: true }],
+        rules: Vec::new(),
+        ruled: Vec::new(),
         delay: (least, least + Duration::from_micros(draw.below(12_000))),
         tails: !calm && draw.below(5) == 0,
         queue: (!calm && draw.below(6) == 0).then(|| 60 + draw.index(100)),
@@ -369,6 +379,43 @@ fn random_budgets(seed: u64, plan: &Plan, calm: bool) -> Vec<(usize, Budgets)> {
     (0..plan.peers.len())
         .map(|peer| (peer, Budgets { egress: budget(), ingress: budget() }))
         .collect()
+}
+
+/// Of every fourth seed with failures, drawn apart as well: a few sets of rules, who has which, and who
+/// reads another one while faults strike.
+fn random_rules(seed: u64, plan: &mut Plan, calm: bool) -> Vec<(u64, Fault)> {
+    let mut draw = Draw(ChaCha20Rng::seed_from_u64(seed ^ 0x7275_6c65_7300));
+    if calm || draw.below(4) > 0 {
+        return Vec::new();
+    }
+    let count = plan.peers.len();
+    plan.rules = (0..3).map(|_| random_set(&mut draw, &plan.peers)).collect();
+    plan.rules.push(Vec::new());
+    plan.ruled =
+        (0..count).filter_map(|peer| (draw.below(2) == 0).then(|| (peer, draw.index(3)))).collect();
+    let reloads = draw.below(4);
+    (0..reloads)
+        .map(|_| (draw.below(1 << 40), Fault::Rules(draw.index(count), draw.index(4))))
+        .collect()
+}
+
+fn random_set(draw: &mut Draw, peers: &[PeerName]) -> Vec<Rule> {
+    let mbit = |mbit: u64| Bandwidth::from_bps(mbit * 1_000_000);
+    let mut rules = Vec::new();
+    for _ in 0..1 + draw.below(3) {
+        let some = |draw: &mut Draw| draw.below(2) == 0;
+        let named = |draw: &mut Draw| Who::Name(peers[draw.index(peers.len())].clone());
+        let who = if some(draw) { vec![Who::Anybody] } else { vec![named(draw), named(draw)] };
+        let to = if draw.below(3) > 0 { vec![Which::Any] } else { Vec::new() };
+        let rate = some(draw).then(|| mbit([3, 8][draw.index(2)]));
+        let total = some(draw).then(|| mbit([8, 16][draw.index(2)]));
+        let channels = some(draw).then(|| [1, 2][draw.index(2)]);
+        let requests = some(draw).then(|| [0, 1][draw.index(2)]);
+        let everybody = some(draw).then(|| mbit([16, 30][draw.index(2)]));
+        let through = to.is_empty() || draw.below(3) > 0;
+        rules.push(Rule { peers: who, to, through, rate, total, channels, requests, everybody });
+    }
+    rules
 }
 
 fn random_open(draw: &mut Draw, count: usize, calm: bool) -> Fault {

@@ -65,6 +65,8 @@ pub struct StatisticsReply {
     pub unproven: u64,
     pub recoveries: Recoveries,
     pub answers: Answers,
+    /// Requests of others that `[[allow]]` refused, by the limit.
+    pub forbidden: BTreeMap<String, u64>,
     pub sessions: SessionCounts,
     /// Control messages of neighbours and to them, by kind.
     pub messages_received: BTreeMap<String, u64>,

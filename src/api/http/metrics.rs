@@ -138,6 +138,11 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
         "How long those stood in line that were opened. The sum is an upper estimate.",
     ),
     (
+        "spanway_forbidden_requests_total",
+        Kind::Counter,
+        "Requests of other peers that [[allow]] refused, by the limit.",
+    ),
+    (
         "spanway_reroutes_total",
         Kind::Counter,
         "Channels that end here and took another path, or found none (broken), by kind.",
@@ -298,6 +303,9 @@ fn admission(of: &StatisticsReply, to: &mut Families) {
     to.set("spanway_unproven_messages_total", &[], of.unproven as f64);
     to.set("spanway_admission_queue_length", &[], of.waiting as f64);
     to.histogram("spanway_admission_wait_seconds", &[], &answers.waited_ms, MILLIS);
+    for (limit, count) in &of.forbidden {
+        to.set("spanway_forbidden_requests_total", &[("limit", limit)], *count as f64);
+    }
     let recoveries = &of.recoveries;
     for (kind, count) in [
         ("moved", recoveries.moved - recoveries.protected.min(recoveries.moved)),

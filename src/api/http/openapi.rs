@@ -53,6 +53,7 @@ impl IntoResponses for Errors {
         routes::peers,
         routes::services,
         routes::links,
+        routes::allow,
         routes::invitations,
         routes::tree,
         routes::computation,

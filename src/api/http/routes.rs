@@ -15,8 +15,8 @@ use super::openapi::Errors;
 use super::requests::RequestReply;
 use super::{changes, commands, live, openapi, web};
 use crate::api::dto::{
-    ChannelRow, Course, GraphReply, InvitationRow, Latency, LedgerReply, LinkRow, PeerRow,
-    QueueRow, RelayTimes, Request, ServiceRow, StatisticsReply, StatusReply, TreeReply,
+    AllowReply, ChannelRow, Course, GraphReply, InvitationRow, Latency, LedgerReply, LinkRow,
+    PeerRow, QueueRow, RelayTimes, Request, ServiceRow, StatisticsReply, StatusReply, TreeReply,
     VerifyReply, WhyReply,
 };
 use crate::api::why;
@@ -48,6 +48,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/api/ledger", get(ledger))
         .route("/api/times", get(times))
         .route("/api/statistics", get(statistics))
+        .route("/api/allow", get(allow))
         .route("/api/invitations", get(invitations).post(changes::invite))
         .route("/api/invitations/{id}", delete(changes::revoke))
         .route("/api/recompute", post(changes::recompute))
@@ -91,6 +92,13 @@ pub(super) async fn services(State(app): State<Arc<App>>, Path(peer): Path<Strin
     responses((status = 200, body = Vec<LinkRow>), Errors))]
 pub(super) async fn links(State(app): State<Arc<App>>) -> Answer {
     app.daemon.ask(&Request::Links).await.map(Raw)
+}
+
+/// The rules of `[[allow]]`, and what they let in.
+#[utoipa::path(get, path = "/api/allow", tag = "look",
+    responses((status = 200, body = AllowReply), Errors))]
+pub(super) async fn allow(State(app): State<Arc<App>>) -> Answer {
+    app.daemon.ask(&Request::Allow).await.map(Raw)
 }
 
 /// The invitations that have not expired; what was secret in them is not known here.

@@ -11,6 +11,7 @@ use crate::proto::{Choice, Entry, OpenRequest, Opened, Purpose, Refused, Sealing
 use crate::wire::control::{Accept, Manner, Reserve};
 use crate::wire::proof;
 
+mod allowed;
 mod many;
 mod opening;
 mod queue;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Node;
 use crate::proto::link::Link;
 use crate::proto::overlay::Overlay;
+use crate::proto::policy::Policy;
 use crate::proto::view::{
     ChannelView, GraphView, LinkView, PeerState, PeerView, TreeView, WaitingView,
 };
@@ -97,6 +98,11 @@ impl Node {
     /// How many [`Node::channels`] has.
     pub fn channel_count(&self) -> usize {
         self.channels.channels()
+    }
+
+    /// Who may open channels here, and what they have.
+    pub fn policy(&self) -> &Policy {
+        self.channels.policy()
     }
 
     /// How many channels this peer asked for, serves and relays.

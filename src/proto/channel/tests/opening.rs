@@ -5,7 +5,7 @@ use crate::proto::{Fit, FitRequest, Limit, Narrowest, Refused};
 use crate::types::SessionId;
 
 /// [`Square`] with capacities: every link can carry 100 bit/s, those over peer-01 have 30 free.
-struct Known;
+pub(super) struct Known;
 
 impl Paths for Known {
     fn path(&self, to: &PeerName) -> Option<Vec<PeerName>> {
@@ -52,7 +52,7 @@ fn limit() -> Limit {
 }
 
 /// peer-00 with links to peer-01 and peer-03, and a request that waits for its first answer.
-fn asked(request: OpenRequest) -> (Channels, Vec<Action>) {
+pub(super) fn asked(request: OpenRequest) -> (Channels, Vec<Action>) {
     let mut source = machine(0);
     did(&mut source, |m, out| m.link_up(NOW, BESIDE, terms(3, 1_350), out));
     let channel = tx(1, 1).channel;
@@ -62,14 +62,14 @@ fn asked(request: OpenRequest) -> (Channels, Vec<Action>) {
 }
 
 /// The path of the RESERVE among these, and its number.
-fn reserved(actions: &[Action]) -> Option<(Vec<PeerName>, u32)> {
+pub(super) fn reserved(actions: &[Action]) -> Option<(Vec<PeerName>, u32)> {
     actions.iter().find_map(|action| {
         let Action::Send { message: Message::Reserve(r), .. } = action else { return None };
         Some((r.path.clone(), r.tx.attempt))
     })
 }
 
-fn rejection(actions: &[Action]) -> Option<Rejection> {
+pub(super) fn rejection(actions: &[Action]) -> Option<Rejection> {
     actions.iter().find_map(|action| {
         let Action::Answer { answer: Answer::Rejected(rejection), .. } = action else {
             return None;
@@ -79,7 +79,7 @@ fn rejection(actions: &[Action]) -> Option<Rejection> {
 }
 
 /// What peer-00 does about a refusal that came over `link`.
-fn refused(source: &mut Channels, link: LinkId, nack: Nack) -> Vec<Action> {
+pub(super) fn refused(source: &mut Channels, link: LinkId, nack: Nack) -> Vec<Action> {
     did(source, |m, out| m.message(NOW, link, Message::Nack(nack), out));
     did(source, |m, out| m.handle_timeout(NOW, &Known, out))
 }
