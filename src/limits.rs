@@ -320,10 +320,11 @@ pub const ARRIVALS_MAX: usize = 256;
 /// ... and of one link: a message of another link has at most this many of each flooding one in front of it.
 pub const ARRIVALS_PER_LINK_MAX: usize = 8;
 /// Reading and handling the messages of one neighbour takes one part in this many of the control thread in
-/// the long run. At 11,000 messages a second (5,500 admissions through one link, measured) it is a fifth.
-pub const CONTROL_SHARE_OF: u32 = 3;
-/// ... and so much at once: the tree of 10,000 peers in 100 pieces.
-pub const CONTROL_SHARE_BURST: Duration = Duration::from_millis(250);
+/// the long run. 11,000 messages a second (5,500 admissions through one link) take less.
+pub const CONTROL_SHARE_OF: u32 = 4;
+/// ... and so much at once: the tree of 10,000 peers in 100 pieces. With 250 ms a flood of a second takes
+/// half of the thread, and the median answer to others 1.9 times as long (measured).
+pub const CONTROL_SHARE_BURST: Duration = Duration::from_millis(50);
 /// A worker tells when it has applied something; it is looked at after this in any case.
 pub const APPLY_LOOK: Duration = Duration::from_millis(5);
 /// Messages behind a route change leave after this even if a worker has not applied it.

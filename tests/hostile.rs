@@ -32,7 +32,7 @@ use spanway::proto::start::Signed;
 use spanway::types::{
     Bandwidth, ChannelId, Label, PeerName, PublicKey, ServiceName, SessionId, TxId,
 };
-use spanway::wire::control::{Ghs, Manner, Message, Release, ReleaseCause, Reserve, Start};
+use spanway::wire::control::{Ghs, Hello, Manner, Message, Release, ReleaseCause, Reserve, Start};
 use spanway::wire::facts::{Fact, Gossip, LinkFact, PeerFact, Told};
 use spanway::wire::heartbeat::{Heartbeat, HeartbeatKey};
 use spanway::wire::measure::Probe;
@@ -503,6 +503,24 @@ fn row_17_a_wrong_key_is_refused_by_name_and_does_not_storm() {
     let (a, b) = (other.public_key().fingerprint(), liar().public_key().fingerprint());
     assert!(log.contains(&a) && log.contains(&b), "both fingerprints: {log}");
     assert!(log.matches("handshake refused").count() <= 3, "said once in a while");
+    scene.end();
+}
+
+/// Its frames and heartbeats would go round in the peer for ever.
+#[test]
+fn a_neighbour_cannot_point_a_peer_at_its_own_ports() {
+    let scene = Scene::start("");
+    let to = scene.address();
+    let mut liar = wait_for("let in", PATIENCE, || liar().dial(to).ok());
+    let hello = Hello { data_port: to.port(), ..self::liar().hello() };
+    say(&mut liar, Message::Hello(hello));
+    assert!(liar.hear_all(PATIENCE).is_some(), "the link is closed");
+    let links = wait_for("the reason", PATIENCE, || {
+        let links = scene.relay().ask(&["links"]).to_string();
+        links.contains("this peer's own").then_some(links)
+    });
+    assert!(links.contains("the neighbour wants frames at"), "{links}");
+    assert!(gone(&scene));
     scene.end();
 }
 

@@ -301,7 +301,13 @@ impl Control {
         // The connection shows the host; the port is the neighbour's word.
         let said = SocketAddr::new(remote.ip(), data.port);
         if let Err(refused) = reach.follow(remote, said) {
-            return self.disconnect(link, &format!("the neighbour wants frames at {refused}"));
+            // The actions behind this one are carried out first.
+            let why = format!("the neighbour wants frames at {refused}");
+            if let Some(slot) = self.links.get(&link) {
+                self.neighbours.contacts.failed(&slot.peer, &why);
+            }
+            self.close_connection(link);
+            return self.inputs.push_back(Input::Disconnected { link, why });
         }
         let spec = LinkSpec {
             link,

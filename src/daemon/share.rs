@@ -2,7 +2,7 @@
 //!
 //! Two bounds, neither of which an honest neighbour meets: so many of its messages wait for the control loop
 //! at once, so that those of others are never behind many of them; and their reading and handling takes a
-//! third of the thread's time in the long run, so that the others mostly find it free. What is above that
+//! quarter of the thread's time in the long run, so that the others mostly find it free. What is above that
 //! stays in the connection: the neighbour's own sends wait, nothing is lost, heartbeats go another way.
 //!
 //! Pure: times come with the calls.
@@ -92,7 +92,7 @@ mod tests {
         share.charge(now, CONTROL_SHARE_BURST);
         assert_eq!(share.wait(now), Duration::ZERO);
         for _ in 0..10_000 {
-            now += Duration::from_micros(301);
+            now += Duration::from_micros(401);
             share.charge(now, Duration::from_micros(100));
             assert_eq!(share.wait(now), Duration::ZERO);
         }

@@ -73,7 +73,6 @@ fn goals(record: &Record) -> Vec<Goal> {
     for (case, what) in [
         (Case::Refresh, "p50 of an answer beside REFRESH, to without"),
         (Case::Facts, "p50 of an answer beside forged facts, to without"),
-        (Case::Connects, "p50 of an answer beside connections, to without"),
     ] {
         goal(what, ratio(trials, case, |trial| trial.p50_us), P50_GOAL, "");
     }
