@@ -213,7 +213,7 @@ pub(crate) fn channel_row(view: ChannelView, here: &Here<'_>) -> ChannelRow {
         rx_frames: if view.side.is_some() { books.delivered } else { books.received },
         entered_bytes: end(|stats| load(&stats.bytes_in)),
         delivered_bytes: end(|stats| load(&stats.bytes_out)),
-        lost_frames: end(|stats| load(&stats.next_sequence).saturating_sub(load(&stats.received))),
+        lost_frames: end(lost_frames),
         dropped: drops(books.dropped),
         offered_bps: here.offered,
         entry_bps: here.promised,
@@ -222,6 +222,14 @@ pub(crate) fn channel_row(view: ChannelView, here: &Here<'_>) -> ChannelRow {
         sealed: view.sealed.is_some(),
         peer_key: view.sealed.map(|key| key.fingerprint()),
     }
+}
+
+/// By the sequences of those that the other end sent; what was no frame of it is not among them.
+fn lost_frames(stats: &ChannelStats) -> u64 {
+    let forged = [DropReason::BadSeal, DropReason::Replayed, DropReason::Early];
+    let forged: u64 = forged.map(|reason| stats.dropped(reason)).iter().sum();
+    let came = load(&stats.received).saturating_sub(forged);
+    load(&stats.next_sequence).saturating_sub(came)
 }
 
 /// What a peer is to a channel.

@@ -821,7 +821,8 @@ mod tests {
 
     use super::*;
     use crate::proto::{Budgets, Recovery};
-    use crate::wire::control::Ghs;
+    use crate::types::{PublicKey, TxId};
+    use crate::wire::control::{Ghs, Manner, Proof, Reserve};
 
     const T: Time = Time(0);
     const LINK: LinkId = LinkId(0);
@@ -980,6 +981,53 @@ mod tests {
         assert!(matches!(out[0], Action::Send { message: Message::Bye(_), .. }));
         assert!(closed(&out, "removed"));
         assert!(node.links().is_empty());
+    }
+
+    /// Rows 22 and 23: whoever is on the link, a channel is its source's.
+    #[test]
+    fn a_request_that_its_source_did_not_sign_is_refused_and_holds_nothing() {
+        let reserve = Reserve {
+            tx: TxId { channel: ChannelId { source: name("b"), boot: 1, count: 1 }, attempt: 1 },
+            service: "video".parse().unwrap(),
+            name: "video".parse().unwrap(),
+            path: vec![name("b"), name("a")],
+            position: 1,
+            rate: Bandwidth::from_bps(1_000),
+            rate_back: Bandwidth::from_bps(1_000),
+            ticket: 1,
+            deadline_ms: 1_000,
+            max_payload: 1_000,
+            back_label: Label(5),
+            back_port: 7_100,
+            manner: Manner::Replace,
+            opened: false,
+            seal: None,
+            proof: None,
+        };
+        let key = PublicKey(SigningKey::from_bytes(&[9; 32]).verifying_key().to_bytes());
+        let forged = Some(Proof { key, signature: [0; 64] });
+        for (version, proof, words) in [
+            (2, None, "b speaks control version 2 and cannot carry signed requests (6): update it"),
+            (6, None, "from b: it is not signed by its asker"),
+            (6, forged, "from b: its asker is known with another key"),
+        ] {
+            let mut node = node();
+            does(&mut node, Input::Connected { link: LINK, ipv6: false });
+            let Message::Hello(greeting) = hello() else { unreachable!() };
+            hears(&mut node, Message::Hello(Hello { versions: (1, version), ..greeting }));
+            let asked = Message::Reserve(Reserve { proof, ..reserve.clone() });
+            let out = hears(&mut node, asked);
+            let refused = out.iter().find_map(|action| match action {
+                Action::Send { message: Message::Nack(nack), .. } => Some(nack),
+                _ => None,
+            });
+            let refused = refused.expect("an answer");
+            assert_eq!((refused.reason, &*refused.detail), (Reject::NotAllowed, words));
+            let told = |action: &Action| matches!(action, Action::Event(Event::Unproven { .. }));
+            assert!(out.iter().any(told), "{out:?}");
+            assert_eq!(node.channels(), []);
+            assert_eq!(node.links()[0].state, LinkState::Up, "the link stays");
+        }
     }
 
     #[test]
