@@ -59,6 +59,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "proto::Budgets",
             "proto::LinkConfig",
             "proto::NodeConfig",
+            "proto::policy",
             "proto::Recovery",
             "proto::ServiceConfig",
             "proto::ServiceKind",

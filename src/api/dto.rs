@@ -272,6 +272,10 @@ pub struct StatusReply {
     pub peers: usize,
     pub links_up: usize,
     pub links: usize,
+    /// Of those that no `[[link]]` names.
+    pub links_by_trust: usize,
+    /// That somebody may still join with.
+    pub invitations: usize,
     pub channels: usize,
     /// Watches of channels that are running (`spanway latency --watch`).
     pub watches: usize,

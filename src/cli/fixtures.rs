@@ -55,6 +55,8 @@ pub(super) fn status() -> StatusReply {
         peers: 2,
         links_up: 1,
         links: 1,
+        links_by_trust: 0,
+        invitations: 0,
         channels: 0,
         watches: 0,
         facts,

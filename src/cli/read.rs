@@ -210,7 +210,18 @@ fn status_text(reply: &StatusReply, out: &mut dyn Write, style: Style) -> io::Re
     writeln!(out, "up        {uptime} s")?;
     writeln!(out, "key       {}", reply.key)?;
     writeln!(out, "listens   {}", reply.listen)?;
-    writeln!(out, "links     {} of {} up", reply.links_up, reply.links)?;
+    let by_trust = match reply.links_by_trust {
+        0 => String::new(),
+        count => format!(", {count} by trust"),
+    };
+    writeln!(out, "links     {} of {} up{by_trust}", reply.links_up, reply.links)?;
+    if reply.invitations > 0 {
+        writeln!(
+            out,
+            "invited   {} newcomers; `spanway invitations` lists them",
+            reply.invitations
+        )?;
+    }
     writeln!(out, "peers     {}", reply.peers)?;
     writeln!(out, "tree      {tree}")?;
     writeln!(out, "channels  {}", reply.channels)?;

@@ -418,6 +418,8 @@ impl Control {
             peers: self.node.peers().len(),
             links_up: links.iter().filter(|link| link.state == LinkState::Up).count(),
             links: links.len(),
+            links_by_trust: self.config.links.iter().filter(|link| link.by_trust).count(),
+            invitations: self.invitations().iter().filter(|row| row.state == "open").count(),
             channels: self.node.channel_count(),
             watches: self.watches.len(),
             facts: views::facts_status(&self.node.graph().counters()),

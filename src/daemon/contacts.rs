@@ -1,7 +1,7 @@
 //! How this peer and its neighbours met: over which connection, what went wrong last, and what their
 //! heartbeats tell. For people; nothing is decided by it.
 //!
-//! Bounded by the neighbours that were ever configured: others are not remembered.
+//! Bounded by the neighbours: others are not remembered.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -42,6 +42,11 @@ impl Contacts {
 
     pub(crate) fn linked(&self, peer: &PeerName, pulse: &Arc<Pulse>) {
         self.change(peer, |contact| contact.pulse = Some(Arc::clone(pulse)));
+    }
+
+    /// Forgets everybody that `known` does not know: trusted peers choose their names.
+    pub(crate) fn retain(&self, known: impl Fn(&PeerName) -> bool) {
+        self.0.borrow_mut().retain(|peer, _| known(peer));
     }
 
     fn change(&self, peer: &PeerName, change: impl FnOnce(&mut Contact)) {

@@ -395,6 +395,7 @@ impl Control {
             }
         }
         self.neighbours.addresses.retain(|peer| known.contains_key(peer));
+        self.neighbours.contacts.retain(|peer| known.contains_key(peer));
         *self.neighbours.reach.borrow_mut() = self.config.reach();
         *self.neighbours.known.borrow_mut() = known;
         self.neighbours.expect(configured);

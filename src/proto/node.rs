@@ -5,6 +5,7 @@
 //! connection after it was closed or replaced, time that never goes backwards. What people may see is
 //! `views`'s.
 
+mod believed;
 mod views;
 
 use std::collections::BTreeMap;
@@ -386,34 +387,6 @@ impl Node {
             }
             Message::Hello(_) | Message::Bye(_) => unreachable!("handled by on_message"),
         }
-    }
-
-    /// The key of who asks for something that rules may be about, if it is known.
-    fn asker_of(&self, message: &Message) -> Option<PublicKey> {
-        let asker = match message {
-            Message::Reserve(reserve) => &reserve.tx.channel.source,
-            Message::Queue(queue) => &queue.tx.channel.source,
-            _ => return None,
-        };
-        self.graph.key_of(asker)
-    }
-
-    /// A message about a channel: believed if it is its owner's to say.
-    fn on_channel(&mut self, now: Time, id: LinkId, mut message: Message, out: &mut Vec<Action>) {
-        let ends = proof::channel_of(&message).and_then(|channel| self.channels.ends_of(channel));
-        let known = |peer: &PeerName| self.graph.key_of(peer);
-        let Err(unproven) = self.proofs.judge(now, &mut message, ends.as_ref(), known) else {
-            let asker = self.asker_of(&message);
-            return self.channels.message_from(now, id, (message, asker), out);
-        };
-        let Unproven { channel, what, why } = unproven;
-        let peer = self.links[&id].config().peer.clone();
-        if let Message::Reserve(reserve) = message {
-            let unsigned = self.channels.speaks_proof(id).err();
-            let detail = unsigned.unwrap_or_else(|| format!("from {peer}: {why}"));
-            self.channels.refuse(id, reserve.tx, detail, out);
-        }
-        out.push(Action::Event(Event::Unproven { peer, channel, what, why }));
     }
 
     fn on_hello(&mut self, now: Time, id: LinkId, hello: &Hello, out: &mut Vec<Action>) {

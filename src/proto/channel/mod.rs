@@ -775,19 +775,6 @@ impl Channels {
         let release = Release { tx, cause, at, failed, why: None, proof: None };
         out.push(Action::Send { link, message: Message::Release(release) });
     }
-
-    fn send_release_why(
-        &self,
-        link: LinkId,
-        tx: &TxId,
-        cause: ReleaseCause,
-        why: Option<&str>,
-        out: &mut Vec<Action>,
-    ) {
-        let (tx, at, why) = (tx.clone(), self.me.clone(), why.map(str::to_owned));
-        let release = Release { tx, cause, at, failed: None, why, proof: None };
-        out.push(Action::Send { link, message: Message::Release(release) });
-    }
 }
 
 /// The attempts of a channel that are relayed here, over all of them if need be.

@@ -10,7 +10,7 @@ import { attempt, confirmed } from "./said.js";
 import { table } from "./table.js";
 
 /**
- * @typedef {{ a: string, b: string, capacity: number, ab: number, ba: number, tree: boolean, state: string, own: string | null }} Row `own`: the neighbour, where it is a link of this peer
+ * @typedef {{ a: string, b: string, capacity: number, ab: number, ba: number, tree: boolean, state: string, trust: boolean, own: string | null }} Row `own`: the neighbour, where it is a link of this peer; `trust`: no `[[link]]` names it
  */
 
 /** @type {(rows: Row[]) => void} */
@@ -24,7 +24,7 @@ export function start() {
     key: (row) => JSON.stringify([row.a, row.b]),
     filter: (row) => `${row.a} ${row.b} ${row.state} ${row.tree ? "tree" : ""}`,
     columns: [
-      { title: "Link", head: true, text: (row) => `${clip(row.a)} – ${clip(row.b)}` },
+      { title: "Link", head: true, text: (row) => `${clip(row.a)} – ${clip(row.b)}${row.trust ? " (by trust)" : ""}` },
       { title: "Capacity", number: true, text: (row) => rate(row.capacity) },
       load(),
       {
@@ -44,7 +44,8 @@ export function start() {
             "Remove",
           ),
         show: (node, row) => {
-          node.hidden = row.own === null;
+          // Its key is in [trust]: that is a matter of the file.
+          node.hidden = row.own === null || row.trust;
           node.setAttribute("aria-label", `Remove the link to ${clip(row.own)}`);
         },
       },
