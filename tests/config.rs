@@ -470,7 +470,7 @@ fn link_ids_are_positions_and_hold_over_reloads() {
 #[test]
 fn the_commented_template_is_a_valid_file_and_its_comments_show_the_defaults() {
     let config = parse(CONFIG_TEMPLATE).expect("valid");
-    // Every commented key made real: nothing but the two host budgets and `from` may change.
+    // Every commented key made real: nothing but the two host budgets, `from` and `hop_tag` may change.
     let real: String = CONFIG_TEMPLATE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -483,6 +483,8 @@ fn the_commented_template_is_a_valid_file_and_its_comments_show_the_defaults() {
     assert!(all.host.egress.take().is_some() && all.host.ingress.take().is_some());
     assert!(all.services.iter_mut().any(|service| service.from.take().is_some()));
     assert!(all.api.as_mut().and_then(|api| api.internal.take()).is_some());
+    // What the section `engine` says of all links, said of this one.
+    assert_eq!(all.links.iter_mut().find_map(|link| link.hop_tag.take()), Some(false));
     assert_eq!(all, config);
 }
 
