@@ -530,8 +530,8 @@ fn link_ids_are_positions_and_hold_over_reloads() {
 #[test]
 fn the_commented_template_is_a_valid_file_and_its_comments_show_the_defaults() {
     let config = parse(CONFIG_TEMPLATE).expect("valid");
-    // Every commented key made real: nothing but the two host budgets, `from` and the limits of the rule may
-    // change.
+    // Every commented key made real: nothing but the two host budgets, `from`, `hop_tag` and the limits of the
+    // rule may change.
     let real: String = CONFIG_TEMPLATE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -548,6 +548,8 @@ fn the_commented_template_is_a_valid_file_and_its_comments_show_the_defaults() {
     assert!([&mut rule.rate, &mut rule.total, &mut rule.everybody].iter().all(|r| r.is_some()));
     (rule.rate, rule.total, rule.everybody) = (None, None, None);
     assert!(rule.channels.take().is_some() && rule.requests.take().is_some());
+    // What the section `engine` says of all links, said of this one.
+    assert_eq!(all.links.iter_mut().find_map(|link| link.hop_tag.take()), Some(false));
     assert_eq!(all, config);
 }
 

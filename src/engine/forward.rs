@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! from a neighbour   forward()  parse ─► label ─► link (─► tag ─► seen before?) ─► rate ─► hop limit
-//!                                                                              ─► Relay: label swapped in place
-//!                                                                              Deliver: leave() says to whom
+//!                                 ─► Relay: label swapped in place, a tag of the next link
+//!                                    Deliver: leave() says to whom
 //! from a program     admit()    sender ─► path ─► size ─► rate ─► Enter, or Wait if the channel is shaped
 //!                    enter()    header written in front, tag room behind
 //! ```

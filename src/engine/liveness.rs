@@ -122,8 +122,9 @@ impl Liveness {
         }
     }
 
-    /// A datagram that names `link` as a heartbeat. `None`: not a valid one, or from where nobody follows it. `Some(moved)`: heard, and
-    /// `moved` if it did not come from the link's address; the caller then calls [`Liveness::moved`].
+    /// A datagram that names `link` as a heartbeat. `None`: not a valid one, or from where nobody follows
+    /// it. `Some(moved)`: heard, and `moved` if it did not come from the link's address; the caller then
+    /// calls [`Liveness::moved`].
     pub fn on_heartbeat(
         &mut self,
         link: LinkId,

@@ -4,8 +4,9 @@
 //! [`heartbeat`] the sign of life between neighbours, [`control`] the messages of a link's TCP
 //! connection, [`queue`] those of requests that wait for room, [`measure`] what both ends say about the
 //! capacity of a link, [`routed`] questions along a path, [`course`] what a peer did in a tree computation,
-//! [`hop`] what it knows of a channel, [`tag`] the proof that a neighbour wrote a header, [`facts`] what peers tell each other about the whole overlay,
-//! [`codec`] the small reader and writer the control messages share.
+//! [`hop`] what it knows of a channel, [`tag`] the proof that a neighbour wrote a header, [`facts`] what
+//! peers tell each other about the whole overlay, [`codec`] the small reader and writer the control
+//! messages share.
 //!
 //! Versions: a frame carries the format version in its first four bits; a link agrees in Hello on one
 //! control version that both ends speak. Unknown frame versions are dropped and counted, unknown
