@@ -2,7 +2,8 @@
 //!
 //! A file has one field a line: hexadecimal bytes, then `#` and what they are. The files were put
 //! together field by field from the drawings and tables of `src/wire`, with other implementations of BLAKE2s
-//! and AES-GCM for the heartbeat and the sealed frame, so they prove the format and not only that the code agrees with itself.
+//! and AES-GCM for the heartbeat and the sealed frame, so they prove the format and not only that the code
+//! agrees with itself.
 //! A file that has to change means a new format version: other peers still speak the old one.
 
 use std::collections::BTreeSet;

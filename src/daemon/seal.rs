@@ -8,8 +8,8 @@
 //!
 //! Both ends know each other's key before (the picture, a `[[link]]`, the proof of RESERVE), so nothing is
 //! sent but two ephemeral keys. The static keys are the X25519 forms of the peers' Ed25519 identities, which
-//! is as safe as two keys (Thormarker, ePrint 2021/509). Channel, ends, service and rates go into the prologue:
-//! ends that see them differently come to no keys. Randomness is the operating system's.
+//! is as safe as two keys (Thormarker, ePrint 2021/509). Channel, ends, service and rates go into the
+//! prologue: ends that see them differently come to no keys. Randomness is the operating system's.
 //!
 //! Does no cryptography of its own, and does not know when a handshake is due: the node does.
 
