@@ -20,7 +20,7 @@ use super::leaving::Leaving;
 use super::link::{Greeting, Link, Misconduct, MyEnd};
 use super::measure::{Facts, Measurements};
 use super::overlay::Overlay;
-use super::proof::{self, Proofs, Unproven};
+use super::proof::Proofs;
 use super::query::{Here, Queries};
 use super::session::{Counters, LinkFacts, Sessions};
 use super::survey::Surveys;
@@ -32,8 +32,8 @@ use super::{
 };
 use crate::limits;
 use crate::types::{
-    Bandwidth, ChannelId, Incarnation, Label, LinkId, PeerName, PublicKey, Reject, RequestId,
-    SessionId, Time, WorkerId,
+    Bandwidth, ChannelId, Incarnation, Label, LinkId, PeerName, Reject, RequestId, SessionId, Time,
+    WorkerId,
 };
 use crate::wire::control::{Hello, LinkInfo, Message, RoutedBody, ServiceInfo};
 use crate::wire::course::Course;

@@ -53,7 +53,7 @@ fn a11_a_service_refuses_by_its_name_and_by_what_its_asker_has() {
     rules(&mut end, std::slice::from_ref(&one));
     assert_eq!(nack_of(&hears(&mut end, reserve(1, 1, 2))), None);
     let channel = tx(1, 1).channel;
-    did(&mut end, |m, out| m.end_opened(NOW, &channel, Ok(()), &Line, out));
+    did(&mut end, |m, out| m.end_opened(NOW, &channel, Ok(None), &Line, out));
     let out = hears(&mut end, reserve(2, 1, 2));
     let words = "rule 1 of [[allow]] lets peer-00 have 1 channels at a time, and it has them";
     assert_eq!(nack_of(&out).map(|nack| nack.detail.as_str()), Some(words));
@@ -142,7 +142,7 @@ fn other_rules_end_what_they_do_not_let_in_the_youngest_first_and_leave_the_rest
     let mut end = machine(2);
     hears(&mut end, reserve(1, 1, 2));
     let channel = tx(1, 1).channel;
-    did(&mut end, |m, out| m.end_opened(NOW, &channel, Ok(()), &Line, out));
+    did(&mut end, |m, out| m.end_opened(NOW, &channel, Ok(None), &Line, out));
     let out = rules(&mut end, &[Rule { to: vec![Which::Any], ..named(&[3]) }]);
     let why = "no [[allow]] here lets peer-00 open channels to deliver".to_owned();
     let (channel, reason) = (tx(1, 1).channel, Some(Reject::NotAllowed));
