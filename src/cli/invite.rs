@@ -18,7 +18,8 @@ pub(super) fn invite(args: InviteArgs) -> Result<(), CliError> {
     };
     let reply: InviteReply = daemon.ask(&Request::Invite(asked))?;
     if !args.target.json {
-        let who = reply.name.as_ref().map_or("one newcomer".to_owned(), ToString::to_string);
+        let who =
+            reply.name.as_ref().map_or_else(|| "one newcomer".to_owned(), ToString::to_string);
         let addresses: Vec<String> = reply.addresses.iter().map(ToString::to_string).collect();
         let (left, capacity) = (left(reply.left_ms), reply.capacity_bps);
         // Standard output has the line alone, for a pipe.

@@ -105,10 +105,10 @@ fn insert_trusted(text: &str, section: &Spanned<DeValue<'_>>, entry: &str) -> St
     }
     let (end, at) = (line_end(text), section.span().start);
     let rest = &text[at..];
-    if rest.starts_with('{') {
+    if let Some(inner) = rest.strip_prefix('{') {
         let empty = section.get_ref().as_table().is_some_and(DeTable::is_empty);
         let comma = if empty { " " } else { ", " };
-        return format!("{} peers = [{entry}]{comma}{}", &text[..=at], rest[1..].trim_start());
+        return format!("{} peers = [{entry}]{comma}{}", &text[..=at], inner.trim_start());
     }
     // Below the header, so that it stands before tables that follow.
     let line = rest.find('\n').map_or(text.len(), |line| at + line + 1);

@@ -25,7 +25,6 @@ use crate::wire::codec::{Reader, Writer};
 const PREFIX: &str = "spanway1-";
 /// What the signature begins with, so that it can be mistaken for nothing else.
 const SIGNED: &[u8] = b"spanway invitation 1";
-const SIGNATURE_BYTES: usize = 64;
 const CHECKSUM_BYTES: usize = 4;
 
 /// What the inviter promises.
@@ -145,10 +144,8 @@ impl Signed {
 
     /// Reads what [`Self::bytes`] gave, and checks the signature.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvitationError> {
-        let at = bytes.len().checked_sub(SIGNATURE_BYTES).ok_or(InvitationError::Mistyped)?;
-        let (body, signature) = bytes.split_at(at);
+        let (body, signature) = bytes.split_last_chunk().ok_or(InvitationError::Mistyped)?;
         let invitation = Invitation::parse(body)?;
-        let signature = signature.try_into().expect("cut at its length");
         if !identity::verify(&invitation.key, &[SIGNED, body].concat(), signature) {
             return Err(InvitationError::Forged(invitation.inviter));
         }

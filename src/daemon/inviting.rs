@@ -117,8 +117,9 @@ impl Given {
     }
 
     fn write(&self, path: &Path) -> Result<(), String> {
-        let bytes = serde_json::to_vec_pretty(self).expect("names and numbers");
-        store::write_atomic(path, &bytes)
+        let bytes = serde_json::to_vec_pretty(self).map_err(io::Error::other);
+        bytes
+            .and_then(|bytes| store::write_atomic(path, &bytes))
             .map_err(|error| format!("{} cannot be written: {error}", path.display()))
     }
 

@@ -71,9 +71,10 @@ pub(crate) fn present(
             Err(HandshakeError::Refused(why)) => return Err(JoinError::Refused { inviter, why }),
             Err(error) => {
                 undecided |= may_have_seen(&error);
-                let why = match error {
-                    HandshakeError::Io(error) => in_words(&error),
-                    error => error.to_string(),
+                let why = if let HandshakeError::Io(error) = &error {
+                    in_words(error)
+                } else {
+                    error.to_string()
                 };
                 tried.push(format!("  {address}: {why}"));
             }

@@ -392,7 +392,7 @@ fn random_rules(seed: u64, plan: &mut Plan, calm: bool) -> Vec<(u64, Fault)> {
     plan.rules = (0..3).map(|_| random_set(&mut draw, &plan.peers)).collect();
     plan.rules.push(Vec::new());
     plan.ruled =
-        (0..count).filter_map(|peer| (draw.below(2) == 0).then(|| (peer, draw.index(3)))).collect();
+        (0..count).map(|peer| (peer, draw.index(6))).filter(|(_, rules)| *rules < 3).collect();
     let reloads = draw.below(4);
     (0..reloads)
         .map(|_| (draw.below(1 << 40), Fault::Rules(draw.index(count), draw.index(4))))
