@@ -186,10 +186,10 @@ pub fn enter(
     stamp: u32,
     table: &Table,
 ) -> Verdict {
-    let (label, verdict, tags) = match way {
-        Way::Local(end) => (crate::types::Label(0), Verdict::Deliver(end), None),
+    let (label, verdict) = match way {
+        Way::Local(end) => (crate::types::Label(0), Verdict::Deliver(end)),
         Way::Hop { link, label, port } => match table.link(link) {
-            Some(link) => (label, Verdict::Relay(link.worker_address(port)), link.tags.as_ref()),
+            Some(link) => (label, Verdict::Relay(link.worker_address(port))),
             None => return Verdict::Drop(DropReason::NoLink),
         },
     };
@@ -206,11 +206,19 @@ pub fn enter(
         stamp,
     };
     fields.emit(header);
-    if let Some(tags) = tags {
-        write_tag(header, &tags.send);
-    }
     tag.fill(0);
     verdict
+}
+
+/// Fills the hop tag of a frame that leaves this way, if its link has them. The last that is written: it
+/// covers all of the header.
+#[inline]
+pub fn tag(header: &mut [u8], way: Way, table: &Table) {
+    if let Way::Hop { link, .. } = way
+        && let Some(tags) = table.link(link).and_then(|link| link.tags.as_ref())
+    {
+        write_tag(header, &tags.send);
+    }
 }
 
 /// What of a frame leaves the overlay.
@@ -441,6 +449,9 @@ mod tests {
         let way = Way::Hop { link: OUT, label: Label(2), port: 1 };
         let (mut header, mut tag) = ([0xaa; HEADER_BYTES], [0xaa; END_TAG_BYTES]);
         enter(&mut header, &mut tag, 5, way, 4, 5, &table);
+        // A seal fills the epoch, which the tag of the hop covers, too.
+        frame::set_epoch(&mut header, 7);
+        super::tag(&mut header, way, &table);
         assert!(other_end(3).receive.wrote(&header));
     }
 

@@ -307,7 +307,7 @@ impl Worker {
             let (body, tag) = rest.split_at_mut(payload_bytes);
             let (table, stamp) = (&self.table, self.stamp);
             let entered = forward::enter(header, tag, payload_bytes, way, sequence, stamp, table);
-            verdict = seal(&mut self.table, slot, entered, [header, body, tag], self.now);
+            verdict = seal(&mut self.table, (slot, way), entered, [header, body, tag], self.now);
             let range = 0..payload_bytes + OVERHEAD_BYTES;
             frame = Passing::whole(account, sequence, buffer, range);
         } else {
@@ -318,7 +318,7 @@ impl Worker {
             let (table, stamp) = (&self.table, self.stamp);
             let entered = forward::enter(header, tag, payload_bytes, way, sequence, stamp, table);
             let body = &mut self.net.pool().bytes_mut(with_payload)[payload.clone()];
-            verdict = seal(&mut self.table, slot, entered, [header, body, tag], self.now);
+            verdict = seal(&mut self.table, (slot, way), entered, [header, body, tag], self.now);
             let payload = Piece::new(buffer, payload);
             let header = Piece::new(HEADERS, room.start..room.start + HEADER_BYTES);
             let tag = Piece::new(HEADERS, room.start + HEADER_BYTES..room.end);
@@ -387,18 +387,22 @@ impl Worker {
     }
 }
 
-/// Seals a frame that leaves this peer, if its channel is sealed: header, payload and tag.
+/// Seals a frame that leaves this peer, if its channel is sealed: header, payload and tag. Behind that
+/// comes the tag of its first hop, because the epoch of the seal is in the header.
 #[inline]
 pub(super) fn seal(
     table: &mut Table,
-    slot: EndSlot,
+    (slot, way): (EndSlot, Way),
     verdict: Verdict,
     [header, payload, tag]: [&mut [u8]; 3],
     now: Time,
 ) -> Verdict {
     match (verdict, table.end_mut(slot)) {
         (Verdict::Relay(_), Some(end)) => match end.seal.enter(header, payload, tag, now) {
-            Ok(()) => verdict,
+            Ok(()) => {
+                forward::tag(header, way, table);
+                verdict
+            }
             Err(reason) => Verdict::Drop(reason),
         },
         (Verdict::Relay(_) | Verdict::Deliver(_) | Verdict::Drop(_), _) => verdict,

@@ -187,7 +187,7 @@ impl Worker {
         let (payload, tag) = rest.split_at_mut(payload_bytes);
         self.line.blocks.take(place.payload, payload);
         let entered = forward::enter(header, tag, payload_bytes, way, sequence, stamp, &self.table);
-        let verdict = seal(&mut self.table, slot, entered, [header, payload, tag], self.now);
+        let verdict = seal(&mut self.table, (slot, way), entered, [header, payload, tag], self.now);
         let account = self.table.end(slot).expect("it was there just now").account;
         self.carry_out(&Passing::whole(account, sequence, HEADERS, room), verdict)
     }

@@ -173,3 +173,36 @@ fn a20_a_payload_is_sent_from_where_it_was_received_uring() {
 fn a20_a_payload_is_sent_from_where_it_was_received_mmsg() {
     a_payload_is_sent_from_where_it_was_received(BackendChoice::Mmsg);
 }
+
+#[test]
+fn a_tagged_link_believes_sealed_frames_also_after_a_change_of_keys() {
+    use crate::engine::forward;
+    use crate::engine::seal::Keys;
+    use crate::engine::table::{SocketId, Table, Way};
+    use crate::limits::SEAL_KEY_LIFE;
+    use crate::wire::tag::HopKeys;
+
+    let (mut table, link) = (Table::default(), LinkId(1));
+    let tags = HopKeys::derive(&[1; 32], &[2; 32]);
+    table.set_link(link, "10.0.0.2:5000".parse().unwrap(), 1, Label(2), Some(tags));
+    let slot = table.reserve_end(&channel());
+    let stats = Arc::default();
+    let deliver = Deliver::LastSender;
+    table.open_end(slot, SocketId(1), AllowedFrom::Loopback, deliver, false, stats);
+    let keys = Keys::new([3; 32], [4; 32]);
+    table.end_mut(slot).unwrap().seal = Seal::with(&keys);
+    let way = Way::Hop { link, label: Label(9), port: 5_000 };
+    let far = HopKeys::derive(&[2; 32], &[1; 32]);
+    let mut epochs = Vec::new();
+    for (sequence, now) in [(1, Time(1)), (2, Time(2) + SEAL_KEY_LIFE)] {
+        let (mut header, mut body, mut tag) = ([0; HEADER_BYTES], [7; 20], [0; END_TAG_BYTES]);
+        let entered = forward::enter(&mut header, &mut tag, 20, way, sequence, 5, &table);
+        let parts = [&mut header[..], &mut body[..], &mut tag[..]];
+        let verdict = batch::seal(&mut table, (slot, way), entered, parts, now);
+        assert!(matches!(verdict, forward::Verdict::Relay(_)), "{verdict:?}");
+        assert!(far.receive.wrote(&header), "the next hop believes frame {sequence}");
+        assert_ne!(body, [7; 20]);
+        epochs.push(crate::wire::frame::epoch(&header));
+    }
+    assert_eq!(epochs, [0, 1]);
+}

@@ -210,11 +210,11 @@ impl Source {
         table: &mut Table,
     ) {
         let Some(end) = table.end_mut(end_id) else { return };
-        let sequence = end.sequence;
+        let (sequence, leads) = (end.sequence, end.way);
         end.sequence += 1;
         bump(&end.stats.entered, 1);
         bump(&end.stats.bytes_in, size as u64);
-        let drop = match end.way {
+        let drop = match leads {
             None => DropReason::Moving,
             Some(way) if size > usize::from(way.max_payload) => DropReason::TooBig,
             Some(way) => match table.address(way) {
@@ -236,13 +236,17 @@ impl Source {
                     let start = run.bytes.len();
                     run.bytes.resize(start + HEADER_BYTES, 0);
                     frame.emit(&mut run.bytes[start..]);
-                    table.tag(way, &mut run.bytes[start..]);
                     run.bytes.extend_from_slice(payload);
                     run.bytes.extend_from_slice(&[0; END_TAG_BYTES]);
                     let (head, rest) = run.bytes[start..].split_at_mut(HEADER_BYTES);
                     let (body, tag) = rest.split_at_mut(size);
+                    let end = table.end_mut(end_id).expect("looked at above");
                     match end.seal.enter(head, body, tag, Time(now_ns / 1_000)) {
-                        Ok(()) => return run.ends.push(end_id),
+                        Ok(()) => {
+                            // Behind the seal, whose epoch is in the header.
+                            table.tag(way, head);
+                            return run.ends.push(end_id);
+                        }
                         Err(reason) => {
                             run.bytes.truncate(start);
                             reason

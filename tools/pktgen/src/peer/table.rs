@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn a_tagged_link_is_believed_with_its_tag_and_once() {
         let mut table = table_with(true);
-        let end = table.add_end(channel(1), Arc::default());
+        let end = table.add_end(channel(1), Seal::Plain, Arc::default());
         table.add_label(Label(9), LINK, Target::Local(channel(1)));
         assert_eq!(judge(&table, 9, 7_000), Err(DropReason::BadTag));
         let mut bytes = datagram(9, FrameType::Data);
