@@ -8,7 +8,9 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use common::seeds;
 use spanway::sim::swarm::{Outcome, Swarm, report};
@@ -45,12 +47,43 @@ fn the_same_swarm_twice_is_the_same_run_event_for_event() {
     }
 }
 
+/// Ends the test, with the seed, if a run does not end.
+struct Watched(Arc<AtomicBool>);
+
+/// A run takes a tenth of a second.
+const LONGEST: Duration = Duration::from_secs(120);
+
+impl Watched {
+    fn start(seed: u64) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        std::thread::spawn(move || {
+            for _ in 0..LONGEST.as_millis() / 100 {
+                std::thread::sleep(Duration::from_millis(100));
+                if told.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+            println!("seed {seed} does not end\n  cargo xtask sim --world swarm --seed {seed}");
+            std::process::exit(101);
+        });
+        Self(over)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Two threads; panics with the first failures, shrunk.
 fn run_all(seeds: &[u64], commit: &str) -> Vec<Outcome> {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut results = Vec::new();
         while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let _watched = Watched::start(*seed);
             results.push((*seed, Swarm::new(*seed).run()));
         }
         results
