@@ -298,7 +298,7 @@ pub const HALF_OPEN_PER_NETWORK_MAX: usize = 16;
 pub const HALF_OPEN_PER_NEIGHBOUR_MAX: usize = 4;
 /// Handshakes a second of one network, and of each neighbour (threat model).
 pub const HANDSHAKES_PER_NETWORK: u32 = 20;
-/// ... and of all strangers together: three Diffie-Hellman and a signature each, a tenth of a CPU.
+/// ... and of all strangers together: three Diffie-Hellman and a signature each. Guess: a tenth of a CPU.
 pub const HANDSHAKES_PER_SECOND: u32 = 500;
 /// Networks that are remembered: more than can begin a handshake in the second until one is forgotten.
 pub const HANDSHAKE_NETWORKS_MAX: usize = 4_096;
@@ -320,10 +320,10 @@ pub const ARRIVALS_MAX: usize = 256;
 /// ... and of one link: a message of another link has at most this many of each flooding one in front of it.
 pub const ARRIVALS_PER_LINK_MAX: usize = 8;
 /// Reading and handling the messages of one neighbour takes one part in this many of the control thread in
-/// the long run. 11,000 messages a second (5,500 admissions through one link) take less.
+/// the long run. Guess: that 5,500 admissions a second through one link take less was not measured.
 pub const CONTROL_SHARE_OF: u32 = 4;
-/// ... and so much at once: the tree of 10,000 peers in 100 pieces. With 250 ms a flood of a second takes
-/// half of the thread, and the median answer to others 1.9 times as long (measured).
+/// ... and so much at once: the tree of 10,000 peers in 100 pieces. With 250 ms and a third of the thread the
+/// median answer beside a flood took 1.9 times as long (two rounds on a busy machine).
 pub const CONTROL_SHARE_BURST: Duration = Duration::from_millis(50);
 /// A worker tells when it has applied something; it is looked at after this in any case.
 pub const APPLY_LOOK: Duration = Duration::from_millis(5);
