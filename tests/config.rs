@@ -353,6 +353,15 @@ fn engine_and_control_keys_out_of_range() {
                 "4:21: control.heartbeats_missed",
                 "from 2 to 100",
             ),
+        ],
+    );
+}
+
+#[test]
+fn trust_and_rules_that_name_nobody_or_say_nothing() {
+    judge(
+        HEAD,
+        &[
             row("[trust]\npeers = [\"abc\"]", "4:10: trust.peers", "64 hexadecimal digits"),
             row("[trust]\npeers = [7]", "4:10: trust.peers", "a table as in { key"),
             row("[trust]\npeers = [{}]", "4:10: trust.peers.key", "is missing"),
@@ -530,8 +539,8 @@ fn link_ids_are_positions_and_hold_over_reloads() {
 #[test]
 fn the_commented_template_is_a_valid_file_and_its_comments_show_the_defaults() {
     let config = parse(CONFIG_TEMPLATE).expect("valid");
-    // Every commented key made real: nothing but the two host budgets, `from`, `hop_tag` and the limits of the
-    // rule may change.
+    // Every commented key made real: nothing but the two host budgets, `from`, `hop_tag` and the
+    // limits of the rule may change.
     let real: String = CONFIG_TEMPLATE
         .lines()
         .map(|line| match line.strip_prefix("# ") {

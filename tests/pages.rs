@@ -8,8 +8,8 @@
 //!
 //! A host is a network namespace and a process namespace with one shell that stops at the first command that
 //! fails. Blocks called `toml` whose first line names a file of a host are written there. Addresses of the
-//! documentation (192.0.2.0/24, 198.51.100.0/24) stand for those of the wires, keys and invitations of the page
-//! for the real ones.
+//! documentation (192.0.2.0/24, 198.51.100.0/24) stand for those of the wires, keys and invitations
+//! of the page for the real ones.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! `[[allow]]` between real daemons: who may open what, through whom and how much, what a refusal says, and what
-//! other rules do to channels that are open.
+//! `[[allow]]` between real daemons: who may open what, through whom and how much, what a refusal
+//! says, and what other rules do to channels that are open.
 //!
 //! ```text
 //!    ╔═ b ═╗        ═ 40 Mbit/s, the tree

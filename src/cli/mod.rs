@@ -397,7 +397,8 @@ same command again goes on.")]
 struct JoinArgs {
     /// The invitation; `-` reads it from standard input, where no list of processes shows it
     token: String,
-    /// What this peer is called, unique in the overlay [default: as the invitation says, or the name of the host]
+    /// What this peer is called, unique in the overlay [default: as the invitation says, or the
+    /// name of the host]
     #[arg(long)]
     name: Option<PeerName>,
     /// Where it listens: TCP and UDP, others must reach it there [default: 0.0.0.0:7000]

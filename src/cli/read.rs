@@ -232,17 +232,7 @@ fn status_text(reply: &StatusReply, out: &mut dyn Write, style: Style) -> io::Re
     let why: Vec<String> = reply.backend_why.split(' ').map(str::to_owned).collect();
     writeln!(out, "frames    {}", reply.backend)?;
     writeln!(out, "          {}", wrap(&why, " ", 10))?;
-    let cpus = cpu_ranges(&reply.control.cpus);
-    let beside = if reply.control.shared { ", beside a worker" } else { "" };
-    writeln!(out, "control   {} on CPU {}{beside}", reply.runtime, wrap(&cpus, ", ", 10))?;
-    let longest = millis(reply.control.longest_piece_us);
-    writeln!(out, "          longest piece of work {longest} ms")?;
-    let refused =
-        reply.control.handshakes.iter().filter(|(result, _)| result.starts_with("refused"));
-    let refused: u64 = refused.map(|(_, count)| count).sum();
-    if refused > 0 {
-        writeln!(out, "          {refused} connections of strangers not answered: too many")?;
-    }
+    control_text(reply, out)?;
     let mut table = Table::new()
         .number("PORT")
         .number("CPU")
@@ -264,6 +254,21 @@ fn status_text(reply: &StatusReply, out: &mut dyn Write, style: Style) -> io::Re
     for warning in &reply.warnings {
         let words: Vec<String> = warning.split(' ').map(str::to_owned).collect();
         writeln!(out, "{} {}", style.red("warning:"), wrap(&words, " ", 9))?;
+    }
+    Ok(())
+}
+
+fn control_text(reply: &StatusReply, out: &mut dyn Write) -> io::Result<()> {
+    let cpus = cpu_ranges(&reply.control.cpus);
+    let beside = if reply.control.shared { ", beside a worker" } else { "" };
+    writeln!(out, "control   {} on CPU {}{beside}", reply.runtime, wrap(&cpus, ", ", 10))?;
+    let longest = millis(reply.control.longest_piece_us);
+    writeln!(out, "          longest piece of work {longest} ms")?;
+    let handshakes = reply.control.handshakes.iter();
+    let refused = handshakes.filter(|(result, _)| result.starts_with("refused"));
+    let refused: u64 = refused.map(|(_, count)| count).sum();
+    if refused > 0 {
+        writeln!(out, "          {refused} connections of strangers not answered: too many")?;
     }
     Ok(())
 }

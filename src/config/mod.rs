@@ -5,7 +5,8 @@
 //! I/O here (and writing them in [`init`]); no clock, no sockets.
 //!
 //! Files: `document` tables and values with their places, `file` the keys and their rules, `api` those of
-//! `[api]`, `allow` those of `[[allow]]`, [`trust`] those of `[trust]`, [`values`] addresses and durations, `error` the one line a person gets,
+//! `[api]`, `allow` those of `[[allow]]`, [`trust`] those of `[trust]`, [`values`] addresses and
+//! durations, `error` the one line a person gets,
 //! [`edit`] links put into a file and taken out, [`init`] `spanway init`, [`schema`] the keys for other
 //! programs, [`settings`] what holds and why.
 

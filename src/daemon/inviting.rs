@@ -5,13 +5,14 @@
 //!  Open ───1─► Taken by KEY ──────────────2──►  [trust] has KEY ──3──►  Joined ──► the newcomer is told
 //! ```
 //!
-//! Each step is on disk before the next one begins. A crash before 1 leaves the invitation as it was; after it
+//! Each step is on disk before the next one begins. A crash before 1 leaves the invitation as it
+//! was; after it
 //! the invitation is that key's and nobody else's, and the next start does the rest ([`finish`]). The file
-//! has no secret: an invitation is known by a hash of its id. Expired ones are forgotten, because the expiry is
-//! signed in the invitation itself.
+//! has no secret: an invitation is known by a hash of its id. Expired ones are forgotten, because
+//! the expiry is signed in the invitation itself.
 //!
-//! An extension of [`Control`]. Written with the control loop waiting, as configuration files are: people invite
-//! rarely, and a newcomer costs as many writes as it has invitations.
+//! An extension of [`Control`]. Written with the control loop waiting, as configuration files are:
+//! people invite rarely, and a newcomer costs as many writes as it has invitations.
 
 use std::fmt;
 use std::io::{self, Read as _};
@@ -366,8 +367,8 @@ impl Control {
         self.may_have_name(name, &PublicKey([0; 32]))
     }
 
-    /// Where a newcomer shall dial: what was asked for, where this peer listens, or the addresses under which its
-    /// neighbours know it.
+    /// Where a newcomer shall dial: what was asked for, where this peer listens, or the addresses
+    /// under which its neighbours know it.
     fn addresses_for_newcomers(&self, asked: &[SocketAddr]) -> Result<Vec<SocketAddr>, String> {
         let most = limits::INVITATION_ADDRESSES_MAX;
         if asked.len() > most {

@@ -1,7 +1,7 @@
 //! The newcomer's side of an invitation: dials the inviter, shows it, hears the verdict.
 //!
-//! No daemon runs for that: who was admitted is trusted by its key from then on, and its daemon dials as every
-//! other does. The invitation is shown to nobody but the peer whose key signed it.
+//! No daemon runs for that: who was admitted is trusted by its key from then on, and its daemon
+//! dials as every other does. The invitation is shown to nobody but the peer whose key signed it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};

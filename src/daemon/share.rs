@@ -79,7 +79,7 @@ mod tests {
             let mut share = Share::new(start);
             let used = flood(&mut share, start, Duration::from_micros(micros));
             let most = Duration::from_secs(10) / CONTROL_SHARE_OF + CONTROL_SHARE_BURST;
-            assert!(used <= most + Duration::from_micros(micros), "{micros}: {used:?}");
+            assert!(used <= most + 2 * Duration::from_micros(micros), "{micros}: {used:?}");
             assert!(used >= most.mul_f64(0.95), "{micros}: {used:?}");
             assert!(share.waited() > Duration::from_secs(5));
         }

@@ -8,10 +8,11 @@
 //! ```
 //!
 //! A rule counts for each peer what that peer has by this rule. A channel counts once, however many of its
-//! paths are here, with the larger of its two directions. Requests of this peer's own people are not asked about.
+//! paths are here, with the larger of its two directions. Requests of this peer's own people are
+//! not asked about.
 //!
-//! Pure, and told nothing of paths or links. Whoever lets a channel in calls [`Policy::take`], whoever ends it
-//! [`Policy::forget`].
+//! Pure, and told nothing of paths or links. Whoever lets a channel in calls [`Policy::take`],
+//! whoever ends it [`Policy::forget`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -203,8 +204,8 @@ impl Policy {
         }
     }
 
-    /// Whether a request that waits for room may do so here, beside `waiting` others of its asker. At the end of
-    /// its path (`ends`) any service that its asker may open will do: a claim names none.
+    /// Whether a request that waits for room may do so here, beside `waiting` others of its asker.
+    /// At the end of its path (`ends`) any service that its asker may open will do: a claim names none.
     pub fn check_claim(
         &mut self,
         source: &PeerName,

@@ -1,8 +1,8 @@
-//! `[[allow]]` for the channels that end here or cross this peer: what the rules let in is taken note of, what
-//! they refuse is told with the rule. What they say is [`crate::proto::policy`]'s.
+//! `[[allow]]` for the channels that end here or cross this peer: what the rules let in is taken
+//! note of, what they refuse is told with the rule. What they say is [`crate::proto::policy`]'s.
 //!
-//! Other rules hold for what is there already: it is asked about again, in the order in which it was asked for,
-//! and what is not let in any more ends.
+//! Other rules hold for what is there already: it is asked about again, in the order in which it
+//! was asked for, and what is not let in any more ends.
 
 use super::Channels;
 use super::relay::Refusal;

@@ -91,8 +91,8 @@ fn names() -> Vec<String> {
     names
 }
 
-/// Coverage for libFuzzer, comparisons too, and AddressSanitizer: rustc's and LLVM's names for what cargo-fuzz
-/// asks for.
+/// Coverage for libFuzzer, comparisons too, and AddressSanitizer: rustc's and LLVM's names for what
+/// cargo-fuzz asks for.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Zsanitizer=address -Cdebug-assertions";

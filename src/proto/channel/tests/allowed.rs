@@ -1,5 +1,5 @@
-//! `[[allow]]` at the peers of a path: what is refused there, what its asker does about it, and what other rules
-//! do to what is open.
+//! `[[allow]]` at the peers of a path: what is refused there, what its asker does about it, and
+//! what other rules do to what is open.
 
 use super::opening::{Known, asked, refused, rejection, reserved};
 use super::*;
