@@ -165,10 +165,16 @@ impl Channels {
     ) -> bool {
         let key = match &source.seal {
             Seal::Plain => return true,
-            Seal::With(handshake) => return handshake.offer.is_some(),
+            Seal::With(handshake) if handshake.offer.is_some() => return true,
+            Seal::With(_) => None,
             Seal::Wanted => paths.key(&source.peer),
         };
         let Stage::Reserving(reserving) = &mut source.stage else { return true };
+        if let Seal::With(_) = &source.seal {
+            // It is being made, and goes on when it is there: looking again sooner finds nothing new.
+            reserving.next = reserving.deadline;
+            return false;
+        }
         let Some(key) = key else {
             reserving.next = now + limits::SEAL_KEY_LOOK;
             return false;
