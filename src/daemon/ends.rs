@@ -140,8 +140,8 @@ impl EndPlan {
 /// nobody could close a channel any more.
 pub(crate) fn other_files(workers: usize, links: usize, web: bool) -> u64 {
     let clients = limits::CLIENTS_MAX + limits::HALF_OPEN_MAX;
-    let links = links * (limits::LINK_FILES as usize + limits::HALF_OPEN_PER_NEIGHBOUR_MAX);
-    let lasting = limits::WORKER_FILES * workers as u64 + links as u64;
+    let each = limits::LINK_FILES + limits::HALF_OPEN_PER_NEIGHBOUR_MAX as u64;
+    let lasting = limits::WORKER_FILES * workers as u64 + links as u64 * each;
     let web = if web { limits::HTTP_FILES } else { 0 };
     limits::PROCESS_FILES + web + clients as u64 + lasting
 }

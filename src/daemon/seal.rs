@@ -107,7 +107,7 @@ impl Seals {
         // Keys that are none were refused with the fact or the request they came with.
         let theirs = VerifyingKey::from_bytes(&key.0).map_err(|_| snow::Error::Input)?;
         let theirs = theirs.to_montgomery().to_bytes();
-        let builder = Builder::new(PATTERN.parse().expect("a constant that snow knows"));
+        let builder = Builder::new(PATTERN.parse()?);
         let builder = builder.local_private_key(&*self.secret)?.remote_public_key(&theirs)?;
         build(builder.prologue(terms)?)
     }

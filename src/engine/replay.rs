@@ -11,17 +11,19 @@ use crate::limits::REPLAY_FRAMES;
 const WORD: u64 = u64::BITS as u64;
 /// One word more than the window: the highest one is filled while the lowest is still asked.
 const WORDS: u64 = REPLAY_FRAMES / WORD + 1;
+#[expect(clippy::cast_possible_truncation, reason = "a hundred or so")]
+const LENGTH: usize = WORDS as usize;
 
 #[derive(Clone, Debug)]
 pub struct Replay {
     /// One more than the highest sequence marked.
     next: u64,
-    words: [u64; WORDS as usize],
+    words: [u64; LENGTH],
 }
 
 impl Default for Replay {
     fn default() -> Self {
-        Self { next: 0, words: [0; WORDS as usize] }
+        Self { next: 0, words: [0; LENGTH] }
     }
 }
 
@@ -51,9 +53,9 @@ impl Replay {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "less than the number of words")]
 fn word(sequence: u64) -> usize {
-    (sequence / WORD % WORDS) as usize
+    let number = sequence / WORD % WORDS;
+    usize::try_from(number).unwrap_or_default()
 }
 
 fn bit(sequence: u64) -> u64 {

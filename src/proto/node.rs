@@ -990,9 +990,9 @@ mod tests {
             hears(&mut node, Message::Hello(Hello { versions: (1, version), ..greeting }));
             let asked = Message::Reserve(Reserve { proof, ..reserve.clone() });
             let out = hears(&mut node, asked);
-            let refused = out.iter().find_map(|action| match action {
-                Action::Send { message: Message::Nack(nack), .. } => Some(nack),
-                _ => None,
+            let refused = out.iter().find_map(|action| {
+                let Action::Send { message: Message::Nack(nack), .. } = action else { return None };
+                Some(nack)
             });
             let refused = refused.expect("an answer");
             assert_eq!((refused.reason, &*refused.detail), (Reject::NotAllowed, words));

@@ -120,6 +120,7 @@ struct Peer {
     committed: Option<SessionId>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a message is the common one")]
 enum Parcel {
     Message(Message),
     /// The whole COMMIT of a peer that shares the tree.

@@ -10,6 +10,7 @@ use crate::wire::facts::is_gossip;
 
 /// Something that the world does next.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a message is the common one")]
 pub(super) enum Happening {
     Dial {
         wire: usize,

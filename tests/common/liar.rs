@@ -3,6 +3,8 @@
 //!
 //! Shares the codec of messages with the product and nothing else. Blocks, for a bounded time.
 
+#![allow(clippy::unwrap_in_result, reason = "what cannot fail in a test stops it")]
+
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;

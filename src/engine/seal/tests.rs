@@ -142,12 +142,15 @@ fn a_change_of_keys_costs_no_frame_that_is_lost_or_late() {
     let life = SEAL_KEY_LIFE;
     let (one, two, three) = (T, T + life, T + life * 2);
     let times = [one, one, two, two, two, three, three];
-    let frames: Vec<_> =
-        (0..).zip(times).map(|(n, now)| frame_of(&mut here.sealer, n, &[n as u8], now)).collect();
+    let frames: Vec<_> = (0_u8..)
+        .zip(times)
+        .map(|(n, now)| frame_of(&mut here.sealer, n.into(), &[n], now))
+        .collect();
     assert_eq!(frame::epoch(&frames[6]), 2);
     // Of the second key one comes before the last of the first, and the last of it behind the third's.
-    for number in [0, 3, 1, 2, 6, 4] {
-        assert_eq!(opened(&mut there.opener, &frames[number], three), Ok(vec![number as u8]));
+    for number in [0_u8, 3, 1, 2, 6, 4] {
+        let frame = &frames[usize::from(number)];
+        assert_eq!(opened(&mut there.opener, frame, three), Ok(vec![number]));
     }
     assert_eq!(there.opener.epoch, 2);
     let mut slow = ends().1;

@@ -137,6 +137,7 @@ pub(super) struct Wire {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a message is the common one")]
 enum Happening {
     Deliver { wire: usize, to: usize, incarnation: u64, message: Message },
     NoticeDown { wire: usize, end: usize, incarnation: u64 },

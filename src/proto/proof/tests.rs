@@ -208,9 +208,9 @@ fn a_name_nobody_knows_is_believed_until_the_picture_contradicts() {
 
 #[test]
 fn row_23_only_an_end_closes_and_a_relay_can_only_break_its_path() {
-    let cause = |message: &Message| match message {
-        Message::Release(release) => release.cause,
-        other => panic!("{other:?}"),
+    let cause = |message: &Message| {
+        let Message::Release(release) = message else { panic!("{message:?}") };
+        release.cause
     };
     for end in ["asker", "far"] {
         let mut honest = signed(end, closed(end));

@@ -4,6 +4,8 @@
 //! What cargo-fuzz does, but for one code unit a crate, which takes three times as long to build; `cargo fuzz
 //! run --fuzz-dir tools/fuzz all` works as well.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "for the developer at the terminal")]
+
 use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};

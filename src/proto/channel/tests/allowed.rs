@@ -23,9 +23,9 @@ fn hears(machine: &mut Channels, reserve: Reserve) -> Vec<Action> {
 }
 
 fn nack_of(actions: &[Action]) -> Option<&Nack> {
-    actions.iter().find_map(|action| match action {
-        Action::Send { message: Message::Nack(nack), .. } => Some(nack),
-        _ => None,
+    actions.iter().find_map(|action| {
+        let Action::Send { message: Message::Nack(nack), .. } = action else { return None };
+        Some(nack)
     })
 }
 
@@ -123,9 +123,11 @@ fn other_rules_end_what_they_do_not_let_in_the_youngest_first_and_leave_the_rest
     assert_eq!(rules(&mut relay, &[Rule { total: Some(bps(60)), ..through(&[0]) }]), []);
     let out = rules(&mut relay, &[Rule { total: Some(bps(59)), ..through(&[0]) }]);
     let ended = |out: &[Action]| {
-        let release = |action: &Action| match action {
-            Action::Send { message: Message::Release(release), .. } => Some(release.clone()),
-            _ => None,
+        let release = |action: &Action| {
+            let Action::Send { message: Message::Release(release), .. } = action else {
+                return None;
+            };
+            Some(release.clone())
         };
         out.iter().filter_map(release).collect::<Vec<_>>()
     };

@@ -53,9 +53,9 @@ fn offered() -> Channels {
 }
 
 fn reserves(out: &[Action]) -> Vec<Reserve> {
-    let reserve = |action: &Action| match action {
-        Action::Send { message: Message::Reserve(reserve), .. } => Some(reserve.clone()),
-        _ => None,
+    let reserve = |action: &Action| {
+        let Action::Send { message: Message::Reserve(reserve), .. } = action else { return None };
+        Some(reserve.clone())
     };
     out.iter().filter_map(reserve).collect()
 }
@@ -65,16 +65,16 @@ fn answered(attempt: u32, answer: Option<&'static str>) -> Message {
 }
 
 fn opened(out: &[Action]) -> Option<Option<PublicKey>> {
-    out.iter().find_map(|action| match action {
-        Action::Answer { answer: Answer::Open(opened), .. } => Some(opened.sealed),
-        _ => None,
+    out.iter().find_map(|action| {
+        let Action::Answer { answer: Answer::Open(opened), .. } = action else { return None };
+        Some(opened.sealed)
     })
 }
 
 fn refused(out: &[Action]) -> Option<(Reject, &str)> {
-    out.iter().find_map(|action| match action {
-        Action::Answer { answer: Answer::Rejected(why), .. } => Some((why.reason, &*why.detail)),
-        _ => None,
+    out.iter().find_map(|action| {
+        let Action::Answer { answer: Answer::Rejected(why), .. } = action else { return None };
+        Some((why.reason, &*why.detail))
     })
 }
 
@@ -189,16 +189,16 @@ fn hears(machine: &mut Channels, reserve: Reserve) -> Vec<Action> {
 }
 
 fn accepted(out: &[Action]) -> Option<Option<Bytes>> {
-    out.iter().find_map(|action| match action {
-        Action::Send { message: Message::Accept(accept), .. } => Some(accept.seal.clone()),
-        _ => None,
+    out.iter().find_map(|action| {
+        let Action::Send { message: Message::Accept(accept), .. } = action else { return None };
+        Some(accept.seal.clone())
     })
 }
 
 fn nacked(out: &[Action]) -> Option<(Reject, &str)> {
-    out.iter().find_map(|action| match action {
-        Action::Send { message: Message::Nack(nack), .. } => Some((nack.reason, &*nack.detail)),
-        _ => None,
+    out.iter().find_map(|action| {
+        let Action::Send { message: Message::Nack(nack), .. } = action else { return None };
+        Some((nack.reason, &*nack.detail))
     })
 }
 

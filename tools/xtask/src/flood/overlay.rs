@@ -239,12 +239,15 @@ struct Sending {
     threads: Vec<JoinHandle<Outcome<u64>>>,
 }
 
+/// What a thread sends until it is told to stop: how much.
+type Work = Box<dyn FnOnce(&AtomicBool) -> Outcome<u64> + Send>;
+
 impl Sending {
     fn start(namespace: &str, case: Case, connects: u32, liar: &Identity) -> Outcome<Self> {
         let (stop, begun) = (Arc::new(AtomicBool::new(false)), Instant::now());
         let to = SocketAddr::from((address(WIRE, 0), CONTROL_PORT));
         let mut threads = Vec::new();
-        let mut spawn = |work: Box<dyn FnOnce(&AtomicBool) -> Outcome<u64> + Send>| {
+        let mut spawn = |work: Work| {
             let (path, told) = (format!("/run/netns/{namespace}"), Arc::clone(&stop));
             threads.push(thread::spawn(move || {
                 let file = File::open(&path).map_err(Failure::of(&path))?;
