@@ -308,7 +308,8 @@ fn a11_where_no_open_file_is_left_for_a_channel_it_is_said_and_the_daemon_still_
     let service = "[service.inbox]\ndeliver = \"127.0.0.1:9\"";
     let mut overlay = triangle(service);
     // What a daemon with one worker and two links keeps for itself, and two more.
-    let files = 64 + 8 + 2 * 2 + 128 + 256 + 2;
+    let a_link = 2 + spanway::limits::HALF_OPEN_PER_NEIGHBOUR_MAX as u64;
+    let files = 64 + 8 + 2 * a_link + 128 + 256 + 2;
     for name in ["a", "b"] {
         overlay.kill(name);
         overlay.run_with_files(name, files);
