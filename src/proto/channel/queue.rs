@@ -286,7 +286,14 @@ impl Channels {
         paths: &dyn Paths,
         out: &mut Vec<Action>,
     ) {
-        let Some(path) = self.path_of_wait(source, paths) else { return };
+        let Some(path) = self.path_of_wait(source, paths) else {
+            // Every way there is crosses a peer whose rules forbid it; another may come.
+            let refresh = now + self.refresh_wait();
+            if let Some(waiting) = &mut source.waiting {
+                waiting.refresh = refresh;
+            }
+            return;
+        };
         self.claim(now, source, path, out);
         if may_fit_elsewhere(source, paths) {
             source.try_again(now);
