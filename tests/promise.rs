@@ -31,7 +31,7 @@ fn blocks(page: &str) -> Vec<Vec<&str>> {
     parts.map(|part| part.split("```").next().unwrap_or_default().lines().collect()).collect()
 }
 
-/// A line without what is another every time: boots of channels, ports, sessions, seconds.
+/// A line without what is another every time: boots of channels, ports, sessions, keys, seconds.
 fn plain(line: &str) -> String {
     let plain = |word: &str| {
         let end = word.trim_end_matches([',', ';']).len();
@@ -43,6 +43,7 @@ fn plain(line: &str) -> String {
             _ if bare.contains('@') => {
                 format!("SESSION{}", if bare.ends_with(')') { ")" } else { "" })
             }
+            _ if is_fingerprint(bare) => format!("KEY{mark}"),
             _ if bare.parse::<u64>().is_ok() => format!("N{mark}"),
             _ => word.to_owned(),
         }
@@ -51,6 +52,13 @@ fn plain(line: &str) -> String {
     let blank = line.len() - line.trim_start().len();
     let words: Vec<_> = line.split_whitespace().map(plain).collect();
     format!("{}{}", &line[..blank], words.join(" "))
+}
+
+/// Four times four hexadecimal digits.
+fn is_fingerprint(word: &str) -> bool {
+    let parts: Vec<&str> = word.split('-').collect();
+    let hex = |part: &&str| part.len() == 4 && part.chars().all(|digit| digit.is_ascii_hexdigit());
+    parts.len() == 4 && parts.iter().all(hex)
 }
 
 fn same(command: &str, expected: &[&str], output: &Output) {
