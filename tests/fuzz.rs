@@ -2,8 +2,13 @@
 //! broke something. What the targets assert is in `tools/fuzz/src`.
 
 #[path = "../tools/fuzz/src/lib.rs"]
-#[allow(unreachable_pub, clippy::disallowed_methods, clippy::cast_possible_truncation)]
-#[allow(clippy::wildcard_enum_match_arm, reason = "not of the product")]
+#[allow(
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::cast_possible_truncation,
+    clippy::wildcard_enum_match_arm,
+    reason = "not of the product"
+)]
 mod targets;
 
 use std::fs;

@@ -106,9 +106,9 @@ fn file_of_queue(body: &QueueBody) -> &'static str {
 }
 
 fn statements() -> [(&'static str, Bytes); 5] {
-    let sealed = messages().into_iter().find_map(|message| match message {
-        Message::Reserve(reserve) if reserve.seal.is_some() => Some(reserve),
-        _ => None,
+    let sealed = messages().into_iter().find_map(|message| {
+        if let Message::Reserve(reserve) = message { Some(reserve) } else { None }
+            .filter(|reserve| reserve.seal.is_some())
     });
     let sealed = sealed.expect("there is one");
     let (channel, to, service) = (&tx(2).channel, &peer("tokyo"), &sealed.service);

@@ -63,7 +63,7 @@ impl Scene {
         let overlay = plan.on_loopback();
         let opened = overlay.peer("a").open("z/video", "4 Mbit/s", &[]);
         let listen = opened["listen"].as_str().and_then(|at| at.parse().ok()).expect("an address");
-        let tx = tx_of(opened["channel"].as_str().or(opened["id"].as_str()).expect("its id"));
+        let tx = tx_of(opened["channel"].as_str().expect("its id"));
         let stream = Pacer::start(listen, 1, 500);
         Self { overlay, sink, stream, tx }
     }
@@ -165,8 +165,7 @@ fn rows_25_to_27_a_stranger_hears_nothing_and_moves_nothing() {
 fn strangers_datagrams(more: &str) {
     let scene = Scene::start(more);
     let to = scene.address();
-    let (before, _) = scene.counters();
-    let mut expected = before.clone();
+    let (mut expected, _) = scene.counters();
     let sockets: Vec<UdpSocket> = (0..3).map(|_| stranger()).collect();
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut noise = |bytes: usize| -> Vec<u8> {
@@ -455,11 +454,9 @@ fn rows_18_to_24_a_lie_of_a_neighbour_changes_nothing() {
                 assert!(!refused, "{lie}: {heard:?}");
             }
             Fate::Answered(text) => {
-                let nack =
-                    std::iter::from_fn(|| liar.hear().ok()).find_map(|message| match message {
-                        Message::Nack(nack) => Some(nack),
-                        _ => None,
-                    });
+                let nack = std::iter::from_fn(|| liar.hear().ok()).find_map(|message| {
+                    if let Message::Nack(nack) = message { Some(nack) } else { None }
+                });
                 let nack = nack.unwrap_or_else(|| panic!("{lie}: no NACK"));
                 assert_eq!(nack.at, name("r"), "{lie}: which hop refused");
                 assert!(nack.detail.contains(text), "{lie}: {nack:?}");

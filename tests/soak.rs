@@ -143,8 +143,8 @@ fn receive(
             came.twice += u64::from(sequence < *expected);
             *expected = sequence + 1;
             if let Some(measured) = elapsed.checked_sub(warm_up) {
-                let quarter = (measured.as_secs_f64() / run.as_secs_f64() * 4.0) as usize;
-                came.quarters[quarter.min(3)].saturating_record(now.saturating_sub(sent));
+                let quarter = (1..4).filter(|quarter| measured >= run / 4 * *quarter).count();
+                came.quarters[quarter].saturating_record(now.saturating_sub(sent));
             }
         }
     })

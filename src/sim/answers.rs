@@ -252,6 +252,12 @@ impl Sim {
         !wire.cut && wire.changed < since && wire.ends.iter().all(up)
     }
 
+    /// Started again it knows its own links only, until somebody tells it more.
+    fn may_not_have_heard(&self, at: usize, of: &PeerName) -> bool {
+        let peer = &self.peers[at];
+        peer.life > 1 && self.wire_between(&peer.name, of).is_none()
+    }
+
     fn wire_between(&self, one: &PeerName, other: &PeerName) -> Option<usize> {
         self.wires.iter().position(|wire| {
             let ends = wire.ends.map(|(peer, _)| &self.peers[peer].name);
@@ -295,11 +301,14 @@ pub(super) fn judge_at_rest(
     let id = sim.request(from, Request::Open(request));
     sim.run_until(sim.now + limits::OPEN_DEADLINE + LATE);
     let fits = width.is_some_and(|width| rate <= width);
+    let unheard = sim.may_not_have_heard(from, &other);
     let right = match sim.answer(id) {
         Some(Answer::Open(_)) => fits,
         Some(Answer::Rejected(why)) => {
             let never = why.reason == Reject::Never && width.is_some() && !fits;
-            let nowhere = why.reason == Reject::Unreachable && width.is_none();
+            let nowhere = width.is_none()
+                && (why.reason == Reject::Unreachable
+                    || why.reason == Reject::NoSuchPeer && unheard);
             let full = why.reason == Reject::NoRoom && fits && !room;
             never || nowhere || full
         }

@@ -42,9 +42,9 @@ mod checks {
     pub(super) fn a22_every_datagram_of_a_super_buffer_is_sealed(backend: BackendChoice) {
         let path = sealed_path(1, backend);
         let mut buffer = vec![0; 8_192];
-        for (segment, datagrams) in [(4, 64), (200, 33), (1_316, 40), (7_000, 9), (300, 1)] {
+        for (segment, datagrams) in [(4, 64_u8), (200, 33), (1_316, 40), (7_000, 9), (300, 1)] {
             let sent: Vec<Vec<u8>> = (0..datagrams)
-                .map(|n| vec![n as u8; if n + 1 == datagrams { segment - 1 } else { segment }])
+                .map(|n| vec![n; if n + 1 == datagrams { segment - 1 } else { segment }])
                 .collect();
             send_super(&path.opener, path.at_a, &sent);
             for expected in &sent {

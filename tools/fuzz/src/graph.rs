@@ -17,7 +17,7 @@ fn name(number: usize) -> PeerName {
 
 fn fact(choices: &mut Choices<'_>) -> Fact {
     let (origin, version) = (choices.below(4), u64::from(choices.u8()));
-    let (flag, signature) = (choices.u8() % 2 == 0, [choices.u8(); 64]);
+    let (flag, signature) = (choices.u8().is_multiple_of(2), [choices.u8(); 64]);
     if choices.below(3) == 0 {
         return Fact::Peer(PeerFact {
             origin: name(origin),

@@ -100,7 +100,7 @@ impl World {
         let (mut mine, connected) = (Vec::new(), Input::Connected { link: FRIEND, ipv6: false });
         world.me.handle(world.now, connected.clone(), &mut mine);
         world.of_me(mine);
-        world.to_friend(connected);
+        world.tell_friend(connected);
         world.greet();
         world.pass(Duration::from_secs(5));
         let open = OpenRequest {
@@ -116,7 +116,7 @@ impl World {
             protect: false,
             plain: true,
         };
-        world.to_me(Input::Request { id: RequestId(1), request: Request::Open(open) });
+        world.tell_me(Input::Request { id: RequestId(1), request: Request::Open(open) });
         world.pass(Duration::from_secs(1));
         assert!(world.open.is_some(), "the honest channel is open");
         world
@@ -124,7 +124,7 @@ impl World {
 
     /// The liar connects and greets as an honest peer would.
     fn greet(&mut self) {
-        self.to_me(Input::Connected { link: LIAR, ipv6: false });
+        self.tell_me(Input::Connected { link: LIAR, ipv6: false });
         if let Some(hello) = self.greeting.clone() {
             let hello = Hello {
                 name: name("liar"),
@@ -136,10 +136,10 @@ impl World {
     }
 
     fn say(&mut self, message: Message) {
-        self.to_me(Input::Message { link: LIAR, message });
+        self.tell_me(Input::Message { link: LIAR, message });
     }
 
-    fn to_me(&mut self, input: Input) {
+    fn tell_me(&mut self, input: Input) {
         let mut out = Vec::new();
         self.me.handle(self.now, input, &mut out);
         self.me.invariants();
@@ -148,7 +148,7 @@ impl World {
         self.settle();
     }
 
-    fn to_friend(&mut self, input: Input) {
+    fn tell_friend(&mut self, input: Input) {
         let mut out = Vec::new();
         self.friend.handle(self.now, input, &mut out);
         self.of_friend(out);
@@ -359,7 +359,7 @@ fn step(choices: &mut Choices<'_>, world: &mut World) {
             });
         }
         _ if choices.below(4) == 0 => {
-            world.to_me(Input::Disconnected { link: LIAR, why: "it went".to_owned() });
+            world.tell_me(Input::Disconnected { link: LIAR, why: "it went".to_owned() });
             world.greet();
         }
         _ => world.pass(Duration::from_millis(4 * u64::from(choices.u8()))),
@@ -375,7 +375,7 @@ pub(crate) fn liar(data: &[u8]) {
         step(&mut choices, &mut world);
         steps += 1;
     }
-    world.to_me(Input::Disconnected { link: LIAR, why: "the end".to_owned() });
+    world.tell_me(Input::Disconnected { link: LIAR, why: "the end".to_owned() });
     world.pass(Duration::from_secs(30));
     assert_eq!(world.me.path_of(&world.channel()), before, "others' channels are as before");
     assert!(!world.me.computing(), "the tree is at rest");
