@@ -83,7 +83,7 @@ fn parse_to_regroup(criterion: &mut Criterion) {
                 bench.iter(|| {
                     turn = (turn + 1) % 64;
                     now.0 += 100;
-                    pass(&pool, &mut buffers[turn], bytes, &mut table, now, &mut runs, None);
+                    pass(&pool, &mut buffers[turn], bytes, &mut table, now, &mut runs);
                 });
             });
             free.extend(buffers.drain(..).map(Filled::released));

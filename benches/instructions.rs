@@ -18,7 +18,7 @@ use spanway::stats::histogram::{RelayHistograms, Watches};
 use spanway::types::{Bandwidth, Label, LinkId, Time};
 use spanway::wire::frame::{self, Header};
 use spanway::wire::heartbeat::{Heartbeat, HeartbeatKey};
-use spanway::wire::tag::HopKeys;
+use spanway::wire::tag::{HopKey, HopKeys};
 
 /// Does its work so often.
 type Workload = fn(u64);
@@ -133,14 +133,19 @@ fn super_buffers(labels: u64, rounds: u64, tags: Option<HopKeys>) {
     let mut buffer = free.pop().expect("one").filled(32 * bytes);
     for (frame, slot) in (0..).zip(pool.bytes_mut(&mut buffer).chunks_mut(bytes)) {
         slot.copy_from_slice(&sized_frame(label(frame * 7_919 % labels), 200));
-        if let Some(key) = &key {
-            let header = frame::parse(slot).expect("a frame");
-            Header { sequence: frame, ..header }.emit(slot);
-            key.write(slot);
-        }
     }
     for round in 0..rounds {
-        let now = Time(round * 100);
-        pass(&pool, &mut buffer, bytes, &mut table, now, &mut runs, key.as_ref());
+        if let Some(key) = &key {
+            let frames = pool.bytes_mut(&mut buffer).chunks_mut(bytes);
+            (32 * round..).zip(frames).for_each(|(sequence, frame)| tag(frame, sequence, key));
+        }
+        pass(&pool, &mut buffer, bytes, &mut table, Time(round * 100), &mut runs);
     }
+}
+
+/// Makes it the frame of that sequence, as the neighbour sends it.
+fn tag(frame: &mut [u8], sequence: u64, key: &HopKey) {
+    let header = frame::parse(frame).expect("a frame");
+    Header { sequence, ..header }.emit(frame);
+    key.write(frame);
 }

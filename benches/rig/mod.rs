@@ -14,7 +14,7 @@ use spanway::net::WORKER_SOCKET;
 use spanway::stats::bump;
 use spanway::types::{Bandwidth, Label, LinkId, Time, WorkerId};
 use spanway::wire::frame::{self, FrameType, Header};
-use spanway::wire::tag::{HopKey, HopKeys};
+use spanway::wire::tag::HopKeys;
 
 /// A label as a peer draws it: 56 bits without order.
 pub(crate) fn label(number: u64) -> Label {
@@ -60,7 +60,7 @@ pub(crate) fn sized_frame(label: Label, payload_length: u16) -> Vec<u8> {
 }
 
 /// One super-buffer of `frames` frames through the worker's own work: parse, look up, relabel, regroup,
-/// and the books of both ends. With a key the frames come again as the next ones, with its tags.
+/// and the books of both ends.
 pub(crate) fn pass(
     pool: &Pool,
     buffer: &mut Filled,
@@ -68,9 +68,7 @@ pub(crate) fn pass(
     table: &mut Table,
     now: Time,
     runs: &mut Runs,
-    key: Option<&HopKey>,
 ) {
-    let frames = (buffer.len() / bytes) as u64;
     let mut start = 0;
     while start < buffer.len() {
         let segment = start..start + bytes;
@@ -84,10 +82,6 @@ pub(crate) fn pass(
         let Verdict::Relay(to) = verdict else { panic!("every label leads on") };
         // As it came, for the next turn.
         frame::relabel(frame, header.label, header.hop_limit);
-        if let Some(key) = key {
-            Header { sequence: header.sequence + frames, ..header }.emit(frame);
-            key.write(frame);
-        }
         bump(&table.stats(account).received, 1);
         let (note, pieces) = (Note { account, delivered: None }, &[Piece::new(1, segment)]);
         let socket = WORKER_SOCKET;

@@ -60,7 +60,11 @@ pub struct Route {
 
 /// The neighbours, by the number of their link.
 #[derive(Debug, Default)]
-pub struct Links(Vec<Option<Link>>);
+pub struct Links {
+    of: Vec<Option<Link>>,
+    /// Some of them have hop tags.
+    tagged: bool,
+}
 
 /// A neighbour's address.
 #[derive(Debug)]
@@ -141,6 +145,11 @@ impl Table {
         Some((self.labels.get_mut(&label)?, &self.links))
     }
 
+    #[inline]
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
     /// The link whose heartbeats carry `label`.
     #[inline]
     pub fn heartbeat_link(&self, label: Label) -> Option<LinkId> {
@@ -154,7 +163,7 @@ impl Table {
 
     /// Whether any link's frames may come from `source`. Not for every frame: looks at all links.
     pub fn is_neighbour(&self, source: SocketAddr) -> bool {
-        self.links.0.iter().flatten().any(|link| link.sends_from(source))
+        self.links.of.iter().flatten().any(|link| link.sends_from(source))
     }
 
     #[inline]
@@ -195,27 +204,29 @@ impl Table {
     ) {
         self.remove_link(link);
         let index = usize::from(link.0);
-        let links = &mut self.links.0;
+        let links = &mut self.links.of;
         if links.len() <= index {
             links.resize_with(index + 1, || None);
         }
         let address = canonical(address);
         links[index] =
             Some(Link { address, workers, receive_label: receive, tags: tags.map(Box::new) });
+        self.links.note_tags();
         self.heartbeat_labels.insert(receive, link);
     }
 
     /// Frames go to the new address from now on.
     pub fn move_link(&mut self, link: LinkId, address: SocketAddr) {
-        if let Some(Some(link)) = self.links.0.get_mut(usize::from(link.0)) {
+        if let Some(Some(link)) = self.links.of.get_mut(usize::from(link.0)) {
             link.address = canonical(address);
         }
     }
 
     pub fn remove_link(&mut self, link: LinkId) {
-        let old = self.links.0.get_mut(usize::from(link.0)).and_then(Option::take);
+        let old = self.links.of.get_mut(usize::from(link.0)).and_then(Option::take);
         if let Some(old) = old {
             self.heartbeat_labels.remove(&old.receive_label);
+            self.links.note_tags();
         }
     }
 
@@ -494,7 +505,17 @@ impl Account {
 impl Links {
     #[inline]
     pub fn get(&self, link: LinkId) -> Option<&Link> {
-        self.0.get(usize::from(link.0))?.as_ref()
+        self.of.get(usize::from(link.0))?.as_ref()
+    }
+
+    /// Whether any has hop tags.
+    #[inline]
+    pub fn have_tags(&self) -> bool {
+        self.tagged
+    }
+
+    fn note_tags(&mut self) {
+        self.tagged = self.of.iter().flatten().any(|link| link.tags.is_some());
     }
 }
 
