@@ -28,7 +28,8 @@ use spanway::proto::view::{ChannelState, ChannelView};
 use spanway::proto::{Action, Answer, Choice, OpenRequest, Side};
 use spanway::types::{Bandwidth, ChannelId, LinkId, PeerName, Reject, RequestId, Time};
 use spanway::wire::control::Message;
-use spanway::wire::queue::{self, Queue, QueueBody};
+use spanway::wire::proof;
+use spanway::wire::queue::{Queue, QueueBody};
 use stateright::{Model, Property};
 
 use crate::graphs::name;
@@ -591,7 +592,7 @@ impl Contest {
                     peer: name(from),
                     usable: Bandwidth::from_bps(self.usable(at)),
                     max_payload: 1_400,
-                    version: queue::VERSION,
+                    version: proof::VERSION,
                 };
                 world.peer(at).news = true;
                 self.act(world, at, |machine, now, _, out| machine.link_up(now, id, terms, out));
