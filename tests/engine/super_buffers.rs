@@ -1,7 +1,7 @@
 //! Super-buffers through the engine: what the kernel hands over as one receive is many datagrams, and
 //! leaves as one send where it can.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command as Program, Stdio};
 use std::sync::atomic::AtomicBool;
@@ -11,18 +11,7 @@ use spanway::engine::table::SocketId;
 use spanway::net::{Batch, EventFd, Net, WORKER_SOCKET, Wait};
 
 use super::*;
-
-fn set_option(socket: &UdpSocket, level: i32, name: i32, value: i32) {
-    let (bytes, value) = (size_of::<i32>() as u32, (&raw const value).cast());
-    // SAFETY: `value` points to an int that lives through the call, and `bytes` is its size.
-    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value, bytes) };
-    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-}
-
-/// What is sent from now on is cut into datagrams of `bytes`; 0: not cut.
-fn cut(socket: &UdpSocket, bytes: usize) {
-    set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, bytes as i32);
-}
+use crate::common::options::{cut, set_option};
 
 /// Datagrams of one length, the last perhaps shorter, with one call.
 pub(super) fn send_super(socket: &UdpSocket, to: SocketAddr, datagrams: &[Vec<u8>]) {
