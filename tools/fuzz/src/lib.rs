@@ -8,7 +8,9 @@ mod control;
 mod frames;
 mod graph;
 mod liar;
+mod seal;
 mod small;
+mod stranger;
 mod web;
 
 use std::time::Duration;
@@ -25,6 +27,11 @@ pub const TARGETS: &[(&str, Target, &str)] = &[
         frames::link,
         "F2: any datagrams on a worker's port: in place, never over the end, counted",
     ),
+    (
+        "seal",
+        seal::ends,
+        "F2: what arrives at a sealed end opens once and as it was sent, or moves nothing",
+    ),
     ("control", control::codec, "F3: a message that parses is emitted as it was"),
     ("liar", liar::liar, "F4: a neighbour that lies harms neither the node nor others' channels"),
     ("facts", graph::facts, "F5: facts come to the same in any order and any number of times"),
@@ -36,6 +43,8 @@ pub const TARGETS: &[(&str, Target, &str)] = &[
     ),
     ("cli", config::arguments, "F9: arguments are taken or refused"),
     ("tree", control::tree, "F13: edges of a COMMIT are a tree with every next hop, or refused"),
+    ("address", stranger::address, "F14: what others name is what a table of networks says"),
+    ("invite", stranger::invitation, "an invitation reads back as it was, or is refused"),
     ("replay", small::replay, "F15: the replay window agrees with a set"),
     ("ring", small::ring, "F16: the rings between workers agree with queues"),
 ];
