@@ -9,7 +9,6 @@
 
 mod report;
 
-use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,10 +21,10 @@ use spanway::limits;
 use spanway::types::{Bandwidth, PeerName, ServiceName};
 
 use super::MBIT;
-use crate::perf::build::{Given, daemon_and_pktgen};
+use crate::perf::build::Given;
 use crate::perf::facts;
 use crate::perf::failure::{Failure, Outcome};
-use crate::perf::net::{available, remove_leftovers};
+use crate::perf::files;
 use crate::perf::process::Interrupt;
 use crate::perf::record::Facts;
 use crate::recovery::plan::{Plan, name};
@@ -126,8 +125,9 @@ struct How {
 
 pub(super) fn run(lab: &Lab, folder: &Path) -> bool {
     let measured = measure(lab).and_then(|record| {
-        write(&record, folder)?;
-        println!("{}", report::markdown(&record));
+        let text = report::markdown(&record);
+        files::write(&record, &text, folder, "rate")?;
+        println!("{text}");
         Ok(report::goals_met(&record))
     });
     measured.unwrap_or_else(|failure| {
@@ -137,11 +137,7 @@ pub(super) fn run(lab: &Lab, folder: &Path) -> bool {
 }
 
 fn measure(lab: &Lab) -> Outcome<Record> {
-    let interrupt = Interrupt::install()?;
-    available()?;
-    remove_leftovers();
-    let [spanway, pktgen] = daemon_and_pktgen(&lab.given)?;
-    let tools = Tools { spanway, pktgen, interrupt };
+    let tools = Tools::ready(&lab.given)?;
     let rounds = (0..lab.rounds).map(|round| {
         println!("round {} of {}", round + 1, lab.rounds);
         one_round(lab, &tools)
@@ -313,16 +309,6 @@ impl Quantiles {
         let at = |at| crate::recovery::flow::quantile(ms.clone(), at).unwrap_or_default();
         Self { p50: at(0.5), p99: at(0.99), max: at(1.0) }
     }
-}
-
-fn write(record: &Record, folder: &Path) -> Outcome<()> {
-    fs::create_dir_all(folder).map_err(Failure::of(folder.display()))?;
-    let json = serde_json::to_string_pretty(record).map_err(Failure::of("the record"))?;
-    for (extension, text) in [("json", json), ("md", report::markdown(record))] {
-        let file = folder.join("rate").with_extension(extension);
-        fs::write(&file, text).map_err(Failure::of(file.display()))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@
 mod greedy;
 mod report;
 
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,11 +24,11 @@ use spanway::api::dto::Request;
 use spanway::types::Bandwidth;
 
 use self::greedy::Greedy;
-use crate::perf::build::{Given, daemon_and_pktgen};
+use crate::perf::build::Given;
 use crate::perf::facts;
 use crate::perf::failure::{Failure, Outcome};
-use crate::perf::net::{available, remove_leftovers, run as run_words};
-use crate::perf::process::Interrupt;
+use crate::perf::files;
+use crate::perf::net::run as run_words;
 use crate::perf::record::Facts;
 use crate::recovery::flow::Flow;
 use crate::recovery::plan::Plan;
@@ -155,11 +154,7 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
 }
 
 fn measure(arguments: &Arguments) -> Outcome<()> {
-    let interrupt = Interrupt::install()?;
-    available()?;
-    remove_leftovers();
-    let [spanway, pktgen] = daemon_and_pktgen(&arguments.given)?;
-    let tools = Tools { spanway, pktgen, interrupt };
+    let tools = Tools::ready(&arguments.given)?;
     let mut record = Record {
         facts: facts::gather(),
         milliseconds: arguments.milliseconds,
@@ -175,7 +170,7 @@ fn measure(arguments: &Arguments) -> Outcome<()> {
     // What there is of an interrupted run is worth looking at, too.
     let text = report::markdown(&record);
     println!("{text}");
-    write(&record, &text, &arguments.out)?;
+    files::write(&record, &text, &arguments.out, "fairness")?;
     measured?;
     if record.trials.iter().any(|trial| trial.lost > 0) {
         return Err(Failure::new("the modest channel lost frames"));
@@ -292,16 +287,6 @@ fn limit(world: &World) -> Outcome<()> {
             let limit = ["tbf", "rate", &rate, "burst", "16kb", "latency", "20ms"];
             run_words(&[&words[..], &limit].concat())?;
         }
-    }
-    Ok(())
-}
-
-fn write(record: &Record, text: &str, folder: &PathBuf) -> Outcome<()> {
-    fs::create_dir_all(folder).map_err(Failure::of(folder.display()))?;
-    let json = serde_json::to_string(record).map_err(Failure::of("the record"))?;
-    for (extension, text) in [("json", &*json), ("md", text)] {
-        let file = folder.join("fairness").with_extension(extension);
-        fs::write(&file, text).map_err(Failure::of(file.display()))?;
     }
     Ok(())
 }

@@ -13,16 +13,11 @@ const P99_GOAL: f64 = 1.5;
 
 pub(super) fn markdown(record: &Record) -> String {
     let mut text = String::from("# One channel beside another\n");
-    let facts = &record.facts;
     let _ = write!(
         text,
-        "\nCommit {}, {}, {} CPUs ({}), kernel {}. {} ms a case, links of {} Mbit/s, the \
+        "\n{} {} ms a case, links of {} Mbit/s, the \
          other channel has {}.\n",
-        facts.commit,
-        facts.date,
-        facts.cpus,
-        facts.cpu,
-        facts.kernel,
+        record.facts.sentence(),
         record.milliseconds,
         record.capacity_mbps,
         Bandwidth::from_bps(record.share_bps)

@@ -31,7 +31,7 @@ use crate::perf::overlay::Overlay;
 use crate::perf::plan::FLOOD;
 use crate::perf::process::{Invocation, Place, Running};
 use crate::perf::run::Scratch;
-use crate::perf::search::{Criterion, Effort, Probe, highest};
+use crate::perf::search::{Criterion, Effort, highest};
 use crate::perf::trial::{LOAD_CPU, RELAY_CPU};
 use crate::recovery::stream::socket;
 use crate::recovery::world::Tools;
@@ -198,13 +198,7 @@ impl Stage<'_> {
         let blast = self.ends.run(Some(&self.relay), None, Duration::from_millis(400))?;
         let found = highest(blast.delivered_rate, CRITERION, EFFORT, |rate| {
             let load = self.ends.run(Some(&self.relay), Some(rate), Duration::from_millis(500))?;
-            Ok::<_, Failure>(Probe {
-                asked: rate,
-                sent: load.sent_rate,
-                loss: load.loss(),
-                p99_us: load.p99_us,
-                lost_by_sink: load.lost_by_sink(),
-            })
+            Ok::<_, Failure>(load.probe(rate))
         })?;
         if found.rate > 0.0 {
             return Ok(found.rate);

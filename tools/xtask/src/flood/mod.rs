@@ -13,16 +13,15 @@ mod overlay;
 mod report;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::perf::build::{Given, daemon_and_pktgen};
+use crate::perf::build::Given;
 use crate::perf::facts;
 use crate::perf::failure::{Failure, Outcome};
-use crate::perf::net::{available, remove_leftovers};
-use crate::perf::process::Interrupt;
+use crate::perf::files;
 use crate::perf::record::Facts;
 use crate::recovery::world::Tools;
 
@@ -67,11 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
 }
 
 fn measure(arguments: &Arguments) -> Outcome<bool> {
-    let interrupt = Interrupt::install()?;
-    available()?;
-    remove_leftovers();
-    let [spanway, pktgen] = daemon_and_pktgen(&arguments.given)?;
-    let tools = Tools { spanway, pktgen, interrupt };
+    let tools = Tools::ready(&arguments.given)?;
     let wanted = |flood| arguments.only.is_empty() || arguments.only.contains(&flood);
     let mut record = Record { facts: facts::gather(), junk: None, control: Vec::new() };
     let measured = (|| {
@@ -87,18 +82,8 @@ fn measure(arguments: &Arguments) -> Outcome<bool> {
     // What there is of an interrupted run is worth looking at, too.
     let text = report::markdown(&record);
     println!("{text}");
-    write(&record, &text, &arguments.out)?;
+    files::write(&record, &text, &arguments.out, "flood")?;
     measured.map(|()| report::goals_met(&record))
-}
-
-fn write(record: &Record, text: &str, folder: &Path) -> Outcome<()> {
-    fs::create_dir_all(folder).map_err(Failure::of(folder.display()))?;
-    let json = serde_json::to_string(record).map_err(Failure::of("the record"))?;
-    for (extension, text) in [("json", &*json), ("md", text)] {
-        let file = folder.join("flood").with_extension(extension);
-        fs::write(&file, text).map_err(Failure::of(file.display()))?;
-    }
-    Ok(())
 }
 
 /// What a process has in memory.

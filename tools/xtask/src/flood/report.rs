@@ -14,11 +14,7 @@ const GROWTH_GOAL_KIB: i64 = 16 << 10;
 const P50_GOAL: f64 = 1.2;
 
 pub(super) fn markdown(record: &Record) -> String {
-    let facts = &record.facts;
-    let mut text = format!(
-        "# Floods\n\nCommit {}, {}, {} CPUs ({}), kernel {}.\n",
-        facts.commit, facts.date, facts.cpus, facts.cpu, facts.kernel
-    );
+    let mut text = format!("# Floods\n\n{}\n", record.facts.sentence());
     if let Some(junk) = &record.junk {
         junk_table(junk, &mut text);
     }

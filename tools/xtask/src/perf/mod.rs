@@ -14,6 +14,7 @@ mod candidates;
 mod chart;
 pub(crate) mod facts;
 pub(crate) mod failure;
+pub(crate) mod files;
 mod goals;
 pub(crate) mod load;
 mod metric;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::search::Highest;
+use super::search::{Highest, Probe};
 
 /// Of the layout of `perf.json`.
 pub(crate) const VERSION: u32 = 1;
@@ -34,6 +34,14 @@ pub(crate) struct Facts {
     /// Of every hole that the kernel knows on this CPU.
     pub(crate) mitigations: BTreeMap<String, String>,
     pub(crate) sysctls: BTreeMap<String, String>,
+}
+
+impl Facts {
+    /// In one sentence.
+    pub(crate) fn sentence(&self) -> String {
+        let Self { commit, date, cpus, cpu, kernel, .. } = self;
+        format!("Commit {commit}, {date}, {cpus} CPUs ({cpu}), kernel {kernel}.")
+    }
 }
 
 /// How long and how often; the same for all candidates.
@@ -160,5 +168,11 @@ impl Load {
     pub(crate) fn lost_by_sink(&self) -> bool {
         let lost = self.sent.saturating_sub(self.delivered);
         lost > 0 && self.sink_drops * 2 > lost
+    }
+
+    /// As a probe that asked for so many frames a second.
+    pub(crate) fn probe(&self, asked: f64) -> Probe {
+        let (loss, lost_by_sink) = (self.loss(), self.lost_by_sink());
+        Probe { asked, sent: self.sent_rate, loss, p99_us: self.p99_us, lost_by_sink }
     }
 }

@@ -12,7 +12,7 @@ use super::net::{Network, run};
 use super::plan::{Kind, Scenario};
 use super::process::{Interrupt, Place, Running};
 use super::record::{Settings, Trial};
-use super::search::{Criterion, Effort, Probe, highest};
+use super::search::{Criterion, Effort, highest};
 use super::turn;
 
 /// The relay has one CPU for itself, generator and sink share the other.
@@ -70,13 +70,7 @@ impl Stage<'_> {
         let highest = highest(blast.delivered_rate, CRITERION, effort, |rate| {
             note(&format!("search {:.0} k/s", rate / 1e3));
             let load = ends.run(relay.as_ref(), Some(rate), ms(settings.probe_ms))?;
-            Ok::<_, Failure>(Probe {
-                asked: rate,
-                sent: load.sent_rate,
-                loss: load.loss(),
-                p99_us: load.p99_us,
-                lost_by_sink: load.lost_by_sink(),
-            })
+            Ok::<_, Failure>(load.probe(rate))
         })?;
         note("latency");
         let half = (highest.rate > 0.0)

@@ -38,11 +38,9 @@ use trial::Bench;
 use variant::Variant;
 use world::{Tools, World};
 
-use crate::perf::build::{Given, daemon_and_pktgen};
+use crate::perf::build::Given;
 use crate::perf::facts;
 use crate::perf::failure::{Failure, Outcome};
-use crate::perf::net::{available, remove_leftovers};
-use crate::perf::process::Interrupt;
 
 /// Trials in one overlay; then comes the next one.
 const TRIALS_PER_WORLD: u32 = 10;
@@ -88,11 +86,7 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
 }
 
 fn measure(arguments: &Arguments) -> Outcome<()> {
-    let interrupt = Interrupt::install()?;
-    available()?;
-    remove_leftovers();
-    let [spanway, pktgen] = daemon_and_pktgen(&arguments.given)?;
-    let tools = Tools { spanway, pktgen, interrupt };
+    let tools = Tools::ready(&arguments.given)?;
     let mut record = Record {
         facts: facts::gather(),
         settings: Settings {

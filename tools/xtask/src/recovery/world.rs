@@ -19,8 +19,9 @@ use spanway::daemon::identity::Identity;
 
 use super::plan::{Plan, address, name};
 use super::variant::Variant;
+use crate::perf::build::{Given, daemon_and_pktgen};
 use crate::perf::failure::{Failure, Outcome};
-use crate::perf::net::{Namespace, output, run};
+use crate::perf::net::{Namespace, available, output, remove_leftovers, run};
 use crate::perf::process::{Interrupt, Running};
 
 /// Every peer has the same: they do not share a host.
@@ -38,6 +39,17 @@ pub(crate) struct Tools {
     pub(crate) spanway: PathBuf,
     pub(crate) pktgen: PathBuf,
     pub(crate) interrupt: Interrupt,
+}
+
+impl Tools {
+    /// Built, unless they are given, and nothing of a run before in the way.
+    pub(crate) fn ready(given: &Given) -> Outcome<Self> {
+        let interrupt = Interrupt::install()?;
+        available()?;
+        remove_leftovers();
+        let [spanway, pktgen] = daemon_and_pktgen(given)?;
+        Ok(Self { spanway, pktgen, interrupt })
+    }
 }
 
 #[derive(Debug)]

@@ -14,9 +14,8 @@
 
 mod report;
 
-use std::fs;
 use std::net::UdpSocket;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -27,11 +26,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use spanway::api::dto::Request;
 
-use crate::perf::build::{Given, daemon_and_pktgen};
+use crate::perf::build::Given;
 use crate::perf::facts;
 use crate::perf::failure::{Failure, Outcome};
-use crate::perf::net::{available, remove_leftovers};
-use crate::perf::process::Interrupt;
+use crate::perf::files;
 use crate::perf::record::Facts;
 use crate::recovery::plan::Plan;
 use crate::recovery::stream::{connect, listen, socket};
@@ -93,18 +91,14 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
 }
 
 fn measure(arguments: &Arguments) -> Outcome<()> {
-    let interrupt = Interrupt::install()?;
-    available()?;
-    remove_leftovers();
-    let [spanway, pktgen] = daemon_and_pktgen(&arguments.given)?;
-    let tools = Tools { spanway, pktgen, interrupt };
+    let tools = Tools::ready(&arguments.given)?;
     let (milliseconds, rate) = (arguments.milliseconds, arguments.rate);
     let mut record = Record { facts: facts::gather(), milliseconds, rate, trials: Vec::new() };
     let measured = arguments.all(&tools, &mut record);
     // What there is of an interrupted run is worth looking at, too.
     let text = report::markdown(&record);
     println!("{text}");
-    write(&record, &text, &arguments.out)?;
+    files::write(&record, &text, &arguments.out, "sealing")?;
     measured
 }
 
@@ -237,16 +231,6 @@ fn send(socket: &UdpSocket, size: u16, rate: u32, stop: &AtomicBool) {
 fn receive(socket: &UdpSocket, stop: &AtomicBool) {
     let mut datagram = [0; 2_048];
     while socket.recv(&mut datagram).is_ok() || !stop.load(Ordering::Relaxed) {}
-}
-
-fn write(record: &Record, text: &str, folder: &Path) -> Outcome<()> {
-    fs::create_dir_all(folder).map_err(Failure::of(folder.display()))?;
-    let json = serde_json::to_string(record).map_err(Failure::of("the record"))?;
-    for (extension, text) in [("json", &*json), ("md", text)] {
-        let file = folder.join("sealing").with_extension(extension);
-        fs::write(&file, text).map_err(Failure::of(file.display()))?;
-    }
-    Ok(())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "far below 2^52 nanoseconds and frames")]

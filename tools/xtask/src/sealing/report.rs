@@ -9,18 +9,13 @@ const PLACES: [&str; 3] = ["where it enters", "at the relay", "where it leaves"]
 
 pub(super) fn markdown(record: &Record) -> String {
     let mut text = String::from("# What sealing costs\n");
-    let facts = &record.facts;
     let _ = write!(
         text,
-        "\nCommit {}, {}, {} CPUs ({}), kernel {}. {} ms a case, {} datagrams a second. CPU time of the \
+        "\n{} {} ms a case, {} datagrams a second. CPU time of the \
          workers, ns a frame: median of the rounds; ratios within a round, with their 95 % interval.\n\n\
          | payload | | rounds | plain | sealed | sealed to plain | dropped |\n\
          | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n",
-        facts.commit,
-        facts.date,
-        facts.cpus,
-        facts.cpu,
-        facts.kernel,
+        record.facts.sentence(),
         record.milliseconds,
         record.rate,
     );
