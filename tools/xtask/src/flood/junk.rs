@@ -127,6 +127,7 @@ pub(super) fn measure(rounds: u32, tools: &Tools) -> Outcome<Junk> {
     };
     let mut stage = Stage { ends, relay, tools };
     stage.relay.wait_for_socket(at(network.relay_ip), &tools.interrupt)?;
+    stage.wait_for_answers()?;
     let same = stage.worker_of_the_channel()?;
     let no_drop_rate = stage.no_drop_rate()?;
     println!("no-drop rate {:.0} frames/s, through worker {same}", no_drop_rate);
@@ -169,6 +170,17 @@ fn start_relay(overlay: &Overlay, network: &Network, tools: &Tools) -> Outcome<R
 }
 
 impl Stage<'_> {
+    /// The relay's local socket comes after those of its workers.
+    fn wait_for_answers(&self) -> Outcome<()> {
+        for _ in 0..100 {
+            if self.datagrams().is_ok() {
+                return Ok(());
+            }
+            self.tools.interrupt.pause(Duration::from_millis(50))?;
+        }
+        self.datagrams().map(drop)
+    }
+
     /// Which worker the frames come to: also sees that any do.
     fn worker_of_the_channel(&self) -> Outcome<u16> {
         for _ in 0..10 {
@@ -229,7 +241,7 @@ impl Stage<'_> {
         let place = Place { namespace, cpu: LOAD_CPU, nice: 0 };
         let (to, from) = (PORT + worker, PORT + 1_000);
         let line = format!(
-            "gen --to {} --from {} --rate max --size {JUNK_BYTES} --burst 64 --gso off \
+            "gen --to {} --from {} --rate max --size {JUNK_BYTES} --burst 64 --gso on \
              --duration {}ms --json",
             SocketAddr::new(network.relay_ip, to),
             SocketAddr::new(network.source_ip, from),
