@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use snow::StatelessTransportState;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -129,7 +129,8 @@ impl Connection {
         let share = Rc::new(RefCell::new(Share::new(now())));
         let places = Arc::new(Semaphore::new(limits::ARRIVALS_PER_LINK_MAX));
         let mut reader = Reader {
-            half: read_half,
+            // Many small messages are read at once.
+            half: BufReader::new(read_half),
             noise: Rc::clone(&noise),
             received: secured.received,
             share: Rc::clone(&share),
@@ -200,7 +201,7 @@ pub(crate) fn prepare(stream: &TcpStream, dscp: Dscp) -> io::Result<()> {
 }
 
 struct Reader {
-    half: OwnedReadHalf,
+    half: BufReader<OwnedReadHalf>,
     noise: Rc<StatelessTransportState>,
     received: u64,
     share: Rc<RefCell<Share>>,
@@ -248,7 +249,7 @@ impl Reader {
             )
         })?;
         let done = now();
-        self.share.borrow_mut().charge(done, done.saturating_duration_since(read));
+        self.share.borrow_mut().charge_message(done, done.saturating_duration_since(read));
         Ok((message, read))
     }
 }

@@ -33,7 +33,7 @@ use super::resident_kib;
 use crate::perf::failure::{Failure, Outcome};
 use crate::perf::net::run;
 use crate::recovery::plan::{Link, Plan, address, name};
-use crate::recovery::stream::{Route, Stream};
+use crate::recovery::stream::{Route, Stream, now};
 use crate::recovery::variant::Variant;
 use crate::recovery::world::{Tools, World, interface};
 
@@ -84,6 +84,7 @@ pub(crate) struct Trial {
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     /// Of the stream.
+    pub(crate) frames_p50_us: f64,
     pub(crate) frames: u64,
     pub(crate) lost: u64,
     /// Links of p01 to its honest neighbours that are up behind it, and that went down meanwhile.
@@ -165,7 +166,9 @@ fn one(
     let stream = Stream::start(&route, 1)?;
     let flood = Sending::start(world.namespace(3), case, connects, liar)?;
     tools.interrupt.pause(Duration::from_millis(100))?;
+    let from = now();
     let asked = ask(world, if case == Case::Connects { CONNECTING } else { FLOODED })?;
+    let until = now();
     let sent_rate = flood.stop()?;
     let grown = resident_kib(relay)?.cast_signed() - before.0.cast_signed();
     let (refused, links_lost) = (refused(world)? - before.1, downs(world)? - before.2);
@@ -180,6 +183,7 @@ fn one(
         answers: asked.len(),
         p50_us: at(0.5),
         p99_us: at(0.99),
+        frames_p50_us: flow.latency_p50_us(from, until).unwrap_or_default(),
         frames: flow.sent.len() as u64,
         lost: flow.lost(),
         links_up: links(world)?.iter().filter(|link| link["state"] == "up").count() as u64,
