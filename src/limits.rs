@@ -319,13 +319,13 @@ pub const CONNECTION_DRAIN_MAX: Duration = Duration::from_millis(500);
 pub const ARRIVALS_MAX: usize = 256;
 /// ... and of one link: a message of another link has at most this many of each flooding one in front of it.
 pub const ARRIVALS_PER_LINK_MAX: usize = 8;
-/// The part of the control thread that reading and handling the messages of one neighbour takes in the long
-/// run. An end of a sealed channel needs 0.55 ms for keys and signatures: with a quarter 470 admissions a second
-/// went over a path, with three quarters 1,100 (`perf/admission`).
+/// The part of the control thread that reading and handling the messages of one neighbour takes in the
+/// long run. An end of a sealed channel needs 0.55 ms for keys and signatures: with a quarter 470 admissions
+/// a second went over a path, with three quarters 1,100 (`perf/admission`).
 pub const CONTROL_SHARE: f64 = 0.75;
-/// What a message counts at least: the kernel's work for it is not seen by the thread's clock. A neighbour gets
-/// 30,000 messages a second, an admission needs about ten. Without it the slowest answers beside a flood of
-/// small messages took 3.5 times as long in place of 1.5 times (`perf/flood`).
+/// What a message counts at least: the kernel's work for it is not seen by the thread's clock. A neighbour
+/// gets 30,000 messages a second, an admission needs about ten. Without it the slowest answers beside a flood
+/// of small messages took 3.5 times as long in place of 1.4 times (`perf/flood`).
 pub const CONTROL_MESSAGE_COST_MIN: Duration = Duration::from_micros(25);
 /// ... and so much at once: the tree of 10,000 peers in 100 pieces.
 pub const CONTROL_SHARE_BURST: Duration = Duration::from_millis(50);

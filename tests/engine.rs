@@ -860,6 +860,8 @@ macro_rules! for_both_backends {
 
 #[path = "engine/merging.rs"]
 mod merging;
+#[path = "engine/options.rs"]
+mod options;
 #[path = "engine/sealing.rs"]
 mod sealing;
 #[path = "engine/shaping.rs"]

@@ -6,6 +6,9 @@
 #![expect(clippy::disallowed_methods, reason = "these tests live in real time")]
 
 mod common;
+#[allow(dead_code, reason = "the engine's tests use the rest of it")]
+#[path = "engine/options.rs"]
+mod options;
 
 use std::fs;
 use std::io::Write as _;
@@ -17,9 +20,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::netns;
-use common::options::cut;
 use common::overlay::{Peer, Plan};
 use common::program::{output, pass};
+use options::cut;
 use serde_json::json;
 
 #[test]

@@ -1,9 +1,10 @@
 //! How much of the control thread one neighbour may take for its messages.
 //!
 //! Two bounds, neither of which an honest neighbour meets: so many of its messages wait for the control loop
-//! at once, so that those of others are never behind many of them; and their reading and handling takes three
-//! quarters of the thread's time in the long run, each counted with what the kernel does for it. What is above
-//! that stays in the connection: the neighbour's own sends wait, nothing is lost, heartbeats go another way.
+//! at once, so that those of others are never behind many of them; and their reading and handling takes
+//! three quarters of the thread's time in the long run, each counted with what the kernel does for it. What
+//! is above that stays in the connection: the neighbour's own sends wait, nothing is lost, heartbeats go
+//! another way.
 //!
 //! Pure: times come with the calls.
 

@@ -6,7 +6,6 @@
 pub(crate) mod http;
 pub(crate) mod liar;
 pub(crate) mod netns;
-pub(crate) mod options;
 pub(crate) mod overlay;
 pub(crate) mod ports;
 pub(crate) mod program;

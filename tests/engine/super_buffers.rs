@@ -11,7 +11,7 @@ use spanway::engine::table::SocketId;
 use spanway::net::{Batch, EventFd, Net, WORKER_SOCKET, Wait};
 
 use super::*;
-use crate::common::options::{cut, set_option};
+use crate::options::{cut, set_option};
 
 /// Datagrams of one length, the last perhaps shorter, with one call.
 pub(super) fn send_super(socket: &UdpSocket, to: SocketAddr, datagrams: &[Vec<u8>]) {
