@@ -56,6 +56,8 @@ fn a24_a_channel_is_opened_watched_and_closed_in_the_page() {
     let row = a.ask(&["channels"])[0].clone();
     let listen = row["listen"].as_str().expect("an address");
     assert!(said.contains(listen), "{said} does not say where to send: {listen}");
+    let key = row["peer_key"].as_str().expect("it is sealed");
+    assert!(said.contains(key) && said.contains("can read it"), "{said}");
     browser.reads("#channels tbody", |text| text.contains("c/film") && text.contains("4 Mbit/s"));
 
     let pacer = Pacer::start(listen.parse().expect("an address"), 1, 500);
@@ -65,6 +67,7 @@ fn a24_a_channel_is_opened_watched_and_closed_in_the_page() {
     browser.click("#channels tbody button");
     browser
         .reads("#chosen", |text| text.contains("a → b → c") && text.contains("Programs send to"));
+    browser.reads("#chosen", |text| text.contains("only its two ends"));
     browser.reads("#chosen .plot", |text| text.contains("Payload in and out"));
     pacer.stop();
     browser.reads("#channels tbody td:nth-child(5)", |text| text == "0 bit/s");
@@ -74,6 +77,11 @@ fn a24_a_channel_is_opened_watched_and_closed_in_the_page() {
     browser.reads("#said", |text| text.contains("Closed:"));
     browser.reads("#channels .empty", |text| text.contains("No channel"));
     assert_eq!(a.ask(&["channels"]), json!([]));
+
+    browser.click("#plain");
+    browser.click("#open");
+    browser.reads("#said", |text| text.contains("every relay can read it"));
+    assert_eq!(a.ask(&["channels"])[0]["sealed"], false);
     assert_eq!(browser.errors(), Vec::<String>::new());
 }
 

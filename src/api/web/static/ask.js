@@ -111,6 +111,7 @@ function wanted() {
     protect: by("protect").checked,
     shape: by("shape").checked,
     keep: by("keep").checked,
+    plain: by("plain").checked,
   };
 }
 

@@ -149,6 +149,14 @@ function over(id, readings) {
   ];
 }
 
+/** @param {any} row */
+function readers(row) {
+  if (!row.sealed) return "every relay: it is not sealed";
+  return row.role === "relay"
+    ? "only its two ends: it is sealed"
+    : `only its two ends: it is sealed, the other end has key ${clip(row.peer_key)}`;
+}
+
 /** @param {HTMLElement} place @param {any} row */
 function describe(place, row) {
   const live = history.rates(row.id);
@@ -160,6 +168,7 @@ function describe(place, row) {
       `${clip(row.peer)}/${clip(row.service)}, ${row.role === "relay" ? "relayed here" : `this peer is the ${clip(row.role)}`}`,
     ],
     ["Path", path(row.path)],
+    ["Who can read it", readers(row)],
     ["Kept", row.keep ? "asked for again until it is closed here" : null],
     [
       "If it breaks",

@@ -33,6 +33,11 @@ export function opened(reply) {
       `It carries ${rate(reply.payload_1316_bps)} of payload in datagrams of 1316 bytes, ` +
         `${rate(reply.payload_200_bps)} in datagrams of 200.`,
     );
+    lines.push(
+      reply.sealed
+        ? `Only this peer and the one with key ${clip(reply.peer_key)} can read it.`
+        : "It is not sealed: every relay can read it.",
+    );
     if (reply.waited_ms) lines.push(`It stood in line for ${span(reply.waited_ms)}.`);
     return {
       kind: "good",
