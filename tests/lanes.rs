@@ -116,7 +116,7 @@ fn a20_no_link_is_called_dead_while_the_relay_is_saturated_with_frames() {
     let thread = worker_thread(pid);
 
     // Frames through the channel, and strangers' datagrams for the rest of the relay's time.
-    let floods = [Flood::start(entry), Flood::start(relay), Flood::start(relay)];
+    let floods = [entry, relay, relay, relay, relay].map(Flood::start);
     pass(Duration::from_millis(500));
     let (start, before) = (Instant::now(), wanted_time(pid, thread));
     pass(Duration::from_secs(6));
@@ -124,7 +124,7 @@ fn a20_no_link_is_called_dead_while_the_relay_is_saturated_with_frames() {
     let share = wanted.as_secs_f64() / start.elapsed().as_secs_f64();
     let sent: u64 = floods.into_iter().map(Flood::stop).sum();
 
-    assert!(share > 0.9, "the worker wanted only {share:.2} of its CPU: no saturation");
+    assert!(share > 0.85, "the worker wanted only {share:.2} of its CPU: no saturation");
     for peer in ["a", "b", "c"] {
         let log = overlay.peer(peer).log();
         assert!(!log.contains("heartbeat"), "{peer} after {sent} datagrams:\n{log}");
