@@ -214,13 +214,15 @@ impl Pool {
 
 impl Memory {
     fn map(buffers: u32) -> io::Result<Self> {
+        // Miri knows no more of it than this.
+        let sparing = if cfg!(miri) { 0 } else { libc::MAP_NORESERVE };
         // SAFETY: a fresh anonymous mapping at an address the kernel chooses touches nothing of ours.
         let mapped = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 buffers as usize * BUFFER_BYTES,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | sparing,
                 -1,
                 0,
             )
