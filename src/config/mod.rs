@@ -6,9 +6,8 @@
 //!
 //! Files: `document` tables and values with their places, `file` the keys and their rules, `api` those of
 //! `[api]`, `allow` those of `[[allow]]`, [`trust`] those of `[trust]`, [`values`] addresses and
-//! durations, `error` the one line a person gets,
-//! [`edit`] links put into a file and taken out, [`init`] `spanway init`, [`schema`] the keys for other
-//! programs, [`settings`] what holds and why.
+//! durations, `error` the one line a person gets, [`edit`] links put into a file and taken out, [`init`]
+//! `spanway init`, [`schema`] the keys for other programs, [`settings`] what holds and why.
 
 mod allow;
 mod api;

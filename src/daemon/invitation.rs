@@ -4,12 +4,10 @@
 //!  spanway1-  base64url( inviter, its key, addresses, name?, capacity, expiry, id ‖ signature ‖ checksum )
 //! ```
 //!
-//! The number in front is the version of all that follows. The checksum tells a text that was not
-//! copied whole
-//! from one that somebody has changed. The id is the secret: 128 random bits that the inviter takes
-//! once; whoever
-//! has the text may join, so it is shown to no log. Pure but for the randomness of a new one; when it expires
-//! the inviter judges, by the clock that made it.
+//! The number in front is the version of all that follows. The checksum tells a text that was not copied
+//! whole from one that somebody has changed. The id is the secret: 128 random bits that the inviter takes
+//! once; whoever has the text may join, so it is shown to no log. Pure but for the randomness of a new one;
+//! when it expires the inviter judges, by the clock that made it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

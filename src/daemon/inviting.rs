@@ -5,11 +5,10 @@
 //!  Open ───1─► Taken by KEY ──────────────2──►  [trust] has KEY ──3──►  Joined ──► the newcomer is told
 //! ```
 //!
-//! Each step is on disk before the next one begins. A crash before 1 leaves the invitation as it
-//! was; after it
-//! the invitation is that key's and nobody else's, and the next start does the rest ([`finish`]). The file
-//! has no secret: an invitation is known by a hash of its id. Expired ones are forgotten, because
-//! the expiry is signed in the invitation itself.
+//! Each step is on disk before the next one begins. A crash before 1 leaves the invitation as it was; after
+//! it the invitation is that key's and nobody else's, and the next start does the rest ([`finish`]). The
+//! file has no secret: an invitation is known by a hash of its id. Expired ones are forgotten, because the
+//! expiry is signed in the invitation itself.
 //!
 //! An extension of [`Control`]. Written with the control loop waiting, as configuration files are:
 //! people invite rarely, and a newcomer costs as many writes as it has invitations.

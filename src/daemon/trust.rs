@@ -1,8 +1,7 @@
 //! Links to peers that no `[[link]]` names: whoever proves a key of `[trust]` gets one when it dials.
 //!
-//! An extension of [`Control`]. Such a link is in no file: it lives in the configuration in use,
-//! beside those of
-//! the file, for as long as the key is trusted. What the other end calls itself is believed if
+//! An extension of [`Control`]. Such a link is in no file: it lives in the configuration in use, beside
+//! those of the file, for as long as the key is trusted. What the other end calls itself is believed if
 //! nobody else has that name; who has an invitation is `inviting.rs`'s.
 
 use tokio::sync::oneshot;

@@ -1,6 +1,5 @@
-//! A judge of `[[allow]]`: what is open is allowed by a rule, and nobody has more than his rule
-//! says. Shares no code
-//! with the machine that keeps the rules: it looks at the channels that a peer shows.
+//! A judge of `[[allow]]`: what is open is allowed by a rule, and nobody has more than his rule says. Shares
+//! no code with the machine that keeps the rules: it looks at the channels that a peer shows.
 
 use std::collections::BTreeMap;
 

@@ -66,9 +66,8 @@ pub struct AllowReply {
     /// What happens to a request that no rule fits: `allowed` if there are none, `refused` otherwise.
     pub otherwise: String,
     pub rules: Vec<AllowRow>,
-    /// Requests of others that were refused since this peer started, by the limit: `no_rule`,
-    /// `rate`, `total`,
-    /// `channels`, `requests` or `everybody`.
+    /// Requests of others that were refused since this peer started, by the limit: `no_rule`, `rate`,
+    /// `total`, `channels`, `requests` or `everybody`.
     pub refused: BTreeMap<String, u64>,
 }
 

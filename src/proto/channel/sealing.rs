@@ -163,26 +163,26 @@ impl Channels {
         paths: &dyn Paths,
         out: &mut Vec<Action>,
     ) -> bool {
-        let key = match &source.seal {
-            Seal::Plain => return true,
-            Seal::With(handshake) if handshake.offer.is_some() => return true,
-            Seal::With(_) => None,
-            Seal::Wanted => paths.key(&source.peer),
+        let has_it = match &source.seal {
+            Seal::Plain => true,
+            Seal::With(handshake) => handshake.offer.is_some(),
+            Seal::Wanted => false,
         };
         let Stage::Reserving(reserving) = &mut source.stage else { return true };
-        if let Seal::With(_) = &source.seal {
-            // It is being made, and goes on when it is there: looking again sooner finds nothing new.
-            reserving.next = reserving.deadline;
-            return false;
+        if has_it {
+            return true;
         }
-        let Some(key) = key else {
-            reserving.next = now + limits::SEAL_KEY_LOOK;
-            return false;
-        };
+        // It goes on when the seal is there: looking again sooner finds nothing new.
         reserving.next = reserving.deadline;
-        let (offer, accepted) = (None, None);
-        source.seal = Seal::With(Box::new(Handshake { key, offer, agreed: false, accepted }));
-        source.ask_for_offer(key, out);
+        if let Seal::Wanted = source.seal {
+            let Some(key) = paths.key(&source.peer) else {
+                reserving.next = now + limits::SEAL_KEY_LOOK;
+                return false;
+            };
+            let (offer, accepted) = (None, None);
+            source.seal = Seal::With(Box::new(Handshake { key, offer, agreed: false, accepted }));
+            source.ask_for_offer(key, out);
+        }
         false
     }
 

@@ -43,24 +43,25 @@ struct Goal {
 #[expect(clippy::cast_precision_loss, reason = "small numbers")]
 fn goals(record: &Record) -> Vec<Goal> {
     let mut goals = Vec::new();
-    let mut goal = |what: String, is, most, unit| goals.push(Goal { what, is, most, unit });
+    let mut goal =
+        |what: &str, is, most, unit| goals.push(Goal { what: what.to_owned(), is, most, unit });
     if let Some(junk) = &record.junk {
         let loss = |aim| 100.0 * median(of(junk, aim).map(super::junk::Trial::loss));
         goal(
-            "goodput lost, junk at the other worker".to_owned(),
+            "goodput lost, junk at the other worker",
             loss(Aim::OtherWorker),
             OTHER_WORKER_GOAL,
             " %",
         );
         goal(
-            "goodput lost, junk at the same worker".to_owned(),
+            "goodput lost, junk at the same worker",
             loss(Aim::SameWorker),
             SAME_WORKER_GOAL,
             " %",
         );
         let [before, after] = junk.resident_kib.map(|kib| kib as f64);
-        goal("growth under junk".to_owned(), after - before, GROWTH_GOAL_KIB as f64, " KiB");
-        goal("answers to a stranger".to_owned(), junk.replies as f64, 0.0, "");
+        goal("growth under junk", after - before, GROWTH_GOAL_KIB as f64, " KiB");
+        goal("answers to a stranger", junk.replies as f64, 0.0, "");
     }
     let trials = &record.control;
     if trials.is_empty() {
@@ -71,20 +72,15 @@ fn goals(record: &Record) -> Vec<Goal> {
         (Case::Facts, "beside forged facts, to without"),
     ] {
         let frames = ratio(trials, case, |trial| trial.frames_p50_us);
-        goal(format!("p50 of frames {what}"), frames, P50_GOAL, "");
+        goal(&format!("p50 of frames {what}"), frames, P50_GOAL, "");
         let answers = ratio(trials, case, |trial| trial.p50_us);
-        goal(format!("p50 of an answer {what}"), answers, P50_GOAL, "");
+        goal(&format!("p50 of an answer {what}"), answers, P50_GOAL, "");
     }
     let most = |value: fn(&Trial) -> i64| trials.iter().map(value).max().unwrap_or(0) as f64;
-    goal(
-        "growth in a trial".to_owned(),
-        most(|trial| trial.grown_kib),
-        GROWTH_GOAL_KIB as f64,
-        " KiB",
-    );
+    goal("growth in a trial", most(|trial| trial.grown_kib), GROWTH_GOAL_KIB as f64, " KiB");
     let sum = |value: fn(&Trial) -> u64| trials.iter().map(value).sum::<u64>() as f64;
-    goal("frames of the stream lost".to_owned(), sum(|trial| trial.lost), 0.0, "");
-    goal("links of honest neighbours lost".to_owned(), sum(|trial| trial.links_lost), 0.0, "");
+    goal("frames of the stream lost", sum(|trial| trial.lost), 0.0, "");
+    goal("links of honest neighbours lost", sum(|trial| trial.links_lost), 0.0, "");
     goals
 }
 
