@@ -29,6 +29,8 @@ const CHANNELS: usize = 200;
 const TICK: Duration = Duration::from_millis(20);
 const PAYLOAD_BYTES: usize = 200;
 const SAMPLE: Duration = Duration::from_secs(2);
+/// Between two lines about a run of hours.
+const SAID: Duration = Duration::from_secs(300);
 /// A datagram that has not come by then does not come.
 const SETTLED: Duration = Duration::from_secs(2);
 
@@ -291,6 +293,7 @@ fn watch(
 ) -> (Vec<Vec<(f64, f64)>>, Vec<usize>) {
     let (mut memory, mut descriptors) = (vec![Vec::new(); PEERS], Vec::new());
     let (mut next_churn, mut next_sample) = (origin, origin + bounds.warm_up);
+    let mut next_said = origin + SAID;
     while origin.elapsed() < bounds.warm_up + bounds.run {
         thread::sleep(Duration::from_millis(20));
         let now = Instant::now();
@@ -308,8 +311,21 @@ fn watch(
                 points.push((at, *bytes as f64));
             }
         }
+        if now >= next_said {
+            next_said += SAID;
+            say(origin, &sample(churn.overlay));
+        }
     }
     (memory, descriptors)
+}
+
+/// How a long run goes: whoever waits for it sees now what its end would only sum up.
+fn say(origin: Instant, sampled: &[(u64, usize)]) {
+    let mebibytes: Vec<String> =
+        sampled.iter().map(|(bytes, _)| format!("{:.1}", *bytes as f64 / 1_048_576.0)).collect();
+    let descriptors: usize = sampled.iter().map(|(_, descriptors)| descriptors).sum();
+    let minutes = origin.elapsed().as_secs() / 60;
+    eprintln!("{minutes} min: {} MiB, {descriptors} descriptors", mebibytes.join(" "));
 }
 
 #[test]
