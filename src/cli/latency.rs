@@ -141,7 +141,9 @@ impl Unit {
 fn channel_text(reply: &Latency, out: &mut dyn Write, style: Style) -> io::Result<()> {
     let seen = &reply.one_way_us;
     if seen.count == 0 {
-        return writeln!(out, "no frame of {} has come to {} yet", reply.channel, reply.peer);
+        let (channel, peer) = (&reply.channel, &reply.peer);
+        writeln!(out, "no frame of {channel} has come to {peer} yet")?;
+        return writeln!(out, "what it sends is timed on its way: spanway why {channel}");
     }
     let since = if reply.resolution == "full" { "while watched" } else { "since it came here" };
     writeln!(out, "{}, from its entry to {}, {since}", style.bold(&reply.channel), reply.peer)?;
@@ -377,7 +379,8 @@ mod tests {
         assert!(plain.contains("clocks differ") && plain.contains("variation"), "{plain}");
         reply.one_way_us = Distribution::default();
         let plain = text(|out| channel_text(&reply, out, style));
-        assert_eq!(plain, "no frame of film has come to peer-03 yet\n");
+        assert!(plain.starts_with("no frame of film has come to peer-03 yet\n"), "{plain}");
+        assert!(plain.ends_with("spanway why film\n"), "{plain}");
     }
 
     #[test]

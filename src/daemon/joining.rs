@@ -14,7 +14,7 @@ use crate::daemon::identity::Identity;
 use crate::daemon::invitation::Signed;
 use crate::daemon::{connection, in_words, neighbours};
 use crate::limits;
-use crate::types::address::Reach;
+use crate::types::address::{Kind, Reach, Why};
 use crate::types::{Dscp, PeerName};
 
 /// Why a newcomer was not admitted.
@@ -59,7 +59,7 @@ pub(crate) fn present(
         let address = match reach.check(address) {
             Ok(address) => address,
             Err(refusal) => {
-                tried.push(format!("  {refusal}"));
+                tried.push(format!("  {refusal}{}", advice(refusal.why)));
                 continue;
             }
         };
@@ -84,6 +84,16 @@ pub(crate) fn present(
         true => JoinError::Undecided { inviter, tried },
         false => JoinError::NotReached { inviter, tried },
     })
+}
+
+/// Who tries two peers on one host learns how; that a stranger's invitation leads to this host is still refused.
+fn advice(why: Why) -> &'static str {
+    match why {
+        Why::Kind(Kind::Loopback) => {
+            "; if that peer runs on this very host, add --listen 127.0.0.1:PORT with a port that is free"
+        }
+        Why::Kind(_) | Why::NoPort | Why::Own => "",
+    }
 }
 
 /// The invitation leaves with the last message, once the other end has proved who it is.
