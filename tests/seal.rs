@@ -33,7 +33,9 @@ const HEADERS: usize = IP_HEADER + 8;
 
 fn line(service: &str) -> Overlay {
     let plan = Plan::new(&["a", "b", "c"]).link("a", "b", "20 Mbit/s").link("b", "c", "20 Mbit/s");
-    plan.section("c", service).in_namespaces(false)
+    let overlay = plan.section("c", service).in_namespaces(false);
+    overlay.peers().iter().for_each(|peer| peer.namespace().no_super_buffers());
+    overlay
 }
 
 /// A program in the namespace of a peer.

@@ -206,7 +206,7 @@ fn what_an_invitation_is_not_good_for_is_told_in_words() {
     refused(&nowhere, &["--name", "x"], 1, "169.254.169.254:80 is not used: it is link-local");
     refused(&nowhere, &["--name", "x"], 1, "Connection refused");
     // This host itself, for who listens elsewhere.
-    let here = format!("0.0.0.0:{port}");
+    let here = format!("0.0.0.0:{}", free_ports(1));
     let elsewhere = ["--name", "x", "--config", "x.toml", "--listen", &here];
     refused(&nowhere, &elsewhere, 1, "on this very host, add --listen 127.0.0.1:");
     // What may not even be made.
