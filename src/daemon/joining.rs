@@ -86,7 +86,7 @@ pub(crate) fn present(
     })
 }
 
-/// Who tries two peers on one host learns how; that a stranger's invitation leads to this host is still refused.
+/// Who tries two peers on one host learns how; an invitation alone leads nobody to this host.
 fn advice(why: Why) -> &'static str {
     match why {
         Why::Kind(Kind::Loopback) => {

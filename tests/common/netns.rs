@@ -79,8 +79,8 @@ impl Namespace {
         format!("wire{}", self.interfaces.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Every datagram is a packet of its own on the wires that are there: one who watches sees no super-buffers,
-    /// which a peer that was late sends.
+    /// Every datagram is a packet of its own on the wires that are there: one who watches sees no
+    /// super-buffers, which a peer that was late sends.
     pub(crate) fn no_super_buffers(&self) {
         for number in 0..self.interfaces.load(Ordering::Relaxed) {
             ip(&["-n", &self.name, "link", "set", &format!("wire{number}"), "gso_max_segs", "1"]);
