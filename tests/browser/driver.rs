@@ -153,14 +153,12 @@ impl Browser {
     }
 
     /// Everything the page logged as an error since the last time. The browser itself logs each answer
-    /// of 400 and above; that there is no latency of a channel is none: it may end while the page asks.
+    /// of 400 and above.
     pub(crate) fn errors(&self) -> Vec<String> {
         let log = self.raw("se/log", &json!({"type": "browser"}));
         let lines = log["value"].as_array().cloned().unwrap_or_default();
         let errors = lines.iter().filter(|line| line["level"] == "SEVERE");
-        let ended = |text: &String| text.contains("/latency - ") && text.contains("status of 404");
-        let errors = errors.filter_map(|line| Some(line["message"].as_str()?.to_owned()));
-        errors.filter(|text| !ended(text)).collect()
+        errors.filter_map(|line| Some(line["message"].as_str()?.to_owned())).collect()
     }
 
     pub(crate) fn write_picture(&self, file: &Path) {
