@@ -124,7 +124,7 @@ fn a20_no_link_is_called_dead_while_the_relay_is_saturated_with_frames() {
     let share = wanted.as_secs_f64() / start.elapsed().as_secs_f64();
     let sent: u64 = floods.into_iter().map(Flood::stop).sum();
 
-    assert!(share > 0.85, "the worker wanted only {share:.2} of its CPU: no saturation");
+    assert!(share > 0.9, "the worker wanted only {share:.2} of its CPU: no saturation");
     for peer in ["a", "b", "c"] {
         let log = overlay.peer(peer).log();
         assert!(!log.contains("heartbeat"), "{peer} after {sent} datagrams:\n{log}");
